@@ -1,0 +1,246 @@
+//! Every verb and flag, as clap types. Nothing is resolved here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use nix::sys::signal::Signal;
+
+use crate::plan::config::{parse_duration, parse_port, parse_signal};
+use crate::plan::formation::Formation;
+
+/// Runs the processes of a Procfile: all of them, in the numbers asked for, as
+/// one stream of output, stopped cleanly.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ganger",
+    version,
+    disable_version_flag = true,
+    propagate_version = true,
+    subcommand_required = true
+)]
+#[command(arg_required_else_help = true, infer_long_args = false, max_term_width = 100)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Print the version
+    #[arg(short = 'v', long, action = ArgAction::Version, global = true)]
+    version: Option<bool>,
+}
+
+/// Flags that stand before or after any verb.
+#[derive(Args, Debug)]
+pub struct Global {
+    /// The Procfile; `-` is standard input
+    #[arg(short = 'f', long, value_name = "FILE", env = "GANGER_PROCFILE", global = true)]
+    pub procfile: Option<PathBuf>,
+    /// The folder that processes run in [default: that of the Procfile]
+    #[arg(short = 'd', long, value_name = "DIR", env = "GANGER_ROOT", global = true)]
+    pub root: Option<PathBuf>,
+    /// Files of variables, the later over the earlier [default: .env]
+    #[arg(short = 'e', long, value_name = "FILES", env = "GANGER_ENV", global = true)]
+    #[arg(value_delimiter = ',')]
+    pub env: Vec<PathBuf>,
+    /// The configuration [default: ganger.toml in the root]
+    #[arg(long, value_name = "FILE", env = "GANGER_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", env = "GANGER_COLOR", global = true)]
+    #[arg(value_enum, default_value = "auto", visible_alias = "colour")]
+    pub color: When,
+    /// Say on standard error what ganger decides and does
+    #[arg(long, env = "GANGER_VERBOSE", global = true, value_parser = BoolishValueParser::new())]
+    pub verbose: bool,
+}
+
+/// When to do something that depends on where the output goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum When {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the processes in the foreground
+    #[command(visible_alias = "s")]
+    Start(Start),
+    /// Run one command, or one entry of the Procfile, in the app's environment
+    #[command(visible_alias = "exec")]
+    Run(Run),
+    /// Check Procfile, `.env` files, configuration, formation and ports
+    Check(Check),
+    /// Print the version
+    Version,
+}
+
+/// What decides which processes there are, and what they get.
+#[derive(Args, Debug)]
+pub struct Formed {
+    /// Process types to run, with a number if you like: `web=2 worker` [default: all]
+    #[arg(value_name = "PROCESS", env = "GANGER_PROCESSES", value_delimiter = ',')]
+    pub processes: Vec<Formation>,
+    /// How many of each type, as in `web=2,worker=4`; those left out run once (`all=0` changes that)
+    #[arg(short = 'm', long, visible_alias = "concurrency", env = "GANGER_FORMATION")]
+    pub formation: Option<Formation>,
+    /// The base of all ports [default: PORT, else 5000]
+    #[arg(short = 'p', long, env = "GANGER_PORT", value_parser = parse_port)]
+    pub port: Option<u16>,
+    /// The distance between the ports of two process types [default: 100]
+    #[arg(short = 'P', long, value_name = "STEP", env = "GANGER_PORT_STEP", value_parser = parse_port)]
+    pub port_step: Option<u16>,
+    /// Give out no ports
+    #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
+    pub no_port: bool,
+    /// The same as naming process types
+    #[arg(short = 'l', long = "processes", value_name = "NAMES", value_delimiter = ',')]
+    #[arg(id = "only")]
+    pub only: Vec<Formation>,
+    /// Process types that don't run
+    #[arg(short = 'x', long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(env = "GANGER_IGNORED_PROCESSES")]
+    pub ignored_processes: Vec<String>,
+    /// What every command gets.
+    #[command(flatten)]
+    pub given: Given,
+    /// Why `-c` is nothing
+    #[arg(short = 'c', hide = true, num_args = 0..=1, value_parser = no_c)]
+    c: Option<String>,
+}
+
+/// What every command gets, whether it is kept running or not.
+#[derive(Args, Debug)]
+pub struct Given {
+    /// Let the files win over the real environment
+    #[arg(long, env = "GANGER_ENV_OVERRIDE", value_parser = BoolishValueParser::new())]
+    pub env_override: bool,
+    /// Also set the names that other runners set: `FOREMAN_WORKER_NAME`, `HONCHO_PROCESS_NAME`, `DYNO`
+    #[arg(long, env = "GANGER_COMPAT_ENV", value_parser = BoolishValueParser::new())]
+    pub compat_env: bool,
+    /// The shell that commands are given to [default: /bin/sh]
+    #[arg(short = 'H', long, env = "GANGER_SHELL")]
+    pub shell: Option<PathBuf>,
+}
+
+/// `ganger start`
+#[derive(Args, Debug)]
+pub struct Start {
+    /// Which processes.
+    #[command(flatten)]
+    pub formed: Formed,
+    /// How long a process may take to stop before it is killed [default: 5s]
+    #[arg(short = 't', long, value_name = "TIME", env = "GANGER_TIMEOUT", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Process types that are started again when they exit, or `all`
+    #[arg(
+        short = 'r',
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        env = "GANGER_AUTO_RESTART"
+    )]
+    pub auto_restart: Vec<String>,
+    /// Process types that may exit without stopping the others
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_CAN_DIE")]
+    pub can_die: Vec<String>,
+    /// Any process may exit without stopping the others
+    #[arg(long, env = "GANGER_ANY_CAN_DIE", value_parser = BoolishValueParser::new())]
+    pub any_can_die: bool,
+    /// What asks a process type to stop, as in `web=INT,worker=QUIT` [default: TERM]
+    #[arg(short = 'i', long, value_name = "SIGNALS", value_delimiter = ',')]
+    #[arg(env = "GANGER_STOP_SIGNALS", value_parser = stop_signal)]
+    pub stop_signals: Vec<(String, Signal)>,
+    /// Begin every line with the time
+    #[arg(short = 'T', long, env = "GANGER_TIMESTAMP", value_parser = BoolishValueParser::new())]
+    #[arg(overrides_with = "no_timestamp")]
+    pub timestamp: bool,
+    /// Begin no line with the time, as is the default
+    #[arg(long)]
+    no_timestamp: bool,
+    /// Don't begin lines with the name of their process
+    #[arg(long, env = "GANGER_NO_PREFIX", value_parser = BoolishValueParser::new())]
+    pub no_prefix: bool,
+    /// Process types whose output isn't shown
+    #[arg(short = 'q', long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_QUIET")]
+    pub quiet: Vec<String>,
+    /// Colours for the process types, as xterm numbers: `2,3,4`
+    #[arg(short = 'b', long, value_name = "COLORS", value_delimiter = ',', env = "GANGER_COLORS")]
+    pub colors: Vec<u8>,
+    /// What to call the terminal's window
+    #[arg(short = 'w', long, env = "GANGER_TITLE")]
+    pub title: Option<String>,
+}
+
+/// `ganger run`
+#[derive(Args, Debug)]
+pub struct Run {
+    /// What the command gets.
+    #[command(flatten)]
+    pub given: Given,
+    /// The command and its arguments, or the name of a process type
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `ganger check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Which processes.
+    #[command(flatten)]
+    pub formed: Formed,
+    /// Show every process with its command and port, and where its variables come from
+    #[arg(long)]
+    pub explain: bool,
+}
+
+fn stop_signal(text: &str) -> Result<(String, Signal), String> {
+    let (name, signal) = text.split_once('=').ok_or("expected `web=INT`")?;
+    Ok((name.to_owned(), parse_signal(signal)?))
+}
+
+/// One letter, three meanings: whoever types it is told, rather than surprised.
+fn no_c(_: &str) -> Result<String, String> {
+    Err("`-c` is a colour in foreman, `can die` in overmind and a concurrency in honcho: \
+         say `--color`, `--can-die` or `--concurrency`"
+        .to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        let command = Cli::command();
+        let start = command.find_subcommand("start").unwrap();
+        let without: Vec<&str> = start
+            .get_arguments()
+            .filter(|arg| arg.get_env().is_none() && !arg.is_hide_set())
+            .filter_map(clap::Arg::get_long)
+            .collect();
+        // What `--processes` names can be said by GANGER_PROCESSES, and what
+        // `--no-timestamp` says is the default.
+        assert_eq!(without, ["processes", "no-timestamp"]);
+    }
+}

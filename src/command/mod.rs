@@ -1,0 +1,112 @@
+//! One thin file per verb: gather, call, print.
+
+mod check;
+mod run;
+mod start;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use crate::cli::{Cli, Formed, Given, Global, Verb, When};
+use crate::plan::sources::{Places, Sources};
+use crate::plan::{Options, Plan};
+
+/// The exit code for what ganger was told and can't do.
+pub const USAGE: u8 = 2;
+
+/// Does what the command line says, and returns ganger's exit code.
+pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    if cli.global.verbose {
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        subscriber.with_writer(std::io::stderr).without_time().init();
+    }
+    let code = match cli.verb {
+        Verb::Start(start) => start::start(&cli.global, start)?,
+        Verb::Run(run) => run::run(&cli.global, &run)?,
+        Verb::Check(check) => check::check(&cli.global, check)?,
+        Verb::Version => {
+            println!("ganger {}", env!("CARGO_PKG_VERSION"));
+            0
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
+/// Reads all files.
+fn read(global: &Global) -> anyhow::Result<Sources> {
+    let places = Places {
+        procfile: global.procfile.clone(),
+        root: global.root.clone(),
+        env: global.env.clone(),
+        config: global.config.clone(),
+    };
+    Ok(Sources::read(&places, std::env::vars_os().collect())?)
+}
+
+impl Formed {
+    /// What these flags say of the plan.
+    fn options(self) -> anyhow::Result<Options> {
+        let chosen = self.processes.into_iter().chain(self.only);
+        Ok(Options {
+            formation: self.formation,
+            chosen: chosen.flat_map(|formation| formation.0).collect(),
+            ignored: self.ignored_processes,
+            port: self.port,
+            port_step: self.port_step,
+            no_port: self.no_port,
+            ..self.given.options()?
+        })
+    }
+}
+
+impl Given {
+    /// What these flags say of the plan.
+    fn options(&self) -> anyhow::Result<Options> {
+        Ok(Options {
+            shell: self.shell.as_deref().map(find_shell).transpose()?,
+            env_override: self.env_override,
+            compat_env: self.compat_env,
+            ..Options::default()
+        })
+    }
+}
+
+fn find_shell(shell: &Path) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = if shell.components().count() > 1 {
+        Some(shell.to_path_buf())
+    } else {
+        std::env::split_paths(&path).map(|folder| folder.join(shell)).find(|path| path.is_file())
+    };
+    match found {
+        Some(found) if found.is_file() => std::path::absolute(&found)
+            .with_context(|| format!("failed to find `{}`", found.display())),
+        Some(_) | None => bail!("there is no shell `{}`", shell.display()),
+    }
+}
+
+/// Whether to use colours: `NO_COLOR` and `CLICOLOR_FORCE` are what
+/// no-color.org and bixense.com/clicolors say.
+fn use_color(when: When) -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let forced = std::env::var_os("CLICOLOR_FORCE");
+    match when {
+        When::Always => true,
+        When::Never => false,
+        When::Auto if set("NO_COLOR") => false,
+        When::Auto if forced.is_some_and(|value| !value.is_empty() && value != "0") => true,
+        When::Auto => {
+            let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+            std::io::stdout().is_terminal() && !dumb
+        }
+    }
+}
+
+/// The names of all entries, as foreman's `check` prints them.
+fn names(plan: &Plan) -> String {
+    let names: Vec<&str> = plan.entries.iter().map(|entry| entry.name.as_str()).collect();
+    names.join(", ")
+}

@@ -1,0 +1,110 @@
+//! `ganger start`: run the formation in the foreground.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::{read, use_color};
+use crate::cli::{Global, Start};
+use crate::keeper::client::{self, Keeper};
+use crate::logs::Logs;
+use crate::logs::format::Style;
+use crate::plan::formation::{did_you_mean, nearest};
+use crate::plan::{Options, Plan};
+use crate::supervise::engine::{Engine, Show};
+use crate::supervise::signals::Signals;
+
+/// What ganger itself needs open at once, before the first process.
+const DESCRIPTORS: usize = 16;
+
+pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
+    let options = Options {
+        grace: start.timeout,
+        auto_restart: start.auto_restart,
+        can_die: start.can_die,
+        any_can_die: start.any_can_die,
+        stop_signals: start.stop_signals,
+        ..start.formed.options()?
+    };
+    let plan = Plan::new(&read(global)?, &options)?;
+    check_quiet(&start.quiet, &plan)?;
+    let style = Style {
+        color: use_color(global.color),
+        timestamp: start.timestamp,
+        prefix: !start.no_prefix,
+        width: 0,
+    };
+    let show = Show {
+        style: style.fit(plan.processes.iter().map(|process| process.name.as_str())),
+        palette: Some(start.colors),
+        quiet: start.quiet,
+    };
+    let _title = Title::set(start.title.as_deref());
+    supervise(plan, show)
+}
+
+/// Runs the plan to its end, and returns the exit code that it gives.
+fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
+    spare_descriptors()?;
+    let keeper = client::start().context("failed to start the keeper")?;
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // A refusal shows when descriptors run out.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context("failed to start the engine")?;
+    runtime.block_on(async {
+        let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
+        let signals = Signals::listen().context("failed to listen for signals")?;
+        let logs = Logs::start(show.style).context("failed to start the output")?;
+        Ok(Engine::new(plan, show, keeper, logs, signals).run().await)
+    })
+}
+
+/// Fails where the limit of open files leaves no room to begin with.
+fn spare_descriptors() -> anyhow::Result<()> {
+    let open = || std::fs::File::open("/dev/null");
+    let spare: Result<Vec<_>, _> = (0..DESCRIPTORS).map(|_| open()).collect();
+    match spare {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error).context(
+            "failed to start: the limit of open files is too low (raise it with `ulimit -n`)",
+        ),
+    }
+}
+
+fn check_quiet(quiet: &[String], plan: &Plan) -> anyhow::Result<()> {
+    let types = || plan.entries.iter().map(|entry| entry.name.as_str());
+    for name in quiet {
+        if !types().any(|known| known == name) {
+            let meant = did_you_mean(nearest(name, types()));
+            bail!("`--quiet` names `{name}`, which is not in `{}`{meant}", plan.procfile);
+        }
+    }
+    Ok(())
+}
+
+/// The title of the terminal's window, which is put back at the end (xterm's
+/// control sequences, "window manipulation").
+struct Title;
+
+impl Title {
+    fn set(title: Option<&str>) -> Option<Self> {
+        let title = title.filter(|_| std::io::stdout().is_terminal())?;
+        let printable: String = title.chars().filter(|char| !char.is_control()).collect();
+        let mut stdout = std::io::stdout();
+        let _ = write!(stdout, "\x1b[22;0t\x1b]0;{printable}\x07").and_then(|()| stdout.flush());
+        Some(Self)
+    }
+}
+
+impl Drop for Title {
+    fn drop(&mut self) {
+        let mut stdout = std::io::stdout();
+        let _ = write!(stdout, "\x1b[23;0t").and_then(|()| stdout.flush());
+    }
+}

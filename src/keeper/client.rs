@@ -1,0 +1,240 @@
+//! ganger's handle to its keeper.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep_until};
+
+use super::protocol::{Decoder, Member, Report, Request, encode};
+use super::{NAME, kill};
+
+/// A keeper that owes an answer for longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why there is no keeper any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lost {
+    /// It is gone.
+    Died,
+    /// It doesn't answer.
+    Silent,
+    /// It says what it shouldn't.
+    Garbled,
+}
+
+/// A running keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    stream: UnixStream,
+    pid: Pid,
+    decoder: Decoder,
+    unsent: VecDeque<Frame>,
+    asked: u64,
+    answered: u64,
+    /// Since when it owes an answer without having said anything.
+    owing: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Frame {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Goes with the first byte.
+    output: Option<OwnedFd>,
+}
+
+/// A keeper that has been started, before there is a runtime to talk to it.
+#[derive(Debug)]
+pub struct Started {
+    stream: StdStream,
+    pid: Pid,
+}
+
+/// Starts a keeper, and makes this process the one that its orphans fall to.
+///
+/// This process raises its own limit of open files only after that, so that the
+/// keeper knows the one that children are to get.
+pub fn start() -> io::Result<Started> {
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let (ours, theirs) = StdStream::pair()?;
+    let program = if cfg!(target_os = "linux") {
+        // Also there when the file has been replaced by a newer one.
+        "/proc/self/exe".into()
+    } else {
+        std::env::current_exe()?
+    };
+    let keeper = Command::new(program)
+        .arg0(NAME)
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    ours.set_nonblocking(true)?;
+    let pid = i32::try_from(keeper.id()).expect("a process id is an i32");
+    Ok(Started { stream: ours, pid: Pid::from_raw(pid) })
+}
+
+impl Keeper {
+    /// Takes over a keeper; needs a tokio runtime.
+    pub fn new(started: Started) -> io::Result<Self> {
+        Ok(Self {
+            stream: UnixStream::from_std(started.stream)?,
+            pid: started.pid,
+            decoder: Decoder::default(),
+            unsent: VecDeque::new(),
+            asked: 0,
+            answered: 0,
+            owing: None,
+        })
+    }
+
+    /// Asks for something; `output` belongs to a [`Request::Spawn`].
+    ///
+    /// Never waits: what the socket doesn't take is sent by [`Self::next`].
+    pub fn ask(&mut self, request: &Request, output: Option<OwnedFd>) {
+        self.asked += 1;
+        self.owing.get_or_insert_with(Instant::now);
+        self.unsent.push_back(Frame { bytes: encode(request), sent: 0, output });
+        self.flush();
+    }
+
+    /// What the keeper has to say next. Nothing is lost if this is cancelled.
+    pub async fn next(&mut self) -> Result<Report, Lost> {
+        loop {
+            while let Some(report) = self.decoder.take().map_err(|_| Lost::Garbled)? {
+                match report {
+                    Report::Answered { requests } => self.note_answers(requests),
+                    Report::Spawned { .. }
+                    | Report::SpawnFailed { .. }
+                    | Report::Exited { .. }
+                    | Report::Empty { .. }
+                    | Report::Strays { .. }
+                    | Report::Swept { .. } => return Ok(report),
+                }
+            }
+            let interest = if self.unsent.is_empty() {
+                Interest::READABLE
+            } else {
+                Interest::READABLE | Interest::WRITABLE
+            };
+            tokio::select! {
+                biased;
+                ready = self.stream.ready(interest) => {
+                    let ready = ready.map_err(|_| Lost::Died)?;
+                    if ready.is_writable() {
+                        self.flush();
+                    }
+                    if ready.is_readable() || ready.is_read_closed() {
+                        self.read()?;
+                    }
+                }
+                () = overdue(self.owing) => {
+                    // It may have been this process that stood still: what the
+                    // keeper said meanwhile counts.
+                    tokio::task::yield_now().await;
+                    if !self.read()? {
+                        return Err(Lost::Silent);
+                    }
+                    self.forgive();
+                }
+            }
+        }
+    }
+
+    /// Nothing is held against it that is due while ganger itself stood still.
+    pub fn forgive(&mut self) {
+        self.owing = self.owing.map(|_| Instant::now());
+    }
+
+    /// Finds out, after a SIGCHLD, whether the keeper has been suspended; if so,
+    /// it now owes an answer.
+    pub fn check(&mut self) {
+        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
+        if let Ok(WaitStatus::Stopped(..)) = waitpid(self.pid, Some(flags)) {
+            self.ask(&Request::Ping, None);
+        }
+    }
+
+    /// Does the keeper's last work where it can't, and returns whom it could not
+    /// kill.
+    #[must_use]
+    pub fn sweep(&self) -> Vec<Member> {
+        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
+        kill::sweep()
+    }
+
+    /// Takes leave of a keeper that has nothing left to do, and sees it go.
+    pub fn leave(self) {
+        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
+        while waitpid(self.pid, None) == Err(Errno::EINTR) {}
+    }
+
+    fn note_answers(&mut self, requests: u64) {
+        self.answered = requests;
+        self.owing = (self.answered < self.asked).then(Instant::now);
+    }
+
+    /// Whether there was something to read.
+    fn read(&mut self) -> Result<bool, Lost> {
+        let mut bytes = [0; 16 << 10];
+        match self.stream.try_read(&mut bytes) {
+            Ok(0) => Err(Lost::Died),
+            Ok(count) => {
+                self.decoder.push(&bytes[..count]);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(_) => Err(Lost::Died),
+        }
+    }
+
+    /// Sends what the socket takes. An error shows when reading.
+    fn flush(&mut self) {
+        while let Some(frame) = self.unsent.front_mut() {
+            let stream = &self.stream;
+            match stream.try_io(Interest::WRITABLE, || frame.send(stream)) {
+                Ok(()) => {
+                    if frame.sent == frame.bytes.len() {
+                        self.unsent.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Frame {
+    fn send(&mut self, stream: &UnixStream) -> io::Result<()> {
+        let output = self.output.as_ref().map(|output| [output.as_raw_fd()]);
+        let control = output.as_ref().map(|raw| ControlMessage::ScmRights(raw));
+        let rest = [IoSlice::new(&self.bytes[self.sent..])];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let sent = sendmsg::<()>(stream.as_raw_fd(), &rest, control.as_slice(), flags, None)?;
+        self.sent += sent;
+        // The keeper has it now; as long as it is open here, it never ends.
+        self.output = None;
+        Ok(())
+    }
+}
+
+async fn overdue(owing: Option<Instant>) {
+    match owing {
+        Some(since) => sleep_until(since + PATIENCE).await,
+        None => std::future::pending().await,
+    }
+}

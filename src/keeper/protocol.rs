@@ -1,0 +1,231 @@
+//! What ganger and its keeper say to each other: frames of postcard over a
+//! Unix stream socket, each a length (`u32`, native order) and a message. A
+//! [`Request::Spawn`] carries the process's output as a descriptor, attached to
+//! the first byte of its frame (`SCM_RIGHTS`, unix(7)).
+
+use serde::{Deserialize, Serialize};
+
+/// One life of one process; never used again. The keeper doesn't care what it means.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct ChildId(pub u64);
+
+/// What ganger asks for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Request {
+    /// Start a program. Answered by `Spawned` or `SpawnFailed`.
+    Spawn(Spawn),
+    /// Send a signal to the child and all that belongs to it.
+    Signal {
+        /// Who.
+        id: ChildId,
+        /// The number of the signal.
+        signal: i32,
+    },
+    /// The same, to end them: who is suspended is woken, and SIGKILL is repeated
+    /// until nobody is left. The end comes as `Exited` or `Empty`.
+    Stop {
+        /// Who.
+        id: ChildId,
+        /// The number of the signal.
+        signal: i32,
+    },
+    /// Send SIGTERM to what belongs to no child, now and whenever more of it
+    /// turns up. Answered by `Strays`, and again when their number changes.
+    StopStrays,
+    /// Send SIGKILL to whatever is left. Answered by `Swept`.
+    Sweep,
+    /// Say something.
+    Ping,
+}
+
+/// A program to start.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Spawn {
+    /// The name under which it is reported.
+    pub id: ChildId,
+    /// The program and its arguments; the first is the path that is executed.
+    pub argv: Vec<Vec<u8>>,
+    /// `KEY=value`, all of them.
+    pub env: Vec<Vec<u8>>,
+    /// The working directory.
+    pub dir: Vec<u8>,
+    /// What it reads.
+    pub stdin: Stdin,
+}
+
+/// What a child reads.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Stdin {
+    /// A pipe that the keeper holds open and never writes to.
+    Silent,
+    /// `/dev/null`.
+    Null,
+}
+
+/// What the keeper has to say.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Report {
+    /// The program runs.
+    Spawned {
+        /// Which.
+        id: ChildId,
+        /// Its process id, which is also its group's and its session's.
+        pid: i32,
+    },
+    /// The program could not be started.
+    SpawnFailed {
+        /// Which.
+        id: ChildId,
+        /// What failed.
+        step: Step,
+        /// Why: an errno.
+        errno: i32,
+    },
+    /// The child has exited.
+    Exited {
+        /// Which.
+        id: ChildId,
+        /// How.
+        wait: Wait,
+        /// Who else of it lives on; if nobody does, no `Empty` follows.
+        left: Vec<Member>,
+    },
+    /// Nobody is left of a child that has exited.
+    Empty {
+        /// Which.
+        id: ChildId,
+    },
+    /// What lives but belongs to no child.
+    Strays {
+        /// They.
+        left: Vec<Member>,
+    },
+    /// All is swept, but for those whom the keeper may not kill.
+    Swept {
+        /// They.
+        left: Vec<Member>,
+    },
+    /// So many requests have been dealt with since the start.
+    Answered {
+        /// The number.
+        requests: u64,
+    },
+}
+
+/// A process that ganger did not start itself.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Member {
+    /// Its process id.
+    pub pid: i32,
+    /// Its name, as `ps` shows it.
+    pub name: String,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Wait {
+    /// By itself, with this code.
+    Code(i32),
+    /// By the signal of this number.
+    Signal(i32),
+}
+
+/// What can fail on the way to a running program.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Step {
+    /// Making the process: fork(2), and the descriptors that it takes.
+    Fork,
+    /// Entering its working directory.
+    Dir,
+    /// Executing the program.
+    Exec,
+}
+
+/// A frame longer than this is a broken peer: arguments and environment of a
+/// process can't be longer than 6 MiB (execve(2)).
+const LONGEST: usize = 16 << 20;
+
+/// The other side does not speak this protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the keeper's socket carries something that is no message")]
+pub struct Garbled;
+
+/// A message as it goes over the socket.
+#[must_use]
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut frame = postcard::to_extend(message, vec![0; 4]).expect("a message has a known size");
+    let length = u32::try_from(frame.len() - 4).expect("a message is shorter than 4 GiB");
+    frame[..4].copy_from_slice(&length.to_ne_bytes());
+    frame
+}
+
+/// Puts messages together from whatever pieces the socket gives.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    /// What of `bytes` has been taken.
+    taken: usize,
+}
+
+impl Decoder {
+    /// Takes in what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next message, if it is complete.
+    pub fn take<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<T>, Garbled> {
+        let Some((length, rest)) = self.bytes[self.taken..].split_first_chunk() else {
+            return Ok(None);
+        };
+        let length = usize::try_from(u32::from_ne_bytes(*length)).map_err(|_| Garbled)?;
+        if length > LONGEST {
+            return Err(Garbled);
+        }
+        let Some(message) = rest.get(..length) else { return Ok(None) };
+        let (message, after) = postcard::take_from_bytes(message).map_err(|_| Garbled)?;
+        self.taken += 4 + length;
+        if after.is_empty() { Ok(Some(message)) } else { Err(Garbled) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn messages_survive_any_cutting(
+            argv in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..4),
+            pid in any::<i32>(),
+            piece in 1usize..50,
+        ) {
+            let id = ChildId(7);
+            let spawn = Spawn { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null };
+            let requests = [Request::Spawn(spawn), Request::Stop { id, signal: pid }, Request::Sweep];
+            let wire: Vec<u8> = requests.iter().flat_map(encode).collect();
+            let mut decoder = Decoder::default();
+            let mut read = Vec::new();
+            for piece in wire.chunks(piece) {
+                decoder.push(piece);
+                while let Some(request) = decoder.take::<Request>().unwrap() {
+                    read.push(request);
+                }
+            }
+            prop_assert_eq!(read, requests);
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut decoder = Decoder::default();
+            decoder.push(&bytes);
+            while let Ok(Some(_)) = decoder.take::<Request>() {}
+            let mut decoder = Decoder::default();
+            decoder.push(&bytes);
+            while let Ok(Some(_)) = decoder.take::<Report>() {}
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What a line looks like: padded, coloured name and, if asked for, the time.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use super::lines::Prefix;
+
+/// How lines are put out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Style {
+    /// Whether names are coloured.
+    pub color: bool,
+    /// Whether a line begins with the time.
+    pub timestamp: bool,
+    /// Whether a line begins with the name of its process.
+    pub prefix: bool,
+    /// The length of the longest name.
+    pub width: usize,
+}
+
+/// An xterm colour: 0 to 255 (ISO 8613-6, `38;5;N`).
+pub type Color = u8;
+
+/// Colours that are told apart well, on light and on dark.
+pub const COLORS: &[Color] = &[6, 3, 2, 5, 4, 14, 11, 10, 13, 12];
+
+/// The name that ganger itself goes by.
+const GANGER: &str = "ganger";
+
+/// What stands before the lines of one source.
+#[derive(Clone, Debug)]
+pub struct Label {
+    line: Vec<u8>,
+    more: Vec<u8>,
+}
+
+impl Style {
+    /// The style for processes of these names; ganger's own has to fit, too.
+    #[must_use]
+    pub fn fit<'a>(self, names: impl Iterator<Item = &'a str>) -> Self {
+        let width = names.map(str::len).chain([GANGER.len()]).max().unwrap_or_default();
+        Self { width, ..self }
+    }
+
+    /// The label of a process.
+    #[must_use]
+    pub fn label(&self, name: &str, color: Color) -> Label {
+        if !self.prefix {
+            return Label { line: Vec::new(), more: Vec::new() };
+        }
+        let label = |bar: &str| {
+            let text = format!("{name:<width$} {bar}", width = self.width);
+            if self.color {
+                format!("\x1b[38;5;{color}m{text}\x1b[0m").into_bytes()
+            } else {
+                text.into_bytes()
+            }
+        };
+        Label { line: label("| "), more: label("|+") }
+    }
+
+    /// A sentence of ganger's own, as lines.
+    #[must_use]
+    pub fn notice(&self, sentence: &str) -> Vec<u8> {
+        let width = if self.prefix { self.width } else { 0 };
+        let (bold, plain) = if self.color { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        let stamp = String::from_utf8_lossy(&self.stamp()).into_owned();
+        let line = |line| format!("{stamp}{bold}{GANGER:<width$} | {line}{plain}\n");
+        sentence.lines().map(line).collect::<String>().into_bytes()
+    }
+
+    /// The time, if lines begin with it.
+    #[must_use]
+    pub fn stamp(&self) -> Vec<u8> {
+        if self.timestamp {
+            jiff::Zoned::now().strftime("%H:%M:%S ").to_string().into_bytes()
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+impl Label {
+    /// The prefix at the time of `stamp`.
+    #[must_use]
+    pub fn prefix<'a>(&'a self, stamp: &'a [u8]) -> Prefix<'a> {
+        Prefix { stamp, line: &self.line, more: &self.more }
+    }
+}
+
+/// A colour for each of `types`: by its name, so that it is the same from run to
+/// run, and no two alike as long as there are enough.
+#[must_use]
+pub fn colors(types: &[&str], palette: &[Color]) -> Vec<Color> {
+    let mut taken = vec![false; palette.len()];
+    let mut choose = |name: &str| {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let first = usize::try_from(hasher.finish() % palette.len() as u64).unwrap_or_default();
+        let by_turns = (first..palette.len()).chain(0..first);
+        let chosen = by_turns.into_iter().find(|&at| !taken[at]).unwrap_or(first);
+        taken[chosen] = true;
+        palette[chosen]
+    };
+    types.iter().map(|name| choose(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_padded_to_the_longest() {
+        let style = Style { prefix: true, ..Style::default() };
+        let line = |style: Style, name| String::from_utf8(style.label(name, 3).line).unwrap();
+        let names = ["web.1", "worker.1"];
+        let style = style.fit(names.into_iter());
+        assert_eq!(names.map(|name| line(style, name)), ["web.1    | ", "worker.1 | "]);
+        assert_eq!(style.notice("a\nb"), b"ganger   | a\nganger   | b\n");
+        let colored = Style { color: true, ..style };
+        assert_eq!(line(colored, "web.1"), "\x1b[38;5;3mweb.1    | \x1b[0m");
+        assert_eq!(line(Style::default(), "web.1"), "");
+    }
+
+    #[test]
+    fn colours_are_stable_and_distinct() {
+        let names = ["web", "worker", "clock", "css", "js", "db", "mail", "cache"];
+        let mut all = colors(&names, COLORS);
+        assert_eq!(all, colors(&names, COLORS));
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), names.len());
+        assert_eq!(colors(&names, &[7]), [7; 8]);
+    }
+}

@@ -1,0 +1,227 @@
+//! Cuts what a process writes into lines, each with a prefix, as bytes.
+//!
+//! What comes out does not depend on the pieces in which it came in.
+
+use memchr::{memchr, memchr_iter};
+
+/// A line longer than this continues on a line of its own, so that memory stays
+/// bounded and nobody waits for its end.
+pub const LONGEST: usize = 64 << 10;
+
+/// What stands before a line.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefix<'a> {
+    /// The time, or nothing.
+    pub stamp: &'a [u8],
+    /// Before the beginning of a line.
+    pub line: &'a [u8],
+    /// Before the continuation of one.
+    pub more: &'a [u8],
+}
+
+/// How much of the current line has been put out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Begun {
+    #[default]
+    Not,
+    /// Some of it, and the rest can follow on the same row.
+    Open,
+    /// Some of it, and something else stands behind it.
+    Broken,
+}
+
+/// The unfinished line of one source.
+#[derive(Debug, Default)]
+pub struct Cutter {
+    tail: Vec<u8>,
+    begun: Begun,
+}
+
+impl Cutter {
+    /// Takes in a chunk of at most [`LONGEST`] bytes, and appends the lines that
+    /// it completes to `out`.
+    pub fn feed(&mut self, chunk: &[u8], prefix: Prefix, out: &mut Vec<u8>) {
+        let Some(first) = memchr(b'\n', chunk) else {
+            self.tail.extend_from_slice(chunk);
+            self.cut_long(prefix, out);
+            return;
+        };
+        let (line, rest) = chunk.split_at(first + 1);
+        if self.tail.is_empty() {
+            self.begin(prefix, out);
+            out.extend_from_slice(line);
+        } else {
+            self.tail.extend_from_slice(&line[..first]);
+            self.cut_long(prefix, out);
+            self.begin(prefix, out);
+            out.extend_from_slice(&self.tail);
+            out.push(b'\n');
+            self.tail = Vec::new();
+        }
+        self.begun = Begun::Not;
+        let mut start = 0;
+        for end in memchr_iter(b'\n', rest) {
+            out.extend_from_slice(prefix.stamp);
+            out.extend_from_slice(prefix.line);
+            out.extend_from_slice(&rest[start..=end]);
+            start = end + 1;
+        }
+        self.tail.extend_from_slice(&rest[start..]);
+    }
+
+    /// Whether there is something that [`Self::show`] would put out.
+    #[must_use]
+    pub fn has_partial(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
+    /// Puts out the beginning of a line whose end is still to come (a prompt).
+    pub fn show(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+        let whole = complete_chars(&self.tail);
+        if whole > 0 {
+            self.begin(prefix, out);
+            out.extend_from_slice(&self.tail[..whole]);
+            self.tail.drain(..whole);
+            self.begun = Begun::Open;
+        }
+    }
+
+    /// Something else has been put out behind what was shown.
+    pub fn break_row(&mut self) {
+        if self.begun == Begun::Open {
+            self.begun = Begun::Broken;
+        }
+    }
+
+    /// Puts out what is left, with the newline that it lacks.
+    pub fn finish(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+        if !self.tail.is_empty() || self.begun == Begun::Open {
+            self.begin(prefix, out);
+            out.extend_from_slice(&self.tail);
+            out.push(b'\n');
+        }
+        *self = Self::default();
+    }
+
+    fn begin(&self, prefix: Prefix, out: &mut Vec<u8>) {
+        let name = match self.begun {
+            Begun::Open => return,
+            Begun::Not => prefix.line,
+            Begun::Broken => prefix.more,
+        };
+        out.extend_from_slice(prefix.stamp);
+        out.extend_from_slice(name);
+    }
+
+    fn cut_long(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+        while self.tail.len() > LONGEST {
+            let piece = complete_chars(&self.tail[..LONGEST]);
+            self.begin(prefix, out);
+            out.extend_from_slice(&self.tail[..piece]);
+            out.push(b'\n');
+            self.tail.drain(..piece);
+            self.begun = Begun::Broken;
+        }
+    }
+}
+
+/// How much of `bytes` can be cut off without cutting a character of UTF-8. What
+/// isn't UTF-8 can be cut anywhere.
+fn complete_chars(bytes: &[u8]) -> usize {
+    for back in 1..=bytes.len().min(3) {
+        let at = bytes.len() - back;
+        let length = match bytes[at] {
+            0x80..=0xbf => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => 1,
+        };
+        return if length > back { at } else { bytes.len() };
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PREFIX: Prefix = Prefix { stamp: b"", line: b"a | ", more: b"a |+" };
+
+    fn cut(chunks: &[&[u8]]) -> Vec<u8> {
+        let mut cutter = Cutter::default();
+        let mut out = Vec::new();
+        for chunk in chunks.iter().flat_map(|chunk| chunk.chunks(LONGEST)) {
+            cutter.feed(chunk, PREFIX, &mut out);
+        }
+        cutter.finish(PREFIX, &mut out);
+        out
+    }
+
+    #[test]
+    fn whole_lines_each_with_its_prefix() {
+        assert_eq!(cut(&[b"one\ntw", b"o\n\nthree"]), b"a | one\na | two\na | \na | three\n");
+        assert_eq!(cut(&[b"\xff\0\r\n"]), b"a | \xff\0\r\n");
+        assert_eq!(cut(&[]), b"");
+    }
+
+    #[test]
+    fn a_long_line_continues_and_no_character_is_cut() {
+        let line = [b"x".repeat(LONGEST - 1).as_slice(), "é!".as_bytes()].concat();
+        let out = cut(&[&line]);
+        let expected = [b"a | ", &line[..LONGEST - 1], b"\na |+", "é!\n".as_bytes()].concat();
+        assert!(out == expected);
+        let exact = [b"x".repeat(LONGEST).as_slice(), b"\n"].concat();
+        assert!(cut(&[&exact]) == [b"a | ", exact.as_slice()].concat());
+    }
+
+    #[test]
+    fn a_prompt_is_shown_and_its_line_goes_on() {
+        let mut cutter = Cutter::default();
+        let mut out = Vec::new();
+        cutter.feed(b"name? ", PREFIX, &mut out);
+        cutter.show(PREFIX, &mut out);
+        assert_eq!(out, b"a | name? ");
+        cutter.feed(b"joe\n", PREFIX, &mut out);
+        assert_eq!(out, b"a | name? joe\n");
+        cutter.feed(b"\xc3", PREFIX, &mut out);
+        cutter.show(PREFIX, &mut out);
+        assert_eq!(out, b"a | name? joe\n");
+        cutter.feed(b"\xa9", PREFIX, &mut out);
+        cutter.show(PREFIX, &mut out);
+        cutter.break_row();
+        cutter.feed(b"!\n", PREFIX, &mut out);
+        assert_eq!(out, "a | name? joe\na | éa |+!\n".as_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn the_cutting_of_the_input_does_not_matter(
+            lines in proptest::collection::vec((0usize..200_000, any::<u8>()), 1..4),
+            pieces in proptest::collection::vec(1usize..70_000, 1..20),
+        ) {
+            let text: Vec<u8> = lines.iter().flat_map(|&(length, byte)| {
+                let mut line = vec![byte.max(b'a'); length];
+                line.push(b'\n');
+                line
+            }).collect();
+            let mut rest = text.as_slice();
+            let mut chunks = Vec::new();
+            for piece in pieces.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (chunk, after) = rest.split_at(rest.len().min(*piece));
+                chunks.push(chunk);
+                rest = after;
+            }
+            let out = cut(&chunks);
+            prop_assert!(out == cut(&[&text]));
+            let mut joined = Vec::new();
+            for line in out.split_inclusive(|&byte| byte == b'\n') {
+                if line.starts_with(PREFIX.more) { joined.pop(); }
+                joined.extend_from_slice(&line[4..]);
+            }
+            prop_assert!(joined == text);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! **What they say**: everything that processes write, and what ganger says of
+//! them, as one stream of whole lines.
+//!
+//! Two threads do it beside the engine, so that neither a flood of output nor a
+//! blocked terminal delays a signal: the mux reads, cuts and queues; a writer
+//! writes. They exchange two buffers, and take commands over a channel.
+
+pub mod format;
+pub mod lines;
+mod mux;
+mod sink;
+mod writer;
+
+use std::io;
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use mio::{Poll, Token, Waker};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::notice::Notice;
+use format::{Label, Style};
+pub use mux::SourceId;
+use mux::{Mux, Setup};
+
+/// What the mux is told.
+#[derive(Debug)]
+enum Command {
+    Add { id: SourceId, file: OwnedFd, label: Option<Label> },
+    Drain { id: SourceId },
+    Say(Notice),
+    Stopping,
+    Finish,
+}
+
+/// What the mux tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// Nobody reads standard output any more.
+    StdoutClosed,
+    /// Everything is written, or given up; nothing more comes.
+    Finished,
+}
+
+/// The engine's handle to the mux.
+#[derive(Debug)]
+pub struct Logs {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    events: UnboundedReceiver<Event>,
+}
+
+impl Logs {
+    /// Starts the threads, which write to standard output, and notices to
+    /// standard error.
+    pub fn start(style: Style) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
+        let (commands, receive) = channel();
+        let (send, events) = unbounded_channel();
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let setup = Setup {
+            poll,
+            waker: Arc::clone(&waker),
+            commands: receive,
+            events: send,
+            style,
+            terminal: stdout.is_terminal(),
+        };
+        let apart = !mux::is_same_file(&stdout, &stderr);
+        let mux = Mux::new(setup, stdout.as_fd(), apart.then(|| stderr.as_fd()))?;
+        std::thread::Builder::new().name("mux".into()).stack_size(128 << 10).spawn(|| mux.run())?;
+        Ok(Self { commands, waker, events })
+    }
+
+    /// Reads from `file`, which must not block, until its end; without a label,
+    /// what it reads goes nowhere.
+    pub fn add(&self, id: SourceId, file: OwnedFd, label: Option<Label>) {
+        self.send(Command::Add { id, file, label });
+    }
+
+    /// Reads at once what a process that has ended left in its pipe, before
+    /// anything that is said later.
+    pub fn drain(&self, id: SourceId) {
+        self.send(Command::Drain { id });
+    }
+
+    /// Says something, behind all that was read before.
+    pub fn say(&self, notice: Notice) {
+        self.send(Command::Say(notice));
+    }
+
+    /// From now on, output that nobody reads is discarded after a while.
+    pub fn stopping(&self) {
+        self.send(Command::Stopping);
+    }
+
+    /// Reads what is left, and has everything written; [`Event::Finished`] follows.
+    pub fn finish(&self) {
+        self.send(Command::Finish);
+    }
+
+    /// What the mux tells next. Nothing is lost if this is cancelled.
+    pub async fn next(&mut self) -> Event {
+        self.events.recv().await.unwrap_or(Event::Finished)
+    }
+
+    /// A mux that is gone has said so.
+    fn send(&self, command: Command) {
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}

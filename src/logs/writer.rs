@@ -1,0 +1,129 @@
+//! The thread that writes: whoever is slow to read makes it wait, and nobody else.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use mio::Waker;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The most that is written at once, so that a slow reader is not taken for one
+/// that has stopped.
+const PIECE: usize = 64 << 10;
+
+/// A batch of output that comes back when it has been written.
+struct Job {
+    bytes: Vec<u8>,
+    /// Or how much of it could not be, and why.
+    written: Result<(), (usize, Errno)>,
+}
+
+/// A file that a thread writes to, one batch at a time.
+pub(super) struct Writer {
+    file: Arc<OwnedFd>,
+    jobs: Sender<Job>,
+    done: Receiver<Job>,
+    /// The buffer that isn't under way.
+    spare: Option<Vec<u8>>,
+    /// Bytes written; tells waiting from standing still.
+    progress: Arc<AtomicU64>,
+    seen: (u64, Instant),
+}
+
+impl Writer {
+    /// Starts a thread that writes to `file`, and wakes `waker` after each batch.
+    pub(super) fn start(file: BorrowedFd, waker: Arc<Waker>) -> io::Result<Self> {
+        let file = Arc::new(file.try_clone_to_owned()?);
+        let (jobs, receive) = channel::<Job>();
+        let (finished, done) = channel();
+        let progress = Arc::new(AtomicU64::new(0));
+        let (theirs, count) = (Arc::clone(&file), Arc::clone(&progress));
+        std::thread::Builder::new().name("writer".into()).stack_size(64 << 10).spawn(
+            move || {
+                while let Ok(mut job) = receive.recv() {
+                    job.written = write_all(theirs.as_fd(), &job.bytes, &count);
+                    if finished.send(job).is_err() || waker.wake().is_err() {
+                        return;
+                    }
+                }
+            },
+        )?;
+        let seen = (0, Instant::now());
+        Ok(Self { file, jobs, done, spare: Some(Vec::new()), progress, seen })
+    }
+
+    /// Whether the next batch would be written at once.
+    pub(super) fn is_idle(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    /// Has what is in `bytes` written, and leaves an empty buffer there. Only
+    /// when idle.
+    pub(super) fn hand_over(&mut self, bytes: &mut Vec<u8>, now: Instant) {
+        if let Some(spare) = self.spare.take() {
+            let bytes = std::mem::replace(bytes, spare);
+            self.seen = (self.progress.load(Ordering::Relaxed), now);
+            let _ = self.jobs.send(Job { bytes, written: Ok(()) });
+        }
+    }
+
+    /// Takes back a batch that has been dealt with: whether it is written, or
+    /// else how much of it isn't, and why.
+    pub(super) fn take_back(&mut self) -> Option<Result<(), (usize, Errno)>> {
+        let mut job = self.done.try_recv().ok()?;
+        job.bytes.clear();
+        self.spare = Some(job.bytes);
+        Some(job.written)
+    }
+
+    /// Since when nothing has been written, though there was something to write.
+    pub(super) fn stuck_since(&mut self, now: Instant) -> Option<Instant> {
+        if self.is_idle() {
+            return None;
+        }
+        let progress = self.progress.load(Ordering::Relaxed);
+        if progress != self.seen.0 {
+            self.seen = (progress, now);
+        }
+        Some(self.seen.1)
+    }
+
+    /// Writes a few bytes here and now, if the file takes them without waiting
+    /// and nothing is under way before them. True if they are written.
+    pub(super) fn write_now(&self, bytes: &[u8]) -> Result<bool, (usize, Errno)> {
+        if !self.is_idle() {
+            return Ok(false);
+        }
+        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        let ready = poll(&mut polled, PollTimeout::ZERO) == Ok(1);
+        if !ready || polled[0].revents() != Some(PollFlags::POLLOUT) {
+            return Ok(false);
+        }
+        write_all(self.file.as_fd(), bytes, &self.progress).map(|()| true)
+    }
+}
+
+/// Writes all of it, however long that takes; else how much is left, and why.
+fn write_all(file: BorrowedFd, bytes: &[u8], progress: &AtomicU64) -> Result<(), (usize, Errno)> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match nix::unistd::write(file, &rest[..rest.len().min(PIECE)]) {
+            Ok(written) => {
+                rest = &rest[written..];
+                progress.fetch_add(written as u64, Ordering::Relaxed);
+            }
+            Err(Errno::EINTR) => {}
+            // Somebody else has made it non-blocking for all who share it.
+            Err(Errno::EAGAIN) => {
+                let mut polled = [PollFd::new(file, PollFlags::POLLOUT)];
+                let _ = poll(&mut polled, PollTimeout::NONE);
+            }
+            Err(errno) => return Err((rest.len(), errno)),
+        }
+    }
+    Ok(())
+}

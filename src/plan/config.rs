@@ -1,0 +1,265 @@
+//! `ganger.toml`: what a bare Procfile can't say. All of it is optional, and
+//! nothing in it is skipped: what isn't known is an error.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Deserializer, de};
+use toml::Spanned;
+
+use super::formation::{Formation, did_you_mean, nearest};
+use super::{OnExit, Stdin};
+
+/// What stands in the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How many of each type.
+    #[serde(default, deserialize_with = "formation")]
+    pub formation: Option<Formation>,
+    /// The base of all ports.
+    #[serde(default, deserialize_with = "port")]
+    pub port: Option<u16>,
+    /// The `.env` files, relative to the root, the later over the earlier.
+    pub env: Option<Vec<PathBuf>>,
+    /// What concerns one process type.
+    #[serde(default)]
+    process: BTreeMap<Spanned<String>, Process>,
+}
+
+/// `[process.NAME]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// What happens when it exits.
+    pub on_exit: Option<OnExit>,
+    /// What asks it to stop.
+    #[serde(default, deserialize_with = "signal")]
+    pub stop_signal: Option<Signal>,
+    /// The time between the stop signal and SIGKILL.
+    #[serde(default, deserialize_with = "duration")]
+    pub grace: Option<Duration>,
+    /// Pauses between restarts.
+    #[serde(default)]
+    pub backoff: Backoff,
+    /// Its working directory, relative to the root.
+    pub dir: Option<PathBuf>,
+    /// What it reads.
+    pub stdin: Option<Stdin>,
+    /// Variables of its own.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// `backoff` of a process, as far as it is given.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backoff {
+    /// The pause after the first crash.
+    #[serde(default, deserialize_with = "duration")]
+    pub min: Option<Duration>,
+    /// The longest pause.
+    #[serde(default, deserialize_with = "duration")]
+    pub max: Option<Duration>,
+    /// So many crashes in a row, and it stays down.
+    pub give_up_after: Option<u32>,
+}
+
+/// Why the file can't be followed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct Error {
+    /// The line, counted from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Reads the text of a `ganger.toml`; `types` are those of the Procfile, which
+/// the user knows as `procfile`.
+pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Error> {
+    let line_of = |end: usize| 1 + text[..end].iter().filter(|&&byte| byte == b'\n').count();
+    let text_of_it = std::str::from_utf8(text).map_err(|error| Error {
+        line: line_of(error.valid_up_to()),
+        message: "is not UTF-8 text".to_owned(),
+    })?;
+    let config: Config = toml::from_str(text_of_it).map_err(|error| Error {
+        line: line_of(error.span().map_or(0, |span| span.start)),
+        message: with_nearest(error.message()),
+    })?;
+    let error = |key: &Spanned<String>, message| Error { line: line_of(key.span().start), message };
+    for (key, process) in &config.process {
+        let name = key.get_ref().as_str();
+        if !types.contains(&name) {
+            let meant = did_you_mean(nearest(name, types.iter().copied()));
+            let message = format!("process `{name}` is not in `{procfile}`{meant}");
+            return Err(error(key, message));
+        }
+        for (variable, value) in &process.env {
+            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
+                let message = format!("`env` of `{name}`: `{variable}` can't be a variable");
+                return Err(error(key, message));
+            }
+        }
+    }
+    Ok(config)
+}
+
+impl Config {
+    /// What is said of the process type `name`.
+    #[must_use]
+    pub fn process(&self, name: &str) -> Option<&Process> {
+        self.process.iter().find(|(key, _)| key.get_ref() == name).map(|(_, process)| process)
+    }
+}
+
+/// serde names every field that it knows; one is enough, if it is the right one.
+fn with_nearest(message: &str) -> String {
+    let message = message.trim_end();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    match (message.starts_with("unknown field"), quoted.next()) {
+        (true, Some(unknown)) => match nearest(unknown, quoted) {
+            Some(known) => format!("unknown key `{unknown}`{}", did_you_mean(Some(known))),
+            None => message.replacen("unknown field", "unknown key", 1),
+        },
+        (true, None) | (false, _) => message.to_owned(),
+    }
+}
+
+/// The signal of that name: `TERM`, `SIGTERM` or `term`.
+pub fn parse_signal(text: &str) -> Result<Signal, String> {
+    let name = text.to_uppercase();
+    let short = name.strip_prefix("SIG").unwrap_or(&name);
+    let known = || Signal::iterator().map(|signal| &signal.as_str()["SIG".len()..]);
+    format!("SIG{short}")
+        .parse()
+        .map_err(|_| format!("`{text}` is not a signal{}", did_you_mean(nearest(short, known()))))
+}
+
+/// A time: `500ms`, `1m 30s`, or bare seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match seconds {
+        Some(duration) => Ok(duration),
+        None => humantime::parse_duration(text)
+            .map_err(|_| format!("`{text}` is not a time; expected `30s` or `500ms`")),
+    }
+}
+
+/// A port that a process can be given.
+pub fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("`{text}` is not a port; expected 1 to 65535")),
+        Ok(port) => Ok(port),
+    }
+}
+
+fn text<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map(Some).map_err(de::Error::custom)
+}
+
+fn formation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Formation>, D::Error> {
+    text(deserializer, |text| {
+        text.parse().map_err(|error: super::formation::Error| error.to_string())
+    })
+}
+
+fn signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Signal>, D::Error> {
+    text(deserializer, parse_signal)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    text(deserializer, parse_duration)
+}
+
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let port = i64::deserialize(deserializer)?;
+    parse_port(&port.to_string()).map(Some).map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let config = super::parse(text.as_bytes(), &["web", "worker"], "Procfile");
+        config.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn reads_every_key() {
+        let config = parse(
+            "formation = 'web=2'\nport = 3000\nenv = ['.env', 'b']\n[process.web]\n\
+             on_exit = 'restart-on-failure'\nstop_signal = 'int'\ngrace = '1m 30s'\n\
+             backoff = { min = '1s', max = '2s', give_up_after = 3 }\ndir = 'api'\n\
+             stdin = 'null'\nenv = { A = 'b' }\n",
+        );
+        insta::assert_debug_snapshot!(config.unwrap());
+    }
+
+    #[test]
+    fn refuses_the_rest_by_line() {
+        for (text, expected) in [
+            ("\nprot = 1", "line 2: unknown key `prot` (did you mean `port`?)"),
+            (
+                "[process.wroker]",
+                "line 1: process `wroker` is not in `Procfile` (did you mean `worker`?)",
+            ),
+            (
+                "[process.web]\n\non_exti = 'restart'",
+                "line 3: unknown key `on_exti` (did you mean `on_exit`?)",
+            ),
+            ("port = 'x'", "line 1: invalid type: string \"x\", expected i64"),
+            ("port = 65536", "line 1: `65536` is not a port; expected 1 to 65535"),
+            (
+                "[process.web]\ngrace = 'soon'",
+                "line 2: `soon` is not a time; expected `30s` or `500ms`",
+            ),
+            (
+                "[process.web]\nstop_signal = 'TREM'",
+                "line 2: `TREM` is not a signal (did you mean `TERM`?)",
+            ),
+            (
+                "[process.web]\nbackoff = { mni = '1s' }",
+                "line 2: unknown key `mni` (did you mean `min`?)",
+            ),
+            (
+                "formation = 'web=x'",
+                "line 1: formation: `x` is no number of processes in `web=x`; expected `web=2`",
+            ),
+            (
+                "[process.web]\nenv = { 'A=B' = 'x' }",
+                "line 1: `env` of `web`: `A=B` can't be a variable",
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+        }
+        let on_exit = parse("[process.web]\non_exit = 'retry'").unwrap_err();
+        assert!(on_exit.starts_with("line 2: unknown variant `retry`"), "{on_exit}");
+        assert!(parse("port =").unwrap_err().starts_with("line 1: "));
+        let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();
+        assert_eq!(not_text.to_string(), "line 2: is not UTF-8 text");
+    }
+
+    #[test]
+    fn reads_times_as_foreman_and_as_people_write_them() {
+        assert_eq!(parse_duration("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("-1").is_err() && parse_duration("nan").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "[a-z=\\[\\]\\.'\"{}\n #0-9_]{0,80}") {
+            let _ = parse(&text);
+        }
+    }
+}

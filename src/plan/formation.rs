@@ -1,0 +1,232 @@
+//! The formation: how many processes of each type.
+
+use std::str::FromStr;
+
+/// What was asked for: `web=2`, `all=0`, or the bare name of a type.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Term {
+    /// A process type, or `all`.
+    pub name: String,
+    /// How many; `None` for a bare name.
+    pub count: Option<u32>,
+}
+
+/// A list of terms: `web=2,worker=4`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Formation(pub Vec<Term>);
+
+/// Why a formation can't be read or followed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Not a number.
+    #[error("formation: `{count}` is no number of processes in `{term}`; expected `web=2`")]
+    Count {
+        /// What stands in place of the number.
+        count: String,
+        /// The whole term.
+        term: String,
+    },
+    /// No number where one is needed.
+    #[error("formation: expected `web=2`, found `{0}`")]
+    NoCount(String),
+    /// A type that the Procfile doesn't have.
+    #[error("formation names `{name}`, which is not in `{procfile}`{}", did_you_mean(.nearest.as_deref()))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The Procfile as the user knows it.
+        procfile: String,
+        /// A name of the Procfile that is much like it.
+        nearest: Option<String>,
+    },
+    /// One type, two numbers.
+    #[error("formation names `{0}` twice")]
+    Twice(String),
+    /// `release` is not part of a formation.
+    #[error(
+        "`release` is no part of the formation: it runs once, to its end, with `ganger run release`"
+    )]
+    Release,
+    /// Nothing is left to run.
+    #[error("the formation has no process: give a type at least one, as in `{0}=1`")]
+    Nothing(String),
+}
+
+/// ` (did you mean …?)`, or nothing.
+#[must_use]
+pub fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!(" (did you mean `{nearest}`?)"))
+}
+
+/// The one of `known` that a typo would most likely have come from.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
+        .filter(|(likeness, _)| *likeness >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}
+
+/// The process type that `release` commands run under; never part of a formation.
+pub const RELEASE: &str = "release";
+
+const ALL: &str = "all";
+
+impl FromStr for Formation {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let terms = text.split(',').map(str::trim).filter(|term| !term.is_empty());
+        terms.map(term).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn term(text: &str) -> Result<Term, Error> {
+    let Some((name, count)) = text.split_once('=') else {
+        return Ok(Term { name: text.to_owned(), count: None });
+    };
+    let (name, count) = (name.trim().to_owned(), count.trim());
+    match count.parse() {
+        Ok(count) => Ok(Term { name, count: Some(count) }),
+        Err(_) => Err(Error::Count { count: count.to_owned(), term: text.to_owned() }),
+    }
+}
+
+/// What the user asked for, from all sources.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted<'a> {
+    /// `--formation`, or its like in a file.
+    pub formation: Option<&'a Formation>,
+    /// What was named on the command line: if anything, nothing else runs.
+    pub chosen: &'a [Term],
+    /// Types that don't run.
+    pub ignored: &'a [String],
+}
+
+/// How many of each type, in the order of the Procfile.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Counts {
+    /// The numbers.
+    pub of: Vec<u32>,
+    /// Types that run once because a formation leaves them out.
+    pub unlisted: Vec<String>,
+}
+
+/// Decides how many processes of each type run.
+pub fn count(types: &[&str], procfile: &str, wanted: &Wanted) -> Result<Counts, Error> {
+    let listed = wanted.formation.map_or(&[][..], |formation| &formation.0);
+    for term in listed.iter().chain(wanted.chosen) {
+        check_name(&term.name, types, procfile)?;
+    }
+    for name in wanted.ignored {
+        check_name(name, types, procfile)?;
+    }
+    for (index, term) in listed.iter().enumerate() {
+        if term.count.is_none() {
+            return Err(Error::NoCount(term.name.clone()));
+        }
+        if listed[..index].iter().any(|other| other.name == term.name) {
+            return Err(Error::Twice(term.name.clone()));
+        }
+    }
+    let in_formation = |name: &str| listed.iter().find(|term| term.name == name)?.count;
+    let all = in_formation(ALL);
+    let mut unlisted = Vec::new();
+    let mut of = Vec::new();
+    for &name in types {
+        let chosen = wanted.chosen.iter().rev().find(|term| term.name == name || term.name == ALL);
+        let count = match (in_formation(name), chosen) {
+            _ if name == RELEASE || wanted.ignored.iter().any(|ignored| ignored == name) => 0,
+            (_, Some(Term { count: Some(count), .. })) => *count,
+            (listed, Some(Term { count: None, .. })) => listed.unwrap_or(1),
+            (_, None) if !wanted.chosen.is_empty() => 0,
+            (Some(count), None) => count,
+            (None, None) => {
+                if wanted.formation.is_some() && all.is_none() {
+                    unlisted.push(name.to_owned());
+                }
+                all.unwrap_or(1)
+            }
+        };
+        of.push(count);
+    }
+    if of.iter().all(|&count| count == 0) {
+        let example = types.iter().find(|name| **name != RELEASE).unwrap_or(&"web");
+        return Err(Error::Nothing((*example).to_owned()));
+    }
+    Ok(Counts { of, unlisted })
+}
+
+fn check_name(name: &str, types: &[&str], procfile: &str) -> Result<(), Error> {
+    match name {
+        RELEASE => Err(Error::Release),
+        ALL => Ok(()),
+        known if types.contains(&known) => Ok(()),
+        unknown => Err(Error::Unknown {
+            name: unknown.to_owned(),
+            procfile: procfile.to_owned(),
+            nearest: nearest(unknown, types.iter().copied()).map(str::to_owned),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TYPES: [&str; 4] = ["web", "release", "worker", "clock"];
+
+    fn counts(formation: &str, chosen: &str) -> Result<Vec<u32>, String> {
+        let parse = |text: &str| text.parse::<Formation>().map_err(|error| error.to_string());
+        let formation = if formation.is_empty() { None } else { Some(parse(formation)?) };
+        let chosen = parse(chosen)?.0;
+        let wanted = Wanted { formation: formation.as_ref(), chosen: &chosen, ignored: &[] };
+        match count(&TYPES, "Procfile", &wanted) {
+            Ok(counts) => Ok(counts.of),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn counts_what_is_asked_for() {
+        assert_eq!(counts("", ""), Ok(vec![1, 0, 1, 1]));
+        assert_eq!(counts("worker=4", ""), Ok(vec![1, 0, 4, 1]));
+        assert_eq!(counts("all=0,worker=1", ""), Ok(vec![0, 0, 1, 0]));
+        assert_eq!(counts("all=2", ""), Ok(vec![2, 0, 2, 2]));
+        assert_eq!(counts("", "web=2,clock"), Ok(vec![2, 0, 0, 1]));
+        assert_eq!(counts("all=0,web=3", "web,worker"), Ok(vec![3, 0, 1, 0]));
+        assert_eq!(counts("web=0", ""), Ok(vec![0, 0, 1, 1]));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_follow() {
+        let error = |formation, chosen| counts(formation, chosen).unwrap_err();
+        let unknown =
+            "formation names `wroker`, which is not in `Procfile` (did you mean `worker`?)";
+        assert_eq!(error("wroker=1", ""), unknown);
+        assert_eq!(error("", "zzz"), "formation names `zzz`, which is not in `Procfile`");
+        let negative = "formation: `-1` is no number of processes in `web=-1`; expected `web=2`";
+        assert_eq!(error("web=-1", ""), negative);
+        assert_eq!(error("web", ""), "formation: expected `web=2`, found `web`");
+        assert_eq!(error("web=1,web=2", ""), "formation names `web` twice");
+        assert_eq!(error("", "release"), Error::Release.to_string());
+        assert_eq!(error("all=0", ""), Error::Nothing("web".into()).to_string());
+    }
+
+    #[test]
+    fn names_what_runs_once_unasked() {
+        let formation = "worker=2".parse().unwrap();
+        let wanted = Wanted { formation: Some(&formation), ..Wanted::default() };
+        let counts = count(&TYPES, "Procfile", &wanted).unwrap();
+        assert_eq!(counts.unlisted, ["web", "clock"]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(formation in "[a-z=,0-9-]{0,30}", chosen in "[a-z=,0-9]{0,20}") {
+            let _ = counts(&formation, &chosen);
+        }
+    }
+}

@@ -1,0 +1,521 @@
+//! **What** to run: Procfile, `.env` files, `ganger.toml` and flags in, a
+//! [`Plan`] out. Nothing here has an effect but for reading files.
+
+pub mod config;
+pub mod dotenv;
+pub mod env;
+pub mod formation;
+pub mod port;
+pub mod procfile;
+pub mod shell;
+pub mod sources;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+
+use config::Config;
+use env::{Env, Layer, Origin, Var};
+use formation::{Formation, RELEASE, Term, Wanted, did_you_mean, nearest};
+use port::Ports;
+use sources::{EnvFiles, Sources};
+
+/// Everything resolved: what runs, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The folder of the app; absolute.
+    pub root: PathBuf,
+    /// The Procfile as the user knows it.
+    pub procfile: String,
+    /// All entries of the Procfile, in its order.
+    pub entries: Vec<procfile::Entry>,
+    /// What runs, in the order of the Procfile.
+    pub processes: Vec<Process>,
+    /// The shell that commands are given to; absolute.
+    pub shell: PathBuf,
+    /// The environment that all processes share.
+    pub env: Env,
+    /// Variables that a file and the real environment set differently.
+    pub clashes: Vec<String>,
+    /// Whether the files won those.
+    pub files_win: bool,
+    /// Types that run once because the formation leaves them out.
+    pub unlisted: Vec<String>,
+}
+
+/// One running instance of a process type, to be.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// `web.1`.
+    pub name: String,
+    /// `web`.
+    pub kind: String,
+    /// What the shell is given.
+    pub command: String,
+    /// The working directory; absolute.
+    pub dir: PathBuf,
+    /// The value of PORT, if it is given one.
+    pub port: Option<u16>,
+    /// What it has beside the shared environment, or instead of it.
+    pub env: Env,
+    /// How it is kept.
+    pub policy: Policy,
+    /// What it reads.
+    pub stdin: Stdin,
+}
+
+/// How a process is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// What happens when it exits by itself.
+    pub on_exit: OnExit,
+    /// Pauses between restarts.
+    pub backoff: Backoff,
+    /// What asks it to stop.
+    pub stop_signal: Signal,
+    /// The time between the stop signal and SIGKILL.
+    pub grace: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            on_exit: OnExit::StopAll,
+            backoff: Backoff::default(),
+            stop_signal: Signal::SIGTERM,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What happens when a process exits by itself.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnExit {
+    /// Everything is stopped.
+    StopAll,
+    /// It is started again.
+    Restart,
+    /// It is started again, unless it exited with 0.
+    RestartOnFailure,
+    /// It stays down, and the others go on.
+    Ignore,
+}
+
+/// Pauses between restarts: they double from `min` to `max`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Backoff {
+    /// The pause after the first crash.
+    pub min: Duration,
+    /// The longest pause.
+    pub max: Duration,
+    /// So many crashes in a row, and it stays down.
+    pub give_up_after: Option<u32>,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let (min, max) = (Duration::from_millis(100), Duration::from_secs(30));
+        Self { min, max, give_up_after: None }
+    }
+}
+
+/// What a process reads.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stdin {
+    /// A pipe that stays open and silent: many watchers leave at end of file.
+    #[default]
+    Pipe,
+    /// `/dev/null`.
+    Null,
+}
+
+/// What the flags say, and the `GANGER_*` variables behind them.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--formation`.
+    pub formation: Option<Formation>,
+    /// Process types that were named: if any, nothing else runs.
+    pub chosen: Vec<Term>,
+    /// `--ignored-processes`.
+    pub ignored: Vec<String>,
+    /// `--port`.
+    pub port: Option<u16>,
+    /// `--port-step`.
+    pub port_step: Option<u16>,
+    /// `--no-port`.
+    pub no_port: bool,
+    /// `--timeout`.
+    pub grace: Option<Duration>,
+    /// `--auto-restart`.
+    pub auto_restart: Vec<String>,
+    /// `--can-die`.
+    pub can_die: Vec<String>,
+    /// `--any-can-die`.
+    pub any_can_die: bool,
+    /// `--stop-signals`.
+    pub stop_signals: Vec<(String, Signal)>,
+    /// `--shell`; absolute.
+    pub shell: Option<PathBuf>,
+    /// `--env-override`.
+    pub env_override: bool,
+    /// `--compat-env`.
+    pub compat_env: bool,
+}
+
+/// Why there is no plan. None of these carries a value from a `.env` file.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error(transparent)]
+    Read(#[from] sources::Error),
+    #[error("`{file}` {error}")]
+    Procfile { file: String, error: procfile::Error },
+    #[error("`{file}` {error}")]
+    Dotenv { file: String, error: dotenv::Error },
+    #[error(transparent)]
+    Cycle(#[from] env::Cycle),
+    #[error("`{file}` {error}")]
+    Config { file: String, error: config::Error },
+    #[error(transparent)]
+    Formation(#[from] formation::Error),
+    #[error(transparent)]
+    Port(#[from] port::Error),
+    #[error("`PORT` ({origin}) is not a port; expected 1 to 65535")]
+    BasePort { origin: Origin },
+    #[error("`{flag}` names `{name}`, which is not in `{procfile}`{}", did_you_mean(.nearest.as_deref()))]
+    UnknownType { flag: &'static str, name: String, procfile: String, nearest: Option<String> },
+}
+
+impl Plan {
+    /// Resolves everything, the flags over `ganger.toml` over the defaults.
+    pub fn new(sources: &Sources, options: &Options) -> Result<Self, Error> {
+        let (mut plan, config, ports) = Self::without_processes(sources, options)?;
+        let types = plan.types();
+        let wanted = Wanted {
+            formation: options.formation.as_ref().or(config.formation.as_ref()),
+            chosen: &options.chosen,
+            ignored: &options.ignored,
+        };
+        let counts = formation::count(&types, &plan.procfile, &wanted)?;
+        for (index, count) in counts.of.into_iter().enumerate() {
+            let entry = &plan.entries[index];
+            if let Some(ports) = ports {
+                ports.check(&entry.name, count)?;
+            }
+            for instance in 1..=count {
+                let port =
+                    ports.map(|ports| ports.port(&entry.name, index, instance)).transpose()?;
+                let name = format!("{}.{instance}", entry.name);
+                let process = plan.process(index, name, port, &config, options);
+                plan.processes.push(process);
+            }
+        }
+        plan.unlisted = counts.unlisted;
+        Ok(plan)
+    }
+
+    /// The same for a single command: every entry once, `release` included, by
+    /// the name of `name` and without a PORT, which the running app may have.
+    pub fn for_run(sources: &Sources, options: &Options, name: &str) -> Result<Self, Error> {
+        let (mut plan, config, _) = Self::without_processes(sources, options)?;
+        let each = 0..plan.entries.len();
+        let process = |index| plan.process(index, name.to_owned(), None, &config, options);
+        plan.processes = each.map(process).collect();
+        Ok(plan)
+    }
+
+    fn without_processes(
+        sources: &Sources,
+        options: &Options,
+    ) -> Result<(Self, Config, Option<Ports>), Error> {
+        let procfile = sources.procfile.name.clone();
+        let entries = procfile::parse(&sources.procfile.bytes)
+            .map_err(|error| Error::Procfile { file: procfile.clone(), error })?;
+        let types: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let config = match &sources.config {
+            None => Config::default(),
+            Some(text) => config::parse(&text.bytes, &types, &procfile)
+                .map_err(|error| Error::Config { file: text.name.clone(), error })?,
+        };
+        options.check_names(&types, &procfile)?;
+        let layers = layers(sources, &config)?;
+        let resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
+        let ports = ports(&config, options, &resolved.env)?;
+        let mut plan = Self {
+            root: sources.root.clone(),
+            procfile,
+            processes: Vec::new(),
+            shell: options.shell.clone().unwrap_or_else(|| PathBuf::from("/bin/sh")),
+            env: resolved.env,
+            clashes: resolved.clashes,
+            files_win: options.env_override,
+            unlisted: Vec::new(),
+            entries,
+        };
+        plan.name_ports(ports);
+        Ok((plan, config, ports))
+    }
+
+    /// The names of all process types, in the order of the Procfile.
+    #[must_use]
+    pub fn types(&self) -> Vec<&str> {
+        self.entries.iter().map(|entry| entry.name.as_str()).collect()
+    }
+
+    /// The variables of a process, its own over the shared ones.
+    #[must_use]
+    pub fn environment(&self, process: &Process) -> Env {
+        let mut env = self.env.clone();
+        env.extend(process.env.iter().map(|(key, var)| (key.clone(), var.clone())));
+        env
+    }
+
+    /// Tells every process where the first instance of each type listens.
+    fn name_ports(&mut self, ports: Option<Ports>) {
+        for (index, entry) in self.entries.iter().enumerate() {
+            if let Some(Ok(port)) = ports.map(|ports| ports.port(&entry.name, index, 1)) {
+                let key = format!("GANGER_PROCESS_{}_PORT", entry.name.replace('-', "_"));
+                self.env.insert(key.into(), given(port.to_string()));
+            }
+        }
+    }
+
+    fn process(
+        &self,
+        index: usize,
+        name: String,
+        port: Option<u16>,
+        config: &Config,
+        options: &Options,
+    ) -> Process {
+        let entry = &self.entries[index];
+        let from_file = config.process(&entry.name);
+        let mut env = Env::new();
+        for (key, value) in from_file.into_iter().flat_map(|process| &process.env) {
+            let key = OsString::from(key);
+            let real = self.env.get(&key).is_some_and(|var| var.origin == Origin::Environment);
+            if !real || self.files_win {
+                env.insert(key, Var { value: value.into(), origin: Origin::Config });
+            }
+        }
+        env.extend(identity(&name, options.compat_env));
+        if let Some(port) = port {
+            env.insert("PORT".into(), given(port.to_string()));
+        }
+        let dir = from_file.and_then(|process| process.dir.as_ref());
+        Process {
+            kind: entry.name.clone(),
+            command: entry.command.clone(),
+            dir: dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir)),
+            port,
+            env,
+            policy: options.policy(&entry.name, from_file),
+            stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
+            name,
+        }
+    }
+}
+
+/// The variables that tell a process its own name.
+#[must_use]
+pub fn identity(name: &str, compat: bool) -> Env {
+    let others: &[&str] =
+        if compat { &["FOREMAN_WORKER_NAME", "HONCHO_PROCESS_NAME", "DYNO"] } else { &[] };
+    let names = ["PS"].iter().chain(others);
+    names.map(|key| (OsString::from(key), given(name.to_owned()))).collect()
+}
+
+fn given(value: String) -> Var {
+    Var { value: value.into(), origin: Origin::Ganger }
+}
+
+fn layers(sources: &Sources, config: &Config) -> Result<Vec<Layer>, Error> {
+    let texts = match (&sources.env, &config.env) {
+        (EnvFiles::Named(texts), _) => texts.clone(),
+        (EnvFiles::Default(_), Some(paths)) => {
+            paths.iter().map(|path| sources.read_env(path)).collect::<Result<_, _>>()?
+        }
+        (EnvFiles::Default(text), None) => text.iter().cloned().collect(),
+    };
+    let parse = |text: sources::Text| match dotenv::parse(&text.bytes) {
+        Ok(assignments) => Ok(Layer { file: text.name, assignments }),
+        Err(error) => Err(Error::Dotenv { file: text.name, error }),
+    };
+    texts.into_iter().map(parse).collect()
+}
+
+fn ports(config: &Config, options: &Options, env: &Env) -> Result<Option<Ports>, Error> {
+    if options.no_port {
+        return Ok(None);
+    }
+    let step = options.port_step.unwrap_or(port::DEFAULT.step);
+    let base = match (options.port.or(config.port), env.get(std::ffi::OsStr::new("PORT"))) {
+        (Some(port), _) => port,
+        (None, Some(var)) if !var.value.is_empty() => {
+            let parsed = var.value.to_str().and_then(|text| config::parse_port(text).ok());
+            parsed.ok_or_else(|| Error::BasePort { origin: var.origin.clone() })?
+        }
+        (None, Some(_) | None) => port::DEFAULT.base,
+    };
+    Ok(Some(Ports { base, step }))
+}
+
+impl Options {
+    fn check_names(&self, types: &[&str], procfile: &str) -> Result<(), Error> {
+        let check = |flag, name: &str| {
+            if types.contains(&name) && name != RELEASE {
+                return Ok(());
+            }
+            let nearest = nearest(name, types.iter().copied()).map(str::to_owned);
+            let (name, procfile) = (name.to_owned(), procfile.to_owned());
+            Err(Error::UnknownType { flag, name, procfile, nearest })
+        };
+        for name in self.auto_restart.iter().filter(|name| *name != "all") {
+            check("--auto-restart", name)?;
+        }
+        for name in &self.can_die {
+            check("--can-die", name)?;
+        }
+        for (name, _) in &self.stop_signals {
+            check("--stop-signals", name)?;
+        }
+        Ok(())
+    }
+
+    fn policy(&self, kind: &str, config: Option<&config::Process>) -> Policy {
+        let default = Policy::default();
+        let names = |list: &[String]| list.iter().any(|name| name == kind);
+        let backoff = config.map(|process| process.backoff).unwrap_or_default();
+        let on_exit = if names(&self.auto_restart) {
+            OnExit::Restart
+        } else if names(&self.can_die) {
+            OnExit::Ignore
+        } else if names_all(&self.auto_restart) {
+            OnExit::Restart
+        } else if self.any_can_die {
+            OnExit::Ignore
+        } else {
+            config.and_then(|process| process.on_exit).unwrap_or(default.on_exit)
+        };
+        let signal = self.stop_signals.iter().rev().find(|(name, _)| name == kind);
+        let signal = signal.map(|(_, signal)| *signal);
+        let min = backoff.min.unwrap_or(default.backoff.min);
+        Policy {
+            on_exit,
+            backoff: Backoff {
+                min,
+                max: backoff.max.unwrap_or(default.backoff.max).max(min),
+                give_up_after: backoff.give_up_after,
+            },
+            stop_signal: signal
+                .or_else(|| config.and_then(|process| process.stop_signal))
+                .unwrap_or(default.stop_signal),
+            grace: config
+                .and_then(|process| process.grace)
+                .filter(|_| self.grace.is_none())
+                .or(self.grace)
+                .unwrap_or(default.grace),
+        }
+    }
+}
+
+fn names_all(list: &[String]) -> bool {
+    list.iter().any(|name| name == "all")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sources::Text;
+
+    const PROCFILE: &str = "web: serve\nrelease: migrate\nmy-worker: work\nclock: tick\n";
+
+    fn sources(config: &str, env: &str, real: &[(&str, &str)]) -> Sources {
+        let text = |name: &str, text: &str| Text { name: name.into(), bytes: text.into() };
+        Sources {
+            root: "/app".into(),
+            procfile: text("Procfile", PROCFILE),
+            config: Some(text("ganger.toml", config)),
+            env: EnvFiles::Default(Some(text(".env", env))),
+            environment: real.iter().map(|(key, value)| (key.into(), value.into())).collect(),
+        }
+    }
+
+    fn ports(sources: &Sources, options: &Options) -> Result<Vec<(String, Option<u16>)>, String> {
+        let plan = Plan::new(sources, options).map_err(|error| error.to_string())?;
+        Ok(plan.processes.into_iter().map(|process| (process.name, process.port)).collect())
+    }
+
+    #[test]
+    fn a_type_keeps_its_ports_under_filters() {
+        let plain = sources("", "", &[]);
+        let options = Options {
+            chosen: "my-worker=2,clock".parse::<Formation>().unwrap().0,
+            ..Options::default()
+        };
+        let expected = [("my-worker.1", 5200), ("my-worker.2", 5201), ("clock.1", 5300)];
+        let expected = expected.map(|(name, port)| (name.to_owned(), Some(port)));
+        assert_eq!(ports(&plain, &options).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_base_comes_from_the_first_that_names_one() {
+        let base = |config: &str, env: &str, real: &[(&str, &str)], port| {
+            let options = Options { port, ..Options::default() };
+            ports(&sources(config, env, real), &options).map(|found| found[0].1.unwrap())
+        };
+        assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], Some(1000)), Ok(1000));
+        assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], None), Ok(2000));
+        assert_eq!(base("", "PORT=4000", &[("PORT", "3000")], None), Ok(3000));
+        assert_eq!(base("", "PORT=4000", &[], None), Ok(4000));
+        assert_eq!(base("", "PORT=", &[], None), Ok(5000));
+        let error = base("", "A=1\nPORT=hunter2", &[], None).unwrap_err();
+        assert_eq!(error, "`PORT` (.env:2) is not a port; expected 1 to 65535");
+    }
+
+    #[test]
+    fn every_process_knows_itself_and_the_others() {
+        let config = "[process.web]\nenv = { A = 'config', B = 'config', C = 'config' }";
+        let sources = sources(config, "A=file", &[("B", "real")]);
+        let options = Options { compat_env: true, ..Options::default() };
+        let plan = Plan::new(&sources, &options).unwrap();
+        let env = plan.environment(&plan.processes[0]);
+        let shown: Vec<String> = env
+            .iter()
+            .map(|(key, var)| format!("{}={}", key.display(), var.value.display()))
+            .collect();
+        insta::assert_debug_snapshot!(shown);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let config = "[process.web]\non_exit = 'restart'\ngrace = '9s'\nstop_signal = 'QUIT'\n\
+                      backoff = { min = '1m' }\n[process.clock]\non_exit = 'ignore'\n";
+        let policies = |options: Options| {
+            let plan = Plan::new(&sources(config, "", &[]), &options).unwrap();
+            plan.processes.iter().map(|process| process.policy).collect::<Vec<_>>()
+        };
+        let plain = policies(Options::default());
+        assert_eq!(plain[0].on_exit, OnExit::Restart);
+        assert_eq!(plain[0].grace, Duration::from_secs(9));
+        assert_eq!(plain[0].stop_signal, Signal::SIGQUIT);
+        assert_eq!(plain[0].backoff.max, Duration::from_mins(1));
+        assert_eq!(plain[1], Policy::default());
+        let flagged = policies(Options {
+            grace: Some(Duration::from_secs(1)),
+            can_die: vec!["web".into()],
+            auto_restart: vec!["all".into()],
+            stop_signals: vec![("web".into(), Signal::SIGINT)],
+            ..Options::default()
+        });
+        assert_eq!(flagged[0].on_exit, OnExit::Ignore);
+        assert_eq!(flagged[0].grace, Duration::from_secs(1));
+        assert_eq!(flagged[0].stop_signal, Signal::SIGINT);
+        assert_eq!(flagged[2].on_exit, OnExit::Restart);
+    }
+}

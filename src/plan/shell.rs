@@ -1,0 +1,189 @@
+//! What the shell is asked to run.
+//!
+//! The text of a command is never changed, but for one word: with `exec` before
+//! it, the shell becomes the program instead of waiting for it, which saves a
+//! process. That is done only where it cannot change what the command means.
+
+use std::borrow::Cow;
+
+/// First words that `exec` would find elsewhere, or not at all: what POSIX, dash
+/// and bash reserve or build in.
+const BUILTINS: &[&str] = &[
+    "!",
+    ".",
+    ":",
+    "[",
+    "[[",
+    "alias",
+    "bg",
+    "bind",
+    "break",
+    "builtin",
+    "caller",
+    "case",
+    "cd",
+    "chdir",
+    "command",
+    "compgen",
+    "complete",
+    "compopt",
+    "continue",
+    "coproc",
+    "declare",
+    "dirs",
+    "disown",
+    "do",
+    "done",
+    "echo",
+    "elif",
+    "else",
+    "enable",
+    "esac",
+    "eval",
+    "exec",
+    "exit",
+    "export",
+    "false",
+    "fc",
+    "fg",
+    "fi",
+    "for",
+    "function",
+    "getopts",
+    "hash",
+    "help",
+    "history",
+    "if",
+    "in",
+    "jobs",
+    "kill",
+    "let",
+    "local",
+    "logout",
+    "mapfile",
+    "newgrp",
+    "popd",
+    "printf",
+    "pushd",
+    "pwd",
+    "read",
+    "readarray",
+    "readonly",
+    "return",
+    "select",
+    "set",
+    "shift",
+    "shopt",
+    "source",
+    "suspend",
+    "test",
+    "then",
+    "time",
+    "times",
+    "trap",
+    "true",
+    "type",
+    "typeset",
+    "ulimit",
+    "umask",
+    "unalias",
+    "unset",
+    "until",
+    "wait",
+    "while",
+    "{",
+    "}",
+];
+
+/// The command with `exec` before it, where it is one simple command, and
+/// else as it stands.
+#[must_use]
+pub fn with_exec(command: &str) -> Cow<'_, str> {
+    if is_simple(command) { format!("exec {command}").into() } else { command.into() }
+}
+
+/// Whether the command is a plain program name and its arguments, with
+/// redirections perhaps, and nothing that the shell has to outlive.
+fn is_simple(command: &str) -> bool {
+    let first = command.split_ascii_whitespace().next().unwrap_or_default();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./+@%:,".contains(&byte);
+    if first.is_empty() || !first.bytes().all(plain) || BUILTINS.contains(&first) {
+        return false;
+    }
+    let mut quote = None;
+    let mut bytes = command.bytes().peekable();
+    let mut before = b' ';
+    while let Some(byte) = bytes.next() {
+        match (quote, byte) {
+            (Some(b'\''), b'\'') | (Some(b'"'), b'"') => quote = None,
+            (Some(b'\''), _) => {}
+            // What a substitution holds may be anything.
+            (_, b'`') => return false,
+            (_, b'$') if bytes.peek() == Some(&b'(') => return false,
+            (_, b'\\') => {
+                bytes.next();
+            }
+            (Some(_), _) => {}
+            (None, b'\'' | b'"') => quote = Some(byte),
+            (None, b'<') if bytes.peek() == Some(&b'<') => return false,
+            // `2>&1` is a redirection, every other `&` a second command.
+            (None, b'&') if !matches!(before, b'>' | b'<') => return false,
+            (None, b';' | b'|' | b'(' | b')' | b'\n') => return false,
+            (None, _) => {}
+        }
+        before = byte;
+    }
+    quote.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_simple_command_replaces_the_shell() {
+        for command in [
+            "bin/web -p $PORT",
+            "bundle exec puma -C config/puma.rb",
+            "node server.js > log 2>&1",
+            "python3 -c 'import os; print(1 | 2)'",
+            "ruby -e \"puts 1; sleep\" # a comment",
+            "perl -e 'a && b'  \\; x",
+        ] {
+            assert_eq!(with_exec(command), format!("exec {command}"));
+        }
+    }
+
+    #[test]
+    fn everything_else_stays_as_it_is() {
+        for command in [
+            "sleep 1; bin/web",
+            "a && b",
+            "a | b",
+            "a &",
+            "(a)",
+            "a `b`",
+            "a $(b)",
+            "a \"$(b)\"",
+            "FOO=bar a",
+            "cd api && run",
+            "cd api",
+            "echo hello",
+            "exec bin/web",
+            "$CMD",
+            "'a b' c",
+            "a &>log",
+            "a <<EOF",
+            "a 'b",
+            "if true",
+            "{ a",
+            "! a",
+            "a <(b)",
+            "~/bin/web",
+            "a\nb",
+            "",
+        ] {
+            assert_eq!(with_exec(command), command);
+        }
+    }
+}

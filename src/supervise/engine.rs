@@ -1,0 +1,295 @@
+//! The event loop: takes what happens to the supervisor, and does what it says.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, raise};
+use tokio::time::sleep_until;
+
+use super::exit::Exit;
+use super::signals::{Request as Asked, Signals};
+use super::supervisor::{Action, Event, ProcessId, State, Supervisor};
+use crate::keeper::client::{Keeper, Lost};
+use crate::keeper::protocol::{ChildId, Report, Request, Spawn, Stdin, Step};
+use crate::logs::format::{COLORS, Color, Style, colors};
+use crate::logs::{self, Logs};
+use crate::notice::{Notice, time};
+use crate::plan::{self, Plan, shell};
+
+/// Pipes of this size are worth their memory, for as many as an unprivileged
+/// user may have without harming others' (pipe(7), `pipe-user-pages-soft`).
+const PIPE_SIZE: i32 = 256 << 10;
+const LARGE_PIPES: u32 = 64;
+
+/// What the engine shows, beside the plan.
+#[derive(Clone, Debug, Default)]
+pub struct Show {
+    /// How lines are put out.
+    pub style: Style,
+    /// Colours for the types, in the order of the Procfile.
+    pub palette: Option<Vec<Color>>,
+    /// Types whose output goes nowhere.
+    pub quiet: Vec<String>,
+}
+
+/// Everything that runs.
+pub struct Engine {
+    plan: Plan,
+    show: Show,
+    colors: Vec<Color>,
+    supervisor: Supervisor,
+    keeper: Keeper,
+    logs: Logs,
+    signals: Signals,
+    /// How long everything was suspended: that time doesn't count.
+    suspended: Duration,
+    /// What happened while something was being done.
+    follow_up: VecDeque<Event>,
+}
+
+impl Engine {
+    /// Puts the parts together; nothing runs yet.
+    #[must_use]
+    pub fn new(plan: Plan, show: Show, keeper: Keeper, logs: Logs, signals: Signals) -> Self {
+        let types: Vec<&str> = plan.entries.iter().map(|entry| entry.name.as_str()).collect();
+        let palette = show.palette.as_deref().filter(|palette| !palette.is_empty());
+        // Chance is for keeping apart what crashed together; a clock is enough.
+        let seed =
+            std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
+        Self {
+            colors: colors(&types, palette.unwrap_or(COLORS)),
+            supervisor: Supervisor::new(&plan, seed.into()),
+            plan,
+            show,
+            keeper,
+            logs,
+            signals,
+            suspended: Duration::ZERO,
+            follow_up: VecDeque::new(),
+        }
+    }
+
+    /// Runs everything to its end, and returns ganger's exit code.
+    pub async fn run(mut self) -> u8 {
+        self.say_first();
+        self.handle(Event::Tick);
+        let code = loop {
+            if let Some(outcome) = self.supervisor.outcome() {
+                break outcome.code();
+            }
+            let deadline = self.supervisor.deadline().map(|at| at + self.suspended);
+            tokio::select! {
+                report = self.keeper.next() => match report {
+                    Ok(report) => self.on_report(report),
+                    Err(lost) => break self.on_keeper_lost(lost),
+                },
+                event = self.logs.next() => match event {
+                    logs::Event::StdoutClosed => self.handle(Event::StdoutClosed),
+                    logs::Event::Finished => {}
+                },
+                asked = self.signals.next() => self.on_signal(asked),
+                () = until(deadline) => self.handle(Event::Tick),
+            }
+        };
+        self.logs.finish();
+        while self.logs.next().await != logs::Event::Finished {}
+        self.keeper.leave();
+        code
+    }
+
+    /// What is worth knowing before anything runs.
+    fn say_first(&mut self) {
+        if !self.plan.clashes.is_empty() {
+            let (keys, files_win) = (self.plan.clashes.clone(), self.plan.files_win);
+            self.logs.say(Notice::Clash { keys, files_win });
+        }
+        if !self.plan.unlisted.is_empty() {
+            self.logs.say(Notice::Unlisted { types: self.plan.unlisted.clone() });
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now().checked_sub(self.suspended).unwrap_or_else(Instant::now)
+    }
+
+    fn handle(&mut self, event: Event) {
+        tracing::debug!(?event);
+        self.follow_up.push_back(event);
+        while let Some(event) = self.follow_up.pop_front() {
+            for action in self.supervisor.handle(self.now(), event) {
+                tracing::debug!(?action);
+                self.perform(action);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn(id) => {
+                if let Err(error) = self.spawn(id) {
+                    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
+                    let exit = Exit::NotStarted { step: Step::Fork, errno };
+                    self.follow_up.push_back(Event::Exited(id, exit, Vec::new()));
+                }
+            }
+            Action::Stop(id, signal) => {
+                let request = Request::Stop { id: child(id), signal: signal as i32 };
+                self.keeper.ask(&request, None);
+            }
+            Action::StopStrays => {
+                self.keeper.ask(&Request::StopStrays, None);
+                self.logs.stopping();
+            }
+            Action::Sweep => self.keeper.ask(&Request::Sweep, None),
+            Action::Say(notice) => self.logs.say(notice),
+        }
+    }
+
+    fn spawn(&mut self, id: ProcessId) -> io::Result<()> {
+        let process = &self.plan.processes[id.index as usize];
+        let (read, write) = io::pipe()?;
+        let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
+        fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        if id.index < LARGE_PIPES {
+            enlarge(&read);
+        }
+        let quiet = self.show.quiet.contains(&process.kind);
+        let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
+        let color = index.map_or(COLORS[0], |index| self.colors[index]);
+        let label = (!quiet).then(|| self.show.style.label(&process.name, color));
+        self.logs.add(child(id).0, read, label);
+        let command = shell::with_exec(&process.command);
+        let argv = [self.plan.shell.as_os_str().as_bytes(), b"-c", command.as_bytes()];
+        let env = self.plan.environment(process);
+        let pair = |(key, var): (&std::ffi::OsString, &plan::env::Var)| {
+            [key.as_bytes(), b"=", var.value.as_bytes()].concat()
+        };
+        let spawn = Spawn {
+            id: child(id),
+            argv: argv.map(<[u8]>::to_vec).to_vec(),
+            env: env.iter().map(pair).collect(),
+            dir: process.dir.as_os_str().as_bytes().to_vec(),
+            stdin: match process.stdin {
+                plan::Stdin::Pipe => Stdin::Silent,
+                plan::Stdin::Null => Stdin::Null,
+            },
+        };
+        self.keeper.ask(&Request::Spawn(spawn), Some(write));
+        Ok(())
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let event = match report {
+            Report::Spawned { id, pid } => Event::Spawned(process(id), pid),
+            Report::SpawnFailed { id, step, errno } => {
+                let exit = Exit::NotStarted { step, errno: Errno::from_raw(errno) };
+                Event::Exited(process(id), exit, Vec::new())
+            }
+            Report::Exited { id, wait, left } => {
+                // Its last lines come before what is said of its end.
+                self.logs.drain(id.0);
+                Event::Exited(process(id), wait.into(), left)
+            }
+            Report::Empty { id } => {
+                self.logs.drain(id.0);
+                Event::Empty(process(id))
+            }
+            Report::Strays { left } => Event::Strays(left),
+            Report::Swept { left } => Event::Swept(left),
+            Report::Answered { .. } => return,
+        };
+        self.handle(event);
+    }
+
+    /// Nothing can be supervised any more: everything is killed.
+    fn on_keeper_lost(&mut self, lost: Lost) -> u8 {
+        self.logs.stopping();
+        self.logs.say(Notice::KeeperLost { lost });
+        let left = self.keeper.sweep();
+        if !left.is_empty() {
+            self.logs.say(Notice::Survivors { left });
+        }
+        self.supervisor.outcome_so_far().code().max(1)
+    }
+
+    fn on_signal(&mut self, asked: Asked) {
+        match asked {
+            Asked::Stop(signal) => self.handle(Event::Asked(signal)),
+            Asked::Forward(signal) => self.signal_all(signal),
+            Asked::Status => self.say_status(),
+            Asked::Suspend => self.suspend(),
+            Asked::Resume => self.signal_all(Signal::SIGCONT),
+            Asked::Keeper => self.keeper.check(),
+        }
+    }
+
+    /// Passes a signal on to all that run.
+    fn signal_all(&mut self, signal: Signal) {
+        for id in self.supervisor.running() {
+            let request = Request::Signal { id: child(id), signal: signal as i32 };
+            self.keeper.ask(&request, None);
+        }
+    }
+
+    /// Processes are in sessions of their own, where SIGTSTP has no effect.
+    fn suspend(&mut self) {
+        self.signal_all(Signal::SIGSTOP);
+        let since = Instant::now();
+        let _ = raise(Signal::SIGSTOP);
+        self.suspended += since.elapsed();
+        self.keeper.forgive();
+    }
+
+    fn say_status(&mut self) {
+        let now = self.now();
+        let line = |(name, state, pid): (&str, State, Option<i32>)| {
+            let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            let state = match state {
+                State::Down { last: Some(exit) } => format!("down, {exit}"),
+                State::Down { last: None } => "down".to_owned(),
+                State::Backoff { until } => {
+                    format!("down, started again in {}", time(until.saturating_duration_since(now)))
+                }
+                State::Starting => "starting".to_owned(),
+                State::Up { since, .. } => format!("up {}", time(now.duration_since(since))),
+                State::Stopping { kill_at, .. } => {
+                    format!("stopping, SIGKILL in {}", time(kill_at.saturating_duration_since(now)))
+                }
+                State::Killed { .. } => "killed".to_owned(),
+            };
+            format!("{name}{pid}: {state}")
+        };
+        let lines = self.supervisor.status().map(line).collect();
+        self.logs.say(Notice::Status { lines });
+    }
+}
+
+/// A life of a process, as the keeper and the mux know it.
+fn child(id: ProcessId) -> ChildId {
+    ChildId((u64::from(id.life) << 32) | u64::from(id.index))
+}
+
+fn process(id: ChildId) -> ProcessId {
+    let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
+    ProcessId { index: half(id.0), life: half(id.0 >> 32) }
+}
+
+fn enlarge(pipe: impl AsFd) {
+    // Refused where the user's budget is used up: then it stays as it is.
+    #[cfg(target_os = "linux")]
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
+    #[cfg(not(target_os = "linux"))]
+    let _ = (pipe, PIPE_SIZE);
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

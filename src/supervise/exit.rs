@@ -1,0 +1,135 @@
+//! How processes end, and what ganger's own exit code makes of it.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::keeper::protocol::{Step, Wait};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By the signal of this number.
+    Signal(i32),
+    /// It never ran.
+    NotStarted {
+        /// What failed.
+        step: Step,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl Exit {
+    /// Whether anything but success.
+    #[must_use]
+    pub fn failed(self) -> bool {
+        match self {
+            Self::Code(code) => code != 0,
+            Self::Signal(_) | Self::NotStarted { .. } => true,
+        }
+    }
+
+    /// The code that a shell would exit with: 128 + n for a signal, 127 for what
+    /// isn't there, 126 for what can't be executed.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        let code = match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+            Self::NotStarted { errno: Errno::ENOENT, .. } => 127,
+            Self::NotStarted { .. } => 126,
+        };
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+impl From<Wait> for Exit {
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::Code(code) => Self::Code(code),
+            Wait::Signal(signal) => Self::Signal(signal),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited ({code})"),
+            Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::NotStarted { step, errno } => {
+                let what = match step {
+                    Step::Fork => "could not be forked",
+                    Step::Dir => "could not be started in its folder",
+                    Step::Exec => "could not be started",
+                };
+                write!(f, "{what}: {}", errno.desc())
+            }
+        }
+    }
+}
+
+/// `SIGKILL`, or `signal 34`.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    match Signal::try_from(signal) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+/// What ganger's exit code is made from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Outcome {
+    /// The first that failed before any stop began, and was not started again.
+    pub first_failure: Option<Exit>,
+    /// Whether anybody had to be killed, because it didn't go when asked.
+    pub killed: bool,
+}
+
+/// What a process that was killed because it did not go counts as.
+const KILLED: Exit = Exit::Signal(libc::SIGKILL);
+
+impl Outcome {
+    /// ganger's exit code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self { first_failure: Some(exit), .. } => exit.code(),
+            Self { first_failure: None, killed: true } => KILLED.code(),
+            Self { first_failure: None, killed: false } => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_a_shells() {
+        let not_started = |errno| Exit::NotStarted { step: Step::Exec, errno };
+        for (exit, code) in [
+            (Exit::Code(0), 0),
+            (Exit::Code(7), 7),
+            (Exit::Signal(9), 137),
+            (Exit::Signal(11), 139),
+            (not_started(Errno::ENOENT), 127),
+            (not_started(Errno::EACCES), 126),
+        ] {
+            assert_eq!((exit.code(), exit.failed()), (code, code != 0), "{exit}");
+        }
+    }
+
+    #[test]
+    fn the_first_failure_decides() {
+        let outcome = |first_failure, killed| Outcome { first_failure, killed }.code();
+        assert_eq!(outcome(None, false), 0);
+        assert_eq!(outcome(None, true), 137);
+        assert_eq!(outcome(Some(Exit::Code(3)), true), 3);
+    }
+}

@@ -1,0 +1,7 @@
+//! **Keeping it running**: a pure state machine decides, the engine does.
+
+mod backoff;
+pub mod engine;
+pub mod exit;
+pub mod signals;
+pub mod supervisor;

@@ -1,0 +1,84 @@
+//! The signals that ganger gets, and what each asks for.
+
+use std::io;
+
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Request {
+    /// Stop everything.
+    Stop(Signal),
+    /// Pass it on to every process.
+    Forward(Signal),
+    /// Say where things stand.
+    Status,
+    /// Suspend everything, ganger included.
+    Suspend,
+    /// Have everything go on.
+    Resume,
+    /// A child of ganger's own, the keeper, has changed its state.
+    Keeper,
+}
+
+/// Signals that whoever started ganger may have chosen to ignore: nohup(1) does,
+/// and a shell for what it runs in the background.
+const MAY_BE_IGNORED: [Signal; 4] =
+    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP];
+
+const REQUESTS: [(Signal, Request); 10] = [
+    (Signal::SIGINT, Request::Stop(Signal::SIGINT)),
+    (Signal::SIGTERM, Request::Stop(Signal::SIGTERM)),
+    (Signal::SIGHUP, Request::Stop(Signal::SIGHUP)),
+    (Signal::SIGQUIT, Request::Status),
+    (Signal::SIGUSR1, Request::Forward(Signal::SIGUSR1)),
+    (Signal::SIGUSR2, Request::Forward(Signal::SIGUSR2)),
+    (Signal::SIGWINCH, Request::Forward(Signal::SIGWINCH)),
+    (Signal::SIGTSTP, Request::Suspend),
+    (Signal::SIGCONT, Request::Resume),
+    (Signal::SIGCHLD, Request::Keeper),
+];
+
+/// Signals to come, in the order in which they are taken.
+#[derive(Debug)]
+pub struct Signals(UnboundedReceiver<Request>);
+
+impl Signals {
+    /// Takes over all signals but those that were ignored from the start; needs
+    /// a tokio runtime.
+    pub fn listen() -> io::Result<Self> {
+        let (send, requests) = unbounded_channel();
+        for (number, request) in REQUESTS {
+            if MAY_BE_IGNORED.contains(&number) && is_ignored(number) {
+                continue;
+            }
+            let mut stream = signal(SignalKind::from_raw(number as i32))?;
+            let send = send.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() && send.send(request).is_ok() {}
+            });
+        }
+        Ok(Self(requests))
+    }
+
+    /// The next one. Nothing is lost if this is cancelled.
+    pub async fn next(&mut self) -> Request {
+        match self.0.recv().await {
+            Some(request) => request,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn is_ignored(number: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    #[expect(unsafe_code, reason = "nix asks for a new action, too")]
+    // SAFETY: with no new action, sigaction(2) writes the old one and changes
+    // nothing; it is read only if that succeeded.
+    unsafe {
+        libc::sigaction(number as i32, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}

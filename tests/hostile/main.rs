@@ -1,0 +1,252 @@
+//! Programs that misbehave on request: what the tests run under ganger.
+
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio, exit};
+use std::time::Duration;
+
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::unistd::{ForkResult, fork, setsid};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let args: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    match args.as_slice() {
+        ["leaf", ..] => forever(),
+        ["stubborn", ..] => stubborn(),
+        ["tree", tag] => tree(tag),
+        ["lines", count, length] => lines(number(count), number(length)),
+        ["bytes", count] => bytes(number(count)),
+        ["leave", code, tag] => leave(number(code), tag),
+        ["detach", port, tag] => detach(port, tag),
+        ["listen", port, ..] => listen(port),
+        ["daemon", tag] => daemon(tag, true),
+        ["stray", tag] => stray(tag),
+        ["zombie", tag] => zombie(tag),
+        ["killed", name] => killed(name),
+        ["alternate", count] => alternate(number(count)),
+        ["descriptors"] => descriptors(),
+        ["signals"] => signals(),
+        _ => {
+            eprintln!("hostile: {args:?}?");
+            exit(64);
+        }
+    }
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("a number")
+}
+
+fn say(text: &str) {
+    println!("{text}");
+    std::io::stdout().flush().expect("stdout is open");
+}
+
+fn forever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+/// This program again, as something else; its tag stays on its command line.
+fn again(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+#[expect(unsafe_code, reason = "that is what is tried")]
+fn ignore(which: Signal) {
+    // SAFETY: no handler is installed.
+    unsafe { signal(which, SigHandler::SigIgn) }.expect("a signal that can be ignored");
+}
+
+#[expect(unsafe_code, reason = "that is what is tried")]
+fn split() -> ForkResult {
+    // SAFETY: this program has one thread.
+    unsafe { fork() }.expect("a process more")
+}
+
+/// Goes only when killed.
+fn stubborn() -> ! {
+    ignore(Signal::SIGTERM);
+    ignore(Signal::SIGINT);
+    say("stubborn");
+    forever()
+}
+
+/// Two grandchildren, and a daemon that nothing ties to its origin.
+fn tree(tag: &str) -> ! {
+    for _ in 0..2 {
+        again(&["leaf", tag]).spawn().expect("a grandchild");
+    }
+    daemon(tag, true);
+    say("grown");
+    forever()
+}
+
+/// A classic daemon: forks twice, leaves the session, closes everything.
+fn daemon(tag: &str, clear: bool) {
+    if let ForkResult::Child = split() {
+        setsid().expect("a session");
+        if let ForkResult::Parent { .. } = split() {
+            exit(0);
+        }
+        std::env::set_current_dir("/").expect("a root");
+        for descriptor in 0..256 {
+            #[expect(unsafe_code, reason = "that is what is tried")]
+            // SAFETY: nothing here uses them any more.
+            unsafe {
+                libc::close(descriptor)
+            };
+        }
+        let mut leaf = again(&["leaf", tag]);
+        if clear {
+            leaf.env_clear();
+        }
+        let failed = leaf.stdout(Stdio::null()).stderr(Stdio::null()).exec();
+        exit(failed.raw_os_error().unwrap_or(1));
+    }
+    let _ = nix::sys::wait::wait();
+}
+
+/// Has a daemon, and says so.
+fn stray(tag: &str) -> ! {
+    daemon(tag, true);
+    say("astray");
+    forever()
+}
+
+/// Exits while a child that ignores TERM lives on in its group.
+fn leave(code: usize, tag: &str) {
+    let mut child = again(&["stubborn", tag]).stdout(Stdio::piped()).spawn().expect("a child");
+    let mut ready = [0; 8];
+    child.stdout.take().expect("a pipe").read_exact(&mut ready).expect("that it gets ready");
+    say("leaving");
+    exit(i32::try_from(code).expect("a small number"));
+}
+
+/// Exits with 1 while a child in a session of its own keeps a port.
+fn detach(port: &str, tag: &str) {
+    let mut child = again(&["listen", port, tag]);
+    #[expect(unsafe_code, reason = "that is what is tried")]
+    // SAFETY: setsid(2) may be called between fork and exec.
+    unsafe {
+        child.pre_exec(|| setsid().map(drop).map_err(Into::into))
+    };
+    let mut child = child.stdout(Stdio::piped()).spawn().expect("a child");
+    let mut answer = String::new();
+    child.stdout.take().expect("a pipe").read_to_string(&mut answer).expect("an answer");
+    say(&format!("detached, {}", answer.trim()));
+    exit(1);
+}
+
+fn listen(port: &str) {
+    match TcpListener::bind(format!("127.0.0.1:{port}")) {
+        Ok(_listener) => {
+            println!("port bound");
+            // Whoever waits for an answer gets its end.
+            #[expect(unsafe_code, reason = "std never closes it")]
+            // SAFETY: nothing is printed after this.
+            unsafe {
+                libc::close(1)
+            };
+            forever()
+        }
+        Err(error) => println!("port taken: {error}"),
+    }
+}
+
+/// Exits and leaves a member of its group that is a zombie: its parent, which
+/// has left the session, never waits for it.
+fn zombie(tag: &str) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    if let ForkResult::Child = split() {
+        if let ForkResult::Child = split() {
+            exit(0);
+        }
+        setsid().expect("a session");
+        std::thread::sleep(Duration::from_millis(100));
+        writer.write_all(b"!").expect("a reader");
+        drop(writer);
+        let arguments = ["hostile", "leaf", tag].map(|text| CString::new(text).expect("no NUL"));
+        let program = std::env::current_exe().expect("a path");
+        let program = CString::new(program.into_os_string().into_encoded_bytes()).expect("no NUL");
+        // The zombie stays this process's child; its environment tells nothing.
+        let _ = nix::unistd::execve(&program, &arguments, &[] as &[CString]);
+        exit(1);
+    }
+    drop(writer);
+    let mut ready = [0; 1];
+    (&reader).read_exact(&mut ready).expect("that it gets ready");
+    say("leaving a zombie");
+}
+
+fn killed(name: &str) -> ! {
+    let which = name.parse().expect("a signal");
+    if which != Signal::SIGKILL {
+        // Rust has a handler of its own for some.
+        #[expect(unsafe_code, reason = "that is what is tried")]
+        // SAFETY: no handler is installed.
+        unsafe { signal(which, SigHandler::SigDfl) }.expect("a signal with a default");
+    }
+    raise(which).expect("to be killed");
+    forever()
+}
+
+fn lines(count: usize, length: usize) {
+    let mut out = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
+    let fill = "x".repeat(length.saturating_sub(10));
+    for line in 0..count {
+        writeln!(out, "{line:08} {fill}").expect("a reader");
+    }
+    out.flush().expect("a reader");
+}
+
+fn bytes(count: usize) {
+    let mut out = std::io::stdout().lock();
+    let block = vec![b'x'; 64 << 10];
+    let mut left = count;
+    while left > 0 {
+        let now = left.min(block.len());
+        out.write_all(&block[..now]).expect("a reader");
+        left -= now;
+    }
+}
+
+/// A line to stdout, a line to stderr, and so on.
+fn alternate(count: usize) {
+    for line in 0..count {
+        let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+        if line % 2 == 0 { writeln!(out, "{line}") } else { writeln!(err, "{line}") }
+            .expect("a reader");
+    }
+}
+
+fn descriptors() {
+    let mut open: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .expect("a list")
+        .flatten()
+        .filter(|entry| entry.path().exists() || std::fs::read_link(entry.path()).is_ok())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    open.sort();
+    // The list itself was open while it was read.
+    println!("open: {}", open.join(" "));
+}
+
+/// What it was born with: ignored and blocked signals, session, group.
+fn signals() {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    for line in
+        status.lines().filter(|line| line.starts_with("SigBlk") || line.starts_with("SigIgn"))
+    {
+        println!("{line}");
+    }
+    let me = nix::unistd::getpid();
+    println!("session: {}", nix::unistd::getsid(None).expect("a session") == me);
+    println!("group: {}", nix::unistd::getpgrp() == me);
+}

@@ -1,0 +1,359 @@
+//! A folder with files in it, the real ganger in that folder, and what comes of it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// How long a test waits for what must come: long enough for any machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test.
+pub const GANGER: &str = env!("CARGO_BIN_EXE_ganger");
+
+/// A program that misbehaves on request.
+pub fn hostile() -> PathBuf {
+    let path = Path::new(GANGER).with_file_name("examples").join("hostile");
+    assert!(path.exists(), "`cargo test` builds it, `cargo test --test ganger` doesn't");
+    path
+}
+
+/// What is to be run, and where.
+pub struct Scenario {
+    folder: TempDir,
+    command: Command,
+}
+
+impl Scenario {
+    /// An empty folder, and an environment that is much the same everywhere.
+    pub fn new() -> Self {
+        Self::of(GANGER)
+    }
+
+    /// The same, for a program that runs ganger in its turn.
+    pub fn of(program: impl AsRef<OsStr>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(program);
+        command.current_dir(folder.path()).env_clear();
+        for (key, value) in
+            [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")]
+        {
+            command.env(key, value);
+        }
+        command.env("HOSTILE", hostile()).env("GANGER", GANGER);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { folder, command }
+    }
+
+    /// ganger in a folder with this Procfile.
+    pub fn procfile(text: impl AsRef<[u8]>) -> Self {
+        Self::new().file("Procfile", text)
+    }
+
+    pub fn file(self, name: &str, text: impl AsRef<[u8]>) -> Self {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    /// Arguments, separated by blanks.
+    pub fn args(mut self, args: &str) -> Self {
+        self.command.args(args.split_whitespace());
+        self
+    }
+
+    /// One argument, as it stands.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    pub fn command(mut self, change: impl FnOnce(&mut Command)) -> Self {
+        change(&mut self.command);
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Finished {
+        self.start().finish()
+    }
+
+    /// Runs it.
+    pub fn start(mut self) -> Running {
+        let mut child = self.command.spawn().unwrap();
+        let (send, pieces) = channel();
+        if let Some(stdout) = child.stdout.take() {
+            let send = send.clone();
+            std::thread::spawn(move || read(stdout, |bytes| send.send(Piece::Out(bytes)).is_ok()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            std::thread::spawn(move || read(stderr, |bytes| send.send(Piece::Err(bytes)).is_ok()));
+        }
+        let started = Instant::now();
+        Running { child, folder: self.folder, pieces, out: Vec::new(), err: Vec::new(), started }
+    }
+}
+
+enum Piece {
+    Out(Vec<u8>),
+    Err(Vec<u8>),
+}
+
+fn read(mut from: impl Read, send: impl Fn(Vec<u8>) -> bool) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count) = from.read(&mut buffer) {
+        if count == 0 || !send(buffer[..count].to_vec()) {
+            return;
+        }
+    }
+}
+
+/// A ganger that runs.
+pub struct Running {
+    pub child: Child,
+    folder: TempDir,
+    pieces: Receiver<Piece>,
+    out: Vec<u8>,
+    err: Vec<u8>,
+    pub started: Instant,
+}
+
+impl Running {
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits until this stands in what ganger or its processes have said.
+    pub fn wait_for(&mut self, text: &str) -> &mut Self {
+        self.wait_until(text, |running| running.said().contains(text))
+    }
+
+    /// Waits until `is` holds; it is looked at again when something is said, and
+    /// now and then.
+    pub fn wait_until(&mut self, what: &str, is: impl Fn(&Self) -> bool) -> &mut Self {
+        let deadline = Instant::now() + PATIENCE;
+        while !is(self) {
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain for `{what}`; so far:\n{}",
+                self.said()
+            );
+            match self.pieces.recv_timeout(Duration::from_millis(20)) {
+                Ok(piece) => self.take(piece),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+        self
+    }
+
+    /// How often this stands in what has been said.
+    pub fn said_times(&self, text: &str) -> usize {
+        self.said().matches(text).count()
+    }
+
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&[self.out.as_slice(), &self.err].concat()).into_owned()
+    }
+
+    fn take(&mut self, piece: Piece) {
+        match piece {
+            Piece::Out(bytes) => self.out.extend(bytes),
+            Piece::Err(bytes) => self.err.extend(bytes),
+        }
+    }
+
+    /// The keeper: ganger's only child.
+    pub fn keeper(&self) -> Pid {
+        let path = format!("/proc/{0}/task/{0}/children", self.pid());
+        Pid::from_raw(fs::read_to_string(path).unwrap().trim().parse().unwrap())
+    }
+
+    /// Waits for the end.
+    pub fn finish(mut self) -> Finished {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(piece) => self.take(piece),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("does not end; so far:\n{}", tail(&self.said()));
+                }
+            }
+        }
+        let status = self.wait();
+        let took = self.started.elapsed();
+        let (out, err) = (std::mem::take(&mut self.out), std::mem::take(&mut self.err));
+        Finished { status, out, err, took }
+    }
+
+    /// Waits for ganger's own end; others may still hold what it wrote to.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "does not end; so far:\n{}", tail(&self.said()));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn tail(text: &str) -> &str {
+    let mut start = text.len().saturating_sub(4000);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
+}
+
+/// What came of it.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub out: Vec<u8>,
+    pub err: Vec<u8>,
+    pub took: Duration,
+}
+
+impl Finished {
+    #[track_caller]
+    pub fn code(self, expected: i32) -> Self {
+        assert_eq!(
+            self.status.code(),
+            Some(expected),
+            "{:?}\n{}{}",
+            self.status,
+            self.stdout(),
+            self.stderr()
+        );
+        self
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// What ganger said, process ids being `N`.
+    pub fn stderr(&self) -> String {
+        let text = String::from_utf8_lossy(&self.err).into_owned();
+        let mut parts = text.split("pid ");
+        let mut shown = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            shown.push_str("pid N");
+            shown.push_str(part.trim_start_matches(|char: char| char.is_ascii_digit()));
+        }
+        shown
+    }
+
+    /// What one process wrote, without its prefix.
+    pub fn lines_of(&self, name: &str) -> Vec<String> {
+        let of = |line: &str| {
+            let (before, after) = line.split_once(" | ")?;
+            (before.trim_end() == name).then(|| after.to_owned())
+        };
+        self.stdout().lines().filter_map(of).collect()
+    }
+
+    /// Asserts that ganger refused to begin, with this sentence.
+    #[track_caller]
+    pub fn refused(self, expected: &str) {
+        assert_eq!(self.stderr(), format!("ganger: {expected}\n"));
+        assert_eq!(self.stdout(), "");
+        self.code(2);
+    }
+}
+
+/// A word that no other process has on its command line.
+pub fn tag() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("tag-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Processes, zombies aside, that have this tag on their command line.
+pub fn tagged(tag: &str) -> Vec<Pid> {
+    tagged_if(tag, |_| true)
+}
+
+/// The same, of those that are misbehaving in this way.
+pub fn tagged_as(way: &str, tag: &str) -> Vec<Pid> {
+    tagged_if(tag, |args| args.get(1) == Some(&way.as_bytes()))
+}
+
+fn tagged_if(tag: &str, is: impl Fn(&[&[u8]]) -> bool) -> Vec<Pid> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let args: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
+        if args.contains(&tag.as_bytes()) && is(&args) && is_alive(Pid::from_raw(pid)) {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+/// Whether there is such a process, and it is no zombie.
+pub fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Waits until nobody with this tag is left, and returns how long that took.
+#[track_caller]
+pub fn wait_until_gone(tag: &str) -> Duration {
+    let since = Instant::now();
+    loop {
+        let left = tagged(tag);
+        if left.is_empty() {
+            return since.elapsed();
+        }
+        assert!(since.elapsed() < PATIENCE, "still there: {left:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

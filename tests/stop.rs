@@ -1,0 +1,151 @@
+//! Asked to end, then killed, and nobody is left behind.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::scenario::{Scenario, free_port, tag, tagged, tagged_as, wait_until_gone};
+
+#[test]
+fn who_ignores_the_signal_is_killed_at_the_grace() {
+    let procfile = "a: exec $HOSTILE stubborn\n";
+    let mut running = Scenario::procfile(procfile).args("start -t 1.5").start();
+    running.wait_for("a.1    | stubborn").signal(Signal::SIGTERM);
+    let finished = running.finish().code(137);
+    assert!(finished.took >= Duration::from_millis(1500));
+    assert_eq!(
+        finished.stderr(),
+        "ganger | a.1 started, pid N, port 5000\n\
+         ganger | SIGTERM: stopping all\n\
+         ganger | waiting for a.1 (pid N): SIGKILL in 0.5s\n\
+         ganger | a.1 is still up 1.5s after SIGTERM: SIGKILL\n\
+         ganger | a.1 was killed\n"
+    );
+}
+
+#[test]
+fn a_second_interrupt_kills_at_once() {
+    let procfile = "a: exec $HOSTILE stubborn\n";
+    let mut running = Scenario::procfile(procfile).args("start -t 1000").start();
+    running.wait_for("a.1    | stubborn").signal(Signal::SIGINT);
+    // Repeated TERM and HUP change nothing, and the reminder shows that.
+    running.signal(Signal::SIGTERM);
+    running.signal(Signal::SIGHUP);
+    running.wait_for("waiting for a.1").signal(Signal::SIGINT);
+    let finished = running.finish().code(137);
+    assert!(finished.stderr().ends_with("ganger | a.1: SIGKILL\nganger | a.1 was killed\n"));
+}
+
+#[test]
+fn a_shell_leaves_no_grandchild() {
+    let tag = tag();
+    let procfile = format!("a: $HOSTILE stubborn {tag} & $HOSTILE stubborn {tag}; true\n");
+    let mut running = Scenario::procfile(procfile).args("start -t 1").start();
+    running.wait_until("two", |running| {
+        tagged(&tag).len() == 2 && running.said_times("stubborn\n") == 2
+    });
+    running.signal(Signal::SIGTERM);
+    running.finish().code(137);
+    assert!(tagged(&tag).is_empty());
+}
+
+#[test]
+fn what_a_leader_leaves_goes_before_it_starts_again() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE leave 1 {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start -t 0.3 -r all").start();
+    let again = "a.1 is still up 0.3s after SIGTERM: SIGKILL\n";
+    running.wait_for("a.1 exited (1), leaving hostile (pid ").wait_for(again);
+    running.wait_until("a second life", |running| running.said_times("leaving\n") == 2);
+    assert!(tagged_as("stubborn", &tag).len() <= 1, "two lives at one time");
+    running.signal(Signal::SIGTERM);
+    running.finish();
+    wait_until_gone(&tag);
+}
+
+#[test]
+fn a_detached_child_gives_up_its_port_for_the_next_life() {
+    let (tag, port) = (tag(), free_port());
+    let procfile = format!("a: exec $HOSTILE detach {port} {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start -r all").start();
+    running.wait_until("three lives", |running| running.said_times("detached, port bound\n") >= 3);
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert!(!finished.stdout().contains("port taken"), "{}", finished.stdout());
+    assert!(tagged(&tag).is_empty());
+}
+
+#[test]
+fn a_zombie_is_nobody_to_wait_for() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE zombie {tag}\nb: sleep 1000\n");
+    let mut running = Scenario::procfile(procfile).args("start --can-die a -t 5").start();
+    running.wait_for("a.1 exited (0)\n");
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert!(finished.took < Duration::from_secs(5), "waited for a zombie");
+    assert!(tagged(&tag).is_empty());
+}
+
+#[test]
+fn strays_are_named_and_stopped_with_the_rest() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE stray {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start").start();
+    running.wait_for("astray").wait_until("the daemon", |_| tagged(&tag).len() == 2);
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    let expected = "ganger | no process of yours owns hostile (pid N): stopping what is left\n";
+    assert!(finished.stderr().contains(expected), "{}", finished.stderr());
+    assert!(tagged(&tag).is_empty());
+}
+
+#[test]
+fn signals_of_its_own_are_used_and_suspended_processes_hear_them() {
+    let procfile = "a: trap 'echo int; exit 0' INT; echo up; while :; do sleep 0.1; done\n\
+                    b: trap 'echo quit; exit 0' QUIT; echo up; kill -STOP $$; while :; do sleep 0.1; done\n";
+    let mut running = Scenario::procfile(procfile)
+        .file("ganger.toml", "[process.b]\nstop_signal = 'QUIT'\n")
+        .args("start -i a=INT")
+        .start();
+    running.wait_for("a.1    | up").wait_for("b.1    | up").signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert!(
+        finished.stdout().contains("a.1    | int\n")
+            && finished.stdout().contains("b.1    | quit\n")
+    );
+}
+
+#[test]
+fn user_signals_are_passed_on_and_quit_tells() {
+    let procfile =
+        "a: trap 'echo one' USR1; trap 'echo two' USR2; echo up; while :; do sleep 0.05; done\n";
+    let mut running = Scenario::procfile(procfile).args("start").start();
+    running.wait_for("a.1    | up").signal(Signal::SIGUSR1);
+    running.wait_for("a.1    | one").signal(Signal::SIGUSR2);
+    running.wait_for("a.1    | two").signal(Signal::SIGQUIT);
+    running.wait_for("ganger | a.1 (pid ").signal(Signal::SIGTERM);
+    running.finish().code(0);
+}
+
+#[test]
+fn everything_is_suspended_and_goes_on() {
+    let procfile = "a: while :; do echo tick; sleep 0.05; done\n";
+    let mut running = Scenario::procfile(procfile).args("start").start();
+    running.wait_for("tick").signal(Signal::SIGTSTP);
+    let stopped = |path: String| {
+        std::fs::read_to_string(path).unwrap().rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    let pid = running.pid();
+    running.wait_until("ganger suspended", |_| stopped(format!("/proc/{pid}/stat")));
+    let keeper = running.keeper();
+    let children =
+        std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+    let shell = children.trim().to_owned();
+    running.wait_until("a.1 suspended", |_| stopped(format!("/proc/{shell}/stat")));
+    let before = running.said_times("tick");
+    running.signal(Signal::SIGCONT);
+    running.wait_until("more", |running| running.said_times("tick") > before + 2);
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+}

@@ -1,0 +1,106 @@
+//! No descendant outlives ganger, however it ends.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::scenario::{Running, Scenario, is_alive, tag, tagged, wait_until_gone};
+
+/// Fifty children, each with two grandchildren and a daemon that has left the
+/// session, closed everything and cleared its environment.
+fn orchard(tag: &str) -> Running {
+    let procfile = format!("tree: exec $HOSTILE tree {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start -m tree=50 -N").start();
+    running.wait_until("two hundred", |_| tagged(tag).len() == 200);
+    running
+}
+
+#[test]
+fn of_a_signal_to_ganger_alone() {
+    let tag = tag();
+    let running = orchard(&tag);
+    let keeper = running.keeper();
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+    assert_eq!(tagged(&tag), []);
+    assert!(!is_alive(keeper), "the keeper is left");
+}
+
+#[test]
+fn of_the_death_of_ganger() {
+    let tag = tag();
+    let mut running = orchard(&tag);
+    let keeper = running.keeper();
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    wait_until_gone(&tag);
+    running.wait_until("the keeper's end", |_| !is_alive(keeper));
+}
+
+#[test]
+fn of_the_death_of_the_keeper() {
+    let tag = tag();
+    let running = orchard(&tag);
+    kill(running.keeper(), Signal::SIGKILL).unwrap();
+    let finished = running.finish().code(1);
+    assert!(
+        finished.stderr().ends_with("ganger  | the keeper has died: killing all\n"),
+        "{}",
+        finished.stderr()
+    );
+    assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn of_a_keeper_that_stands_still() {
+    let tag = tag();
+    let procfile = format!("tree: exec $HOSTILE tree {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start -m tree=3 -t 30").start();
+    running.wait_until("twelve", |_| tagged(&tag).len() == 12);
+    let keeper = running.keeper();
+    kill(keeper, Signal::SIGSTOP).unwrap();
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish().code(1);
+    assert!(
+        finished.stderr().contains("the keeper doesn't answer: killing all\n"),
+        "{}",
+        finished.stderr()
+    );
+    assert_eq!(tagged(&tag), []);
+    assert!(!is_alive(keeper));
+}
+
+#[test]
+fn of_the_death_of_gangers_whole_group() {
+    let tag = tag();
+    let procfile = format!("tree: exec $HOSTILE tree {tag}\n");
+    let mut running = Scenario::procfile(procfile)
+        .args("start -m tree=3")
+        .command(|command| {
+            std::os::unix::process::CommandExt::process_group(command, 0);
+        })
+        .start();
+    running.wait_until("twelve", |_| tagged(&tag).len() == 12);
+    kill(Pid::from_raw(-running.pid().as_raw()), Signal::SIGKILL).unwrap();
+    running.wait();
+    wait_until_gone(&tag);
+}
+
+#[test]
+fn a_child_starts_with_nothing_that_is_not_its_own() {
+    let finished = Scenario::of("sh")
+        .file("Procfile", "a: exec $HOSTILE descriptors\nb: sleep 1; exec $HOSTILE signals\n")
+        .args("-c")
+        .arg("trap '' HUP USR1; exec $GANGER start --can-die a 5</dev/null 7>/dev/null")
+        .run()
+        .code(0);
+    assert_eq!(finished.lines_of("a.1"), ["open: 0 1 2 3"], "3 is the list itself");
+    let none = "0000000000000000";
+    let signals = [
+        format!("SigBlk:\t{none}"),
+        format!("SigIgn:\t{}", "0000000000001000"),
+        "session: true".into(),
+        "group: true".into(),
+    ];
+    // Rust itself ignores SIGPIPE before `main`.
+    assert_eq!(finished.lines_of("b.1"), signals);
+}

@@ -33,6 +33,11 @@ fn explain(plan: &Plan) -> String {
         for (key, var) in plan.environment(process) {
             let key = key.display();
             let _ = match var.origin {
+                Origin::Environment
+                    if plan.clashes.iter().any(|clash| *clash == key.to_string()) =>
+                {
+                    writeln!(text, "  {key} ({}, over a file)", var.origin)
+                }
                 // Not worth a line each: nobody would look for them here.
                 Origin::Environment => Ok(()),
                 Origin::Ganger => writeln!(text, "  {key}={}", var.value.display()),

@@ -4,16 +4,17 @@
 //! that the terminal and the shell treat the two as one job.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use anyhow::Context;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::read;
 use crate::cli::{Global, Run};
@@ -34,8 +35,10 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
         .build()
         .context("failed to start the engine")?;
     runtime.block_on(async {
+        // Before there is a child that a signal would leave alone.
+        let signals = Signals::listen().context("failed to listen for signals")?;
         match command.spawn() {
-            Ok(child) => wait(child).await,
+            Ok(child) => wait(child, signals).await,
             Err(error) => {
                 let name = program.argv[0].display();
                 let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
@@ -62,10 +65,7 @@ impl Program {
             _ => None,
         };
         let process = plan.processes.iter().find(|process| Some(process.kind.as_str()) == text);
-        let through_shell = |text: &str| {
-            let command = shell::with_exec(text).into_owned();
-            vec![plan.shell.clone().into_os_string(), "-c".into(), command.into()]
-        };
+        let through_shell = |text: &str| shell::argv(&plan.shell, text);
         match (process, text) {
             (Some(process), _) => Self {
                 argv: through_shell(&process.command),
@@ -90,13 +90,29 @@ const NAME: &str = "run.1";
 const SHELLS_BUSINESS: &[char] =
     &[' ', '\t', '\n', '$', '|', '&', ';', '<', '>', '(', ')', '`', '"', '\''];
 
+/// What ganger is sent while the command runs.
+struct Signals {
+    int: Signal,
+    quit: Signal,
+    term: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            term: signal(SignalKind::terminate())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Waits for the child, and gives its exit code. The terminal sends INT and QUIT
 /// to it as well as to ganger, which leaves the answer to it; TERM and HUP come
 /// to ganger alone, and are passed on.
-async fn wait(mut child: Child) -> anyhow::Result<u8> {
-    let listen = |kind| signal(kind).context("failed to listen for signals");
-    let (mut int, mut quit) = (listen(SignalKind::interrupt())?, listen(SignalKind::quit())?);
-    let (mut term, mut hup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+async fn wait(mut child: Child, mut signals: Signals) -> anyhow::Result<u8> {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     let forward = |signal| {
         if let Some(pid) = pid {
@@ -107,10 +123,10 @@ async fn wait(mut child: Child) -> anyhow::Result<u8> {
     loop {
         tokio::select! {
             status = child.wait() => return Ok(code(status.context("failed to wait for the command")?)),
-            _ = int.recv() => {}
-            _ = quit.recv() => {}
-            _ = term.recv() => forward(Signal::SIGTERM),
-            _ = hup.recv() => forward(Signal::SIGHUP),
+            _ = signals.int.recv() => {}
+            _ = signals.quit.recv() => {}
+            _ = signals.term.recv() => forward(SIGTERM),
+            _ = signals.hup.recv() => forward(SIGHUP),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `ganger start`: run the formation in the foreground.
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -37,7 +38,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     };
     let show = Show {
         style: style.fit(plan.processes.iter().map(|process| process.name.as_str())),
-        palette: Some(start.colors),
+        palette: start.colors,
         quiet: start.quiet,
     };
     let _title = Title::set(start.title.as_deref());
@@ -67,8 +68,9 @@ fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
 
 /// Fails where the limit of open files leaves no room to begin with.
 fn spare_descriptors() -> anyhow::Result<()> {
-    let open = || std::fs::File::open("/dev/null");
-    let spare: Result<Vec<_>, _> = (0..DESCRIPTORS).map(|_| open()).collect();
+    let stdin = std::io::stdin();
+    let spare: Result<Vec<_>, _> =
+        (0..DESCRIPTORS).map(|_| stdin.as_fd().try_clone_to_owned()).collect();
     match spare {
         Ok(_) => Ok(()),
         Err(error) => Err(error).context(

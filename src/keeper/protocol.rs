@@ -43,7 +43,8 @@ pub enum Request {
 pub struct Spawn {
     /// The name under which it is reported.
     pub id: ChildId,
-    /// The program and its arguments; the first is the path that is executed.
+    /// The program and its arguments; without a slash, the program is looked for
+    /// in the PATH of `env`.
     pub argv: Vec<Vec<u8>>,
     /// `KEY=value`, all of them.
     pub env: Vec<Vec<u8>>,

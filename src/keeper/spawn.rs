@@ -33,6 +33,8 @@ pub(super) type Limits = (u64, u64);
 
 /// What the child is made from; all memory is taken before the fork.
 struct Image {
+    /// Where the program may be.
+    programs: Vec<CString>,
     argv: Vec<CString>,
     env: Vec<CString>,
     dir: CString,
@@ -65,11 +67,9 @@ pub(super) fn spawn(
         }
     };
     let argv = texts(&request.argv)?;
-    if argv.is_empty() {
-        return Err(in_fork(Errno::EINVAL));
-    }
+    let programs = texts(&programs(request))?;
     let (dir, keeper) = (text(&request.dir)?, nix::unistd::getpid());
-    let image = Image { argv, env, dir, stdin, output, limits, keeper };
+    let image = Image { programs, argv, env, dir, stdin, output, limits, keeper };
     // Closed by execve, or written to when it fails.
     let (failure, in_child) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
     #[expect(unsafe_code, reason = "fork is how a process is made")]
@@ -93,13 +93,47 @@ pub(super) fn spawn(
     }
 }
 
+/// The paths at which the program is tried: as execvp(3) does.
+fn programs(request: &Spawn) -> Vec<Vec<u8>> {
+    const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let Some(program) = request.argv.first() else { return Vec::new() };
+    if program.contains(&b'/') {
+        return vec![program.clone()];
+    }
+    let path = request.env.iter().find_map(|pair| pair.strip_prefix(b"PATH="));
+    let folders = path.unwrap_or(PATH).split(|&byte| byte == b':');
+    let join = |folder: &[u8]| match folder {
+        [] => [b"./", program.as_slice()].concat(),
+        folder => [folder, b"/", program].concat(),
+    };
+    folders.map(join).collect()
+}
+
+/// Returns only if no program was found that can be executed, with the reason.
+fn execute(image: &Image) -> Errno {
+    let mut reason = Errno::ENOENT;
+    for program in &image.programs {
+        match nix::unistd::execve(program, &image.argv, &image.env) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            // A script without a first line that says so is one for the shell.
+            Err(Errno::ENOEXEC) => {
+                let mut argv = vec![c"sh", program.as_c_str()];
+                argv.extend(image.argv.iter().skip(1).map(CString::as_c_str));
+                return match nix::unistd::execve(c"/bin/sh", &argv, &image.env) {
+                    Err(errno) => errno,
+                };
+            }
+            Err(errno) => reason = errno,
+        }
+    }
+    reason
+}
+
 /// The child's side: never returns.
 fn become_program(image: &Image, failure: OwnedFd) -> ! {
     let (step, errno) = match prepare(image) {
         Err(failed) => failed,
-        Ok(()) => match nix::unistd::execve(&image.argv[0], &image.argv, &image.env) {
-            Err(errno) => (2, errno),
-        },
+        Ok(()) => (2, execute(image)),
     };
     let mut message = vec![step];
     message.extend((errno as i32).to_ne_bytes());

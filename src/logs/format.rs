@@ -22,7 +22,7 @@ pub struct Style {
 pub type Color = u8;
 
 /// Colours that are told apart well, on light and on dark.
-pub const COLORS: &[Color] = &[6, 3, 2, 5, 4, 14, 11, 10, 13, 12];
+const COLORS: [Color; 10] = [6, 3, 2, 5, 4, 14, 11, 10, 13, 12];
 
 /// The name that ganger itself goes by.
 const GANGER: &str = "ganger";
@@ -88,19 +88,23 @@ impl Label {
     }
 }
 
-/// A colour for each of `types`: by its name, so that it is the same from run to
-/// run, and no two alike as long as there are enough.
+/// A colour for each of `types`: those that the user chose, in turn; or else one
+/// by its name, so that it is the same from run to run, and no two alike as long
+/// as there are enough.
 #[must_use]
-pub fn colors(types: &[&str], palette: &[Color]) -> Vec<Color> {
-    let mut taken = vec![false; palette.len()];
+pub fn colors(types: &[&str], chosen: &[Color]) -> Vec<Color> {
+    if !chosen.is_empty() {
+        return chosen.iter().copied().cycle().take(types.len()).collect();
+    }
+    let mut taken = [false; COLORS.len()];
     let mut choose = |name: &str| {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
-        let first = usize::try_from(hasher.finish() % palette.len() as u64).unwrap_or_default();
-        let by_turns = (first..palette.len()).chain(0..first);
-        let chosen = by_turns.into_iter().find(|&at| !taken[at]).unwrap_or(first);
-        taken[chosen] = true;
-        palette[chosen]
+        let first = usize::try_from(hasher.finish() % COLORS.len() as u64).unwrap_or_default();
+        let by_turns = (first..COLORS.len()).chain(0..first);
+        let at = by_turns.into_iter().find(|&at| !taken[at]).unwrap_or(first);
+        taken[at] = true;
+        COLORS[at]
     };
     types.iter().map(|name| choose(name)).collect()
 }
@@ -125,11 +129,11 @@ mod tests {
     #[test]
     fn colours_are_stable_and_distinct() {
         let names = ["web", "worker", "clock", "css", "js", "db", "mail", "cache"];
-        let mut all = colors(&names, COLORS);
-        assert_eq!(all, colors(&names, COLORS));
+        let mut all = colors(&names, &[]);
+        assert_eq!(all, colors(&names, &[]));
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), names.len());
-        assert_eq!(colors(&names, &[7]), [7; 8]);
+        assert_eq!(colors(&names, &[7, 8])[..3], [7, 8, 7]);
     }
 }

@@ -250,7 +250,7 @@ impl Plan {
             root: sources.root.clone(),
             procfile,
             processes: Vec::new(),
-            shell: options.shell.clone().unwrap_or_else(|| PathBuf::from("/bin/sh")),
+            shell: options.shell.clone().unwrap_or_else(|| PathBuf::from(shell::DEFAULT)),
             env: resolved.env,
             clashes: resolved.clashes,
             files_win: options.env_override,
@@ -303,15 +303,18 @@ impl Plan {
                 env.insert(key, Var { value: value.into(), origin: Origin::Config });
             }
         }
+        let dir = from_file.and_then(|process| process.dir.as_ref());
+        let dir = dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir));
+        // As a shell would; what was inherited names ganger's own folder.
+        env.insert("PWD".into(), Var { value: dir.clone().into(), origin: Origin::Ganger });
         env.extend(identity(&name, options.compat_env));
         if let Some(port) = port {
             env.insert("PORT".into(), given(port.to_string()));
         }
-        let dir = from_file.and_then(|process| process.dir.as_ref());
         Process {
             kind: entry.name.clone(),
             command: entry.command.clone(),
-            dir: dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir)),
+            dir,
             port,
             env,
             policy: options.policy(&entry.name, from_file),

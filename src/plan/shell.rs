@@ -1,10 +1,15 @@
-//! What the shell is asked to run.
+//! How a command is run: by the shell, as it stands.
 //!
-//! The text of a command is never changed, but for one word: with `exec` before
-//! it, the shell becomes the program instead of waiting for it, which saves a
-//! process. That is done only where it cannot change what the command means.
+//! Only where that cannot change what the command means, something is saved: a
+//! command of plain words needs no shell at all, and with `exec` before a simple
+//! one, the shell becomes the program instead of waiting for it.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// The shell where no other is asked for.
+pub const DEFAULT: &str = "/bin/sh";
 
 /// First words that `exec` would find elsewhere, or not at all: what POSIX, dash
 /// and bash reserve or build in.
@@ -95,10 +100,27 @@ const BUILTINS: &[&str] = &[
     "}",
 ];
 
+/// The program and arguments that run a command. A program without a slash is
+/// looked for in the PATH that it is given.
+#[must_use]
+pub fn argv(shell: &Path, command: &str) -> Vec<OsString> {
+    if shell == Path::new(DEFAULT) && is_plain(command) {
+        return command.split_ascii_whitespace().map(OsString::from).collect();
+    }
+    vec![shell.into(), "-c".into(), with_exec(command).into_owned().into()]
+}
+
+/// Whether the command is made of words that mean nothing to a shell.
+fn is_plain(command: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./+@%:,= \t".contains(&byte);
+    let mut words = command.split_ascii_whitespace();
+    let is_program = |word: &str| !word.contains('=') && !BUILTINS.contains(&word);
+    command.bytes().all(plain) && words.next().is_some_and(is_program)
+}
+
 /// The command with `exec` before it, where it is one simple command, and
 /// else as it stands.
-#[must_use]
-pub fn with_exec(command: &str) -> Cow<'_, str> {
+fn with_exec(command: &str) -> Cow<'_, str> {
     if is_simple(command) { format!("exec {command}").into() } else { command.into() }
 }
 
@@ -139,6 +161,18 @@ fn is_simple(command: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_words_need_no_shell() {
+        let run = |shell: &str, command| argv(Path::new(shell), command);
+        assert_eq!(run(DEFAULT, "bin/web  -p 80 --x=y\t"), ["bin/web", "-p", "80", "--x=y"]);
+        assert_eq!(run("/bin/bash", "bin/web"), ["/bin/bash", "-c", "exec bin/web"]);
+        assert_eq!(run(DEFAULT, "web $PORT"), [DEFAULT, "-c", "exec web $PORT"]);
+        for command in ["A=b web", "cd api", "echo a", "~/web", "a*", "a 'b'", "#a", "a;b", "a [b]"]
+        {
+            assert_eq!(run(DEFAULT, command)[0], DEFAULT, "{command}");
+        }
+    }
 
     #[test]
     fn a_simple_command_replaces_the_shell() {

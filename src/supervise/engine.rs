@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,7 +16,7 @@ use super::signals::{Request as Asked, Signals};
 use super::supervisor::{Action, Event, ProcessId, State, Supervisor};
 use crate::keeper::client::{Keeper, Lost};
 use crate::keeper::protocol::{ChildId, Report, Request, Spawn, Stdin, Step};
-use crate::logs::format::{COLORS, Color, Style, colors};
+use crate::logs::format::{Color, Style, colors};
 use crate::logs::{self, Logs};
 use crate::notice::{Notice, time};
 use crate::plan::{self, Plan, shell};
@@ -31,8 +31,9 @@ const LARGE_PIPES: u32 = 64;
 pub struct Show {
     /// How lines are put out.
     pub style: Style,
-    /// Colours for the types, in the order of the Procfile.
-    pub palette: Option<Vec<Color>>,
+    /// Colours for the types, in the order of the Procfile; none: those that
+    /// ganger chooses.
+    pub palette: Vec<Color>,
     /// Types whose output goes nowhere.
     pub quiet: Vec<String>,
 }
@@ -57,12 +58,11 @@ impl Engine {
     #[must_use]
     pub fn new(plan: Plan, show: Show, keeper: Keeper, logs: Logs, signals: Signals) -> Self {
         let types: Vec<&str> = plan.entries.iter().map(|entry| entry.name.as_str()).collect();
-        let palette = show.palette.as_deref().filter(|palette| !palette.is_empty());
         // Chance is for keeping apart what crashed together; a clock is enough.
         let seed =
             std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
         Self {
-            colors: colors(&types, palette.unwrap_or(COLORS)),
+            colors: colors(&types, &show.palette),
             supervisor: Supervisor::new(&plan, seed.into()),
             plan,
             show,
@@ -160,18 +160,17 @@ impl Engine {
         }
         let quiet = self.show.quiet.contains(&process.kind);
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
-        let color = index.map_or(COLORS[0], |index| self.colors[index]);
+        let color = index.map_or(0, |index| self.colors[index]);
         let label = (!quiet).then(|| self.show.style.label(&process.name, color));
         self.logs.add(child(id).0, read, label);
-        let command = shell::with_exec(&process.command);
-        let argv = [self.plan.shell.as_os_str().as_bytes(), b"-c", command.as_bytes()];
+        let argv = shell::argv(&self.plan.shell, &process.command);
         let env = self.plan.environment(process);
         let pair = |(key, var): (&std::ffi::OsString, &plan::env::Var)| {
             [key.as_bytes(), b"=", var.value.as_bytes()].concat()
         };
         let spawn = Spawn {
             id: child(id),
-            argv: argv.map(<[u8]>::to_vec).to_vec(),
+            argv: argv.into_iter().map(OsStringExt::into_vec).collect(),
             env: env.iter().map(pair).collect(),
             dir: process.dir.as_os_str().as_bytes().to_vec(),
             stdin: match process.stdin {

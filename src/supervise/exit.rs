@@ -63,11 +63,17 @@ impl fmt::Display for Exit {
             Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
             Self::NotStarted { step, errno } => {
                 let what = match step {
-                    Step::Fork => "could not be forked",
+                    Step::Fork => "could not be started",
                     Step::Dir => "could not be started in its folder",
                     Step::Exec => "could not be started",
                 };
-                write!(f, "{what}: {}", errno.desc())
+                match (step, errno) {
+                    (Step::Exec, Errno::ENOENT) => write!(f, "{what}: command not found"),
+                    (Step::Fork, Errno::EMFILE | Errno::ENFILE) => {
+                        write!(f, "{what}: {} (raise the limit with `ulimit -n`)", errno.desc())
+                    }
+                    _ => write!(f, "{what}: {}", errno.desc()),
+                }
             }
         }
     }

@@ -1,6 +1,17 @@
 //! The real ganger, in a folder of its own, by feature.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod check;
+mod config;
+mod env;
 mod exit_codes;
+mod formation;
+mod limits;
+mod output;
+mod procfile;
+mod run;
 mod scenario;
+mod stdin;
 mod stop;
+mod style;
 mod survivors;

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// How long a test waits for what must come: long enough for any machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The binary under test.
 pub const GANGER: &str = env!("CARGO_BIN_EXE_ganger");
@@ -155,13 +155,13 @@ impl Running {
 
     /// Waits until `is` holds; it is looked at again when something is said, and
     /// now and then.
-    pub fn wait_until(&mut self, what: &str, is: impl Fn(&Self) -> bool) -> &mut Self {
+    pub fn wait_until(&mut self, what: &str, mut is: impl FnMut(&Self) -> bool) -> &mut Self {
         let deadline = Instant::now() + PATIENCE;
         while !is(self) {
             assert!(
                 Instant::now() < deadline,
                 "waited in vain for `{what}`; so far:\n{}",
-                self.said()
+                tail(&self.said())
             );
             match self.pieces.recv_timeout(Duration::from_millis(20)) {
                 Ok(piece) => self.take(piece),
@@ -172,6 +172,11 @@ impl Running {
             }
         }
         self
+    }
+
+    /// How much has been said so far, in bytes.
+    pub fn length(&self) -> usize {
+        self.out.len()
     }
 
     /// How often this stands in what has been said.
@@ -225,6 +230,22 @@ impl Running {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// The memory of a process, in bytes: what is its own, and its share.
+pub fn memory(pid: Pid) -> usize {
+    field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// The most that a process has had in memory, in bytes.
+pub fn peak_memory(pid: Pid) -> usize {
+    field(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+fn field(path: &str, name: &str) -> usize {
+    let text = fs::read_to_string(path).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    value.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
 }
 
 impl Drop for Running {

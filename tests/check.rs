@@ -1,0 +1,58 @@
+//! `check`, `version` and help.
+
+use crate::scenario::Scenario;
+
+#[test]
+fn names_the_process_types_in_order() {
+    let procfile = "foo: a\nbar: b\nbaz: c\n";
+    let finished = Scenario::procfile(procfile).args("check").run().code(0);
+    assert_eq!(finished.stdout(), "valid procfile detected (foo, bar, baz)\n");
+    assert_eq!(finished.stderr(), "");
+}
+
+#[test]
+fn finds_what_start_would_find() {
+    Scenario::procfile("web a\n")
+        .args("check")
+        .run()
+        .refused("`Procfile` line 1: expected `name: command`");
+    Scenario::procfile("web: a\n")
+        .file(".env", "hunter2\n")
+        .args("check")
+        .run()
+        .refused("`.env` line 1: expected `KEY=value`");
+    Scenario::procfile("web: a\n")
+        .file("ganger.toml", "[proces.web]\n")
+        .args("check")
+        .run()
+        .refused("`ganger.toml` line 1: unknown key `proces` (did you mean `process`?)");
+    Scenario::procfile("web: a\n")
+        .args("check -m wbe=2")
+        .run()
+        .refused("formation names `wbe`, which is not in `Procfile` (did you mean `web`?)");
+}
+
+#[test]
+fn explains_every_process_without_its_secrets() {
+    let scenario = Scenario::procfile("web: bin/web -p $PORT\nworker: bin/work\n")
+        .file(".env", "KEY=hunter2\nTHEIRS=hunter2\n")
+        .env("THEIRS", "hunter3")
+        .file("ganger.toml", "[process.worker]\ndir = 'api'\nenv = { THREADS = '5' }\n")
+        .args("check --explain -m web=2");
+    let root = scenario.folder().canonicalize().unwrap().display().to_string();
+    let text = scenario.run().code(0).stdout().replace(&root, "ROOT");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn says_its_version_and_its_verbs() {
+    let version = concat!("ganger ", env!("CARGO_PKG_VERSION"), "\n");
+    for args in ["version", "--version", "-v"] {
+        assert_eq!(Scenario::new().args(args).run().code(0).stdout(), version);
+    }
+    let help = Scenario::new().args("help").run().code(0).stdout();
+    for verb in ["start", "run", "check", "version"] {
+        assert!(help.contains(&format!("\n  {verb} ")), "{help}");
+    }
+    Scenario::new().run().code(2);
+}

@@ -1,0 +1,148 @@
+//! `ganger.toml`, and what wins over it.
+
+use nix::sys::signal::Signal;
+
+use crate::scenario::{Finished, Scenario};
+
+fn start(config: &str, args: &str) -> Finished {
+    let procfile = "web: echo $PS $PORT\nworker: echo $PS $PORT\n";
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    scenario.args("start --any-can-die").args(args).run()
+}
+
+#[test]
+fn a_mistake_is_named_with_its_line() {
+    start("formation = 'web=2'\nprot = 1\n", "")
+        .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
+    start("port = 'x'\n", "")
+        .refused("`ganger.toml` line 1: invalid type: string \"x\", expected i64");
+    start("\n[process.wroker]\n", "").refused(
+        "`ganger.toml` line 2: process `wroker` is not in `Procfile` (did you mean `worker`?)",
+    );
+    start("[process.web]\non_exit = 'ignroe'\n", "").refused(
+        "`ganger.toml` line 2: unknown variant `ignroe`, \
+         expected one of `stop-all`, `restart`, `restart-on-failure`, `ignore`",
+    );
+    start("[process.web]\nready = { port = true }\n", "").refused(
+        "`ganger.toml` line 2: unknown key `ready`, expected one of `on_exit`, `stop_signal`, \
+         `grace`, `backoff`, `dir`, `stdin`, `env`",
+    );
+    start("", "--config other.toml")
+        .refused("failed to read `other.toml`: No such file or directory");
+}
+
+#[test]
+fn flags_win_over_variables_and_those_over_the_file() {
+    let app = |args: &str, variable: &str| {
+        let scenario = Scenario::procfile("web: echo $PORT\n").file("ganger.toml", "port = 1000\n");
+        let scenario =
+            if variable.is_empty() { scenario } else { scenario.env("GANGER_PORT", variable) };
+        scenario.args("start").args(args).run().code(0).lines_of("web.1")
+    };
+    assert_eq!(app("", ""), ["1000"]);
+    assert_eq!(app("", "2000"), ["2000"]);
+    assert_eq!(app("-p 3000", "2000"), ["3000"]);
+    let refused = Scenario::procfile("web: true\n").env("GANGER_PORT", "x").args("start").run();
+    assert!(refused.code(2).stderr().contains("`x` is not a port; expected 1 to 65535"));
+}
+
+#[test]
+fn every_flag_has_its_variable() {
+    let finished = Scenario::new()
+        .file("app/Procfile.dev", "web: echo $PS $PORT $A $DYNO\nclock: echo no\ncss: echo quiet\n")
+        .file("app/one.env", "A=one\n")
+        .file("app/two.env", "A=two\n")
+        .env("GANGER_PROCFILE", "app/Procfile.dev")
+        .env("GANGER_ENV", "app/one.env,app/two.env")
+        .env("GANGER_FORMATION", "web=2")
+        .env("GANGER_PORT_STEP", "10")
+        .env("GANGER_IGNORED_PROCESSES", "clock")
+        .env("GANGER_QUIET", "css")
+        .env("GANGER_ANY_CAN_DIE", "true")
+        .env("GANGER_COMPAT_ENV", "1")
+        .env("GANGER_ENV_OVERRIDE", "yes")
+        .env("GANGER_NO_PREFIX", "on")
+        .env("A", "real")
+        .args("start")
+        .run()
+        .code(0);
+    let mut lines: Vec<String> = finished.stdout().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["web.1 5000 two web.1", "web.2 5001 two web.2"]);
+}
+
+#[test]
+fn formation_and_files() {
+    let said = |config: &str, args: &str| {
+        let mut lines: Vec<String> =
+            start(config, args).code(0).stdout().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(
+        said("formation = 'all=0,worker=1'\nport = 2000\n", ""),
+        ["worker.1 | worker.1 2100"]
+    );
+    let two = ["web.1  | web.1 5000", "web.2  | web.2 5001"];
+    assert_eq!(said("formation = 'web=9'\n", "-m web=2,all=0"), two);
+    let env = Scenario::procfile("web: echo $A\n")
+        .file("ganger.toml", "env = ['.env', 'more.env']\n")
+        .file(".env", "A=1\n")
+        .file("more.env", "A=2\n");
+    assert_eq!(env.args("start").run().code(0).lines_of("web.1"), ["2"]);
+    Scenario::procfile("web: true\n")
+        .file("ganger.toml", "env = ['more.env']\n")
+        .args("start")
+        .run()
+        .refused("failed to read `more.env`: No such file or directory");
+}
+
+#[test]
+fn what_concerns_one_process() {
+    let finished = Scenario::procfile("web: pwd; cat; echo $A\n")
+        .file("ganger.toml", "[process.web]\ndir = 'api'\nstdin = 'null'\nenv = { A = 'b c' }\n")
+        .file("api/x", "")
+        .args("start")
+        .run()
+        .code(0);
+    let lines = finished.lines_of("web.1");
+    assert!(lines[0].ends_with("/api"));
+    assert_eq!(lines[1..], ["b c"]);
+}
+
+#[test]
+fn a_restart_on_failure_is_for_failures() {
+    let procfile = "a: echo x >> log; test $(wc -l < log) -gt 2 || exit 3\nb: sleep 1000\n";
+    let config =
+        "[process.a]\non_exit = 'restart-on-failure'\nbackoff = { min = '10ms', max = '20ms' }\n";
+    let mut running =
+        Scenario::procfile(procfile).file("ganger.toml", config).args("start").start();
+    running.wait_for("a.1 exited (0)\n").signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert_eq!(finished.stderr().matches("a.1 exited (3), starting it again in 0.1s\n").count(), 2);
+}
+
+#[test]
+fn who_crashes_for_ever_is_given_up() {
+    let config = "[process.a]\non_exit = 'restart'\n\
+                  backoff = { min = '1ms', max = '2ms', give_up_after = 3 }\n";
+    let procfile = "a: exit 9\nb: sleep 1000\n";
+    let mut running =
+        Scenario::procfile(procfile).file("ganger.toml", config).args("start").start();
+    running.wait_for("a.1 exited (9), 3 crashes in a row: GIVING UP, it stays down\n");
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish().code(9);
+    assert_eq!(finished.stderr().matches("a.1 started").count(), 3);
+}
+
+#[test]
+fn grace_and_signal() {
+    let config = "[process.a]\ngrace = '100ms'\nstop_signal = 'INT'\n";
+    let procfile = "a: trap 'echo int' INT; echo up; while :; do sleep 0.05; done\n";
+    let mut running =
+        Scenario::procfile(procfile).file("ganger.toml", config).args("start").start();
+    running.wait_for("a.1    | up").signal(Signal::SIGTERM);
+    let finished = running.finish().code(137);
+    assert!(finished.stdout().contains("a.1    | int\n"));
+    assert!(finished.stderr().contains("a.1 is still up 0.1s after SIGINT: SIGKILL\n"));
+}

@@ -1,0 +1,155 @@
+//! `.env` files: what a process gets, and what nobody gets to see.
+
+use crate::scenario::{Finished, Scenario};
+
+/// What `a` gets as `$A`, with this `.env`.
+fn value(env: impl AsRef<[u8]>) -> String {
+    let scenario = Scenario::procfile("a: printf '%s|' \"$A\"\n").file(".env", env);
+    let out = scenario.args("start").run().code(0).stdout();
+    out.strip_prefix("a.1    | ").unwrap().replace("\na.1    | ", "\n").trim_end().to_owned()
+}
+
+#[test]
+fn a_value_is_foremans() {
+    for (env, expected) in [
+        ("A=b", "b"),
+        ("A=foo bar", "foo bar"),
+        ("A=b=c", "b=c"),
+        ("A='single'", "single"),
+        ("A=\"double\"", "double"),
+        ("A=\"a\\nb\"", "a\nb"),
+        ("A='a\\nb'", "a\\nb"),
+        ("A=it's", "it's"),
+        ("A=abc\\def", "abc\\def"),
+        ("A=\"a\\tb\"", "atb"),
+        ("A={\"x\": [1, 2]}", "{\"x\": [1, 2]}"),
+        ("A=", ""),
+        ("\u{feff}A=b\r\nB=c\r\n", "b"),
+        ("# A=no\n\nA=b\n", "b"),
+        ("A=1\nA=2\n", "2"),
+        ("A=pa$$word", "pa$$word"),
+        ("A=a#b", "a#b"),
+    ] {
+        assert_eq!(value(env), format!("{expected}|"), "{env:?}");
+    }
+}
+
+#[test]
+fn the_differences_are_the_documented_ones() {
+    for (env, expected) in [
+        ("export A=b", "b"),
+        ("A=b # comment", "b"),
+        ("A = b ", "b"),
+        ("A=x${B}y\nB=1", "x1y"),
+        ("A=x$B\nB=1\nB=2", "x2"),
+        ("A='x$B'\nB=1", "x$B"),
+        ("A=$NOWHERE", "$NOWHERE"),
+        (
+            "A=\"-----BEGIN KEY-----\nabc=\n-----END KEY-----\n\" # a key",
+            "-----BEGIN KEY-----\nabc=\n-----END KEY-----\n",
+        ),
+    ] {
+        assert_eq!(value(env), format!("{expected}|"), "{env:?}");
+    }
+    // A shell would drop this one, and a program that needs no shell gets it.
+    let digit = Scenario::procfile("a: env\n").file(".env", "1A=x\n").args("start").run().code(0);
+    assert!(digit.lines_of("a.1").contains(&"1A=x".to_owned()));
+}
+
+#[test]
+fn a_secret_on_a_broken_line_is_not_printed() {
+    let refused = |env: &[u8], expected: &str| {
+        let start = Scenario::procfile("a: true\n").file(".env", env).args("start").run();
+        start.refused(expected);
+        let verbose =
+            Scenario::procfile("a: true\n").file(".env", env).args("start --verbose").run();
+        assert!(!verbose.code(2).stderr().contains("hunter2"));
+    };
+    refused(b"A=1\nhunter2\n", "`.env` line 2: expected `KEY=value`");
+    refused(b"MY PASSWORD=hunter2\n", "`.env` line 1: expected `KEY=value`");
+    refused(
+        b"A=1\nB=\"hunter2\nC=1\n",
+        "`.env` line 2: the value of `B` opens a quote that never closes",
+    );
+    refused(b"A='hunter2\nx' y\n", "`.env` line 2: something follows the closing quote of `A`");
+    refused(b"A=hunter2\xff\n", "`.env` line 1: is not UTF-8 text");
+    refused(b"A=$B\nB=hunter2$A\n", "`.env` line 2: the value of `B` refers to itself through `A`");
+    refused(b"PORT=hunter2\n", "`PORT` (.env:1) is not a port; expected 1 to 65535");
+}
+
+#[test]
+fn no_value_is_ever_shown() {
+    let shown = |args: &str| {
+        let app = Scenario::procfile("a: true\n").file(".env", "A=hunter2\nB=x$A\n");
+        let finished = app.env("A", "hunter2too").args(args).run().code(0);
+        finished.stdout() + &finished.stderr()
+    };
+    for args in ["start --verbose", "check --explain", "check --verbose"] {
+        assert!(!shown(args).contains("hunter2"), "{args}");
+    }
+}
+
+const BOTH: &str = "a: echo $A $B\n";
+
+fn layers(args: &str) -> Finished {
+    Scenario::procfile(BOTH)
+        .file(".env", "A=file\nB=file\n")
+        .file(".env.local", "B=local\n")
+        .args("start")
+        .args(args)
+        .run()
+}
+
+#[test]
+fn layers_lie_over_each_other() {
+    assert_eq!(layers("").code(0).lines_of("a.1"), ["file file"]);
+    assert_eq!(layers("-e .env,.env.local").code(0).lines_of("a.1"), ["file local"]);
+    assert_eq!(layers("-e .env.local -e .env").code(0).lines_of("a.1"), ["file file"]);
+    assert_eq!(layers("-e .env.local").code(0).lines_of("a.1"), ["local"]);
+    layers("-e .env,.env.none").refused("failed to read `.env.none`: No such file or directory");
+}
+
+#[test]
+fn the_real_environment_wins_unless_told_otherwise() {
+    let app = || Scenario::procfile(BOTH).file(".env", "A=file\nB=$A\n").env("A", "real");
+    let finished = app().args("start").run().code(0);
+    assert_eq!(finished.lines_of("a.1"), ["real real"]);
+    let notice = "ganger | `A`: the environment wins over the `.env` file \
+                  (`--env-override` turns that round)\n";
+    assert!(finished.stderr().starts_with(notice), "{}", finished.stderr());
+    let finished = app().args("start --env-override").run().code(0);
+    assert_eq!(finished.lines_of("a.1"), ["file file"]);
+    let notice = "ganger | `A`: the `.env` file wins over the environment, as you asked\n";
+    assert!(finished.stderr().starts_with(notice), "{}", finished.stderr());
+    let same = Scenario::procfile(BOTH).file(".env", "A=real\n").env("A", "real");
+    assert!(same.args("start").run().code(0).stderr().starts_with("ganger | a.1 started"));
+}
+
+#[test]
+fn a_process_knows_itself_and_the_others() {
+    let procfile = "web: env\nmy-worker: sleep 1000\n";
+    let of = |args: &str| {
+        let finished = Scenario::procfile(procfile).args("start").args(args).run().code(0);
+        let ours = |line: &String| {
+            ["PORT", "PS", "GANGER_PROCESS", "FOREMAN", "HONCHO", "DYNO"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        let mut lines: Vec<String> = finished.lines_of("web.1").into_iter().filter(ours).collect();
+        lines.sort();
+        lines
+    };
+    let plain = [
+        "GANGER_PROCESS_my_worker_PORT=5100",
+        "GANGER_PROCESS_web_PORT=5000",
+        "PORT=5000",
+        "PS=web.1",
+    ];
+    assert_eq!(of(""), plain);
+    let compat = ["DYNO=web.1", "FOREMAN_WORKER_NAME=web.1"]
+        .into_iter()
+        .chain(plain[..2].iter().copied())
+        .chain(["HONCHO_PROCESS_NAME=web.1"])
+        .chain(plain[2..].iter().copied());
+    assert_eq!(of("--compat-env"), compat.collect::<Vec<_>>());
+}

@@ -1,0 +1,162 @@
+//! Which processes run, in what number, and on which ports.
+
+use crate::scenario::{Finished, Scenario};
+
+const APP: &str = "web: echo $PS $PORT $SECRET\nworker: echo $PS $PORT\nclock: echo $PS $PORT\n";
+
+fn app() -> Scenario {
+    Scenario::procfile(APP).file(".env", "SECRET=hunter2\n")
+}
+
+fn start(args: &str) -> Finished {
+    app().args("start --any-can-die").args(args).run()
+}
+
+/// What the processes said, in the order of their names.
+fn said(finished: Finished) -> Vec<String> {
+    let finished = finished.code(0);
+    let mut lines: Vec<String> = finished
+        .stdout()
+        .lines()
+        .map(|line| line.split_once(" | ").unwrap().1.trim_end().to_owned())
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn one_of_each_on_foremans_ports() {
+    let finished = start("").code(0);
+    let mut lines: Vec<String> = finished.stdout().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(
+        lines,
+        ["clock.1  | clock.1 5200", "web.1    | web.1 5000 hunter2", "worker.1 | worker.1 5100",]
+    );
+    let mut notices: Vec<String> = finished.stderr().lines().map(str::to_owned).collect();
+    notices.sort();
+    assert_eq!(
+        notices,
+        [
+            "ganger   | clock.1 exited (0)",
+            "ganger   | clock.1 started, pid N, port 5200",
+            "ganger   | no process is left",
+            "ganger   | web.1 exited (0)",
+            "ganger   | web.1 started, pid N, http://localhost:5000",
+            "ganger   | worker.1 exited (0)",
+            "ganger   | worker.1 started, pid N, port 5100",
+        ]
+    );
+}
+
+#[test]
+fn as_many_as_asked_for() {
+    let three = ["clock.1 5200", "web.1 5000 hunter2", "web.2 5001 hunter2", "web.3 5002 hunter2"];
+    let all = [&three[..], &["worker.1 5100", "worker.2 5101"]].concat();
+    for flag in ["-m", "--formation", "--concurrency"] {
+        assert_eq!(said(start(&format!("{flag} web=3,worker=2"))), all);
+    }
+    let finished = start("-m web=3,worker=2").code(0);
+    let notice = "ganger   | `clock` is not in the formation: one each (`all=0` for none)\n";
+    assert!(finished.stderr().starts_with(notice), "{}", finished.stderr());
+}
+
+#[test]
+fn filters_move_no_port() {
+    assert_eq!(said(start("worker")), ["worker.1 5100"]);
+    assert_eq!(said(start("-l worker")), ["worker.1 5100"]);
+    assert_eq!(said(start("-x web,clock")), ["worker.1 5100"]);
+    assert_eq!(said(start("-m all=0,worker=1")), ["worker.1 5100"]);
+    let chosen = ["clock.1 5200", "web.1 5000 hunter2", "web.2 5001 hunter2"];
+    assert_eq!(said(start("web=2 clock")), chosen);
+    assert_eq!(said(start("web=2,clock")), chosen);
+    assert_eq!(said(start("-m web=2 web clock")), chosen);
+}
+
+#[test]
+fn ports_from_where_the_user_says() {
+    let with = |args: &str| said(start(&format!("{args} worker")));
+    assert_eq!(with("-p 3000"), ["worker.1 3100"]);
+    assert_eq!(with("-p 3000 -P 10"), ["worker.1 3010"]);
+    assert_eq!(with("-N"), ["worker.1"]);
+    let worker = || app().args("start worker");
+    assert_eq!(said(worker().env("PORT", "3000").run()), ["worker.1 3100"]);
+    assert_eq!(said(worker().file(".env", "PORT=4000").run()), ["worker.1 4100"]);
+    let both = worker().file(".env", "PORT=4000").env("PORT", "3000").run();
+    assert_eq!(said(both), ["worker.1 3100"]);
+}
+
+#[test]
+fn release_runs_on_no_port_but_keeps_its_place() {
+    let procfile = "release: echo migrating\nweb: echo $PORT\n";
+    let finished = Scenario::procfile(procfile).args("start").run().code(0);
+    assert_eq!(finished.stdout(), "web.1  | 5100\n");
+    Scenario::procfile(procfile).args("start release").run().refused(
+        "`release` is no part of the formation: it runs once, to its end, with `ganger run release`",
+    );
+}
+
+#[test]
+fn what_cannot_be_followed_starts_nothing() {
+    let refused = |args: &str, expected: &str| {
+        let touches = "web: touch started\nworker: touch started\n";
+        let scenario = Scenario::procfile(touches).args("start").args(args);
+        let mut running = scenario.start();
+        running.wait();
+        assert!(!running.folder().join("started").exists());
+        running.finish().refused(expected);
+    };
+    let wroker = "formation names `wroker`, which is not in `Procfile` (did you mean `worker`?)";
+    refused("wroker", wroker);
+    refused("-m wroker=1", wroker);
+    refused("-x wroker", wroker);
+    refused(
+        "--can-die wroker",
+        "`--can-die` names `wroker`, which is not in `Procfile` (did you mean `worker`?)",
+    );
+    refused(
+        "-r wroker",
+        "`--auto-restart` names `wroker`, which is not in `Procfile` (did you mean `worker`?)",
+    );
+    refused(
+        "-q wroker",
+        "`--quiet` names `wroker`, which is not in `Procfile` (did you mean `worker`?)",
+    );
+    refused(
+        "-m web=101",
+        "formation: 101 processes of `web` need more ports than the step of 100 leaves \
+         (raise `--port-step`, or do without ports: `--no-port`)",
+    );
+    refused(
+        "-p 65500",
+        "`worker.1` would get port 65600, and 65535 is the last (lower `--port` or `--port-step`, \
+         or do without ports: `--no-port`)",
+    );
+    refused("-m all=0", "the formation has no process: give a type at least one, as in `web=1`");
+}
+
+#[test]
+fn what_cannot_be_read_starts_nothing() {
+    let error = |args: &str| {
+        let finished = start(args).code(2);
+        assert_eq!(finished.stdout(), "");
+        finished.stderr().lines().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(
+        error("-m web=-1"),
+        "error: invalid value 'web=-1' for '--formation <FORMATION>': \
+         formation: `-1` is no number of processes in `web=-1`; expected `web=2`"
+    );
+    assert_eq!(
+        error("-p 65536"),
+        "error: invalid value '65536' for '--port <PORT>': \
+         `65536` is not a port; expected 1 to 65535"
+    );
+    assert_eq!(
+        error("-c x"),
+        "error: invalid value 'x' for '-c [<C>]': \
+         `-c` is a colour in foreman, `can die` in overmind and a concurrency in honcho: \
+         say `--color`, `--can-die` or `--concurrency`"
+    );
+    assert!(error("--no-such-flag").contains("'--no-such-flag'"));
+}

@@ -1,0 +1,284 @@
+//! Every byte arrives, in whole lines, in order, and memory stays bounded.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::pty::openpty;
+use nix::sys::signal::Signal;
+
+use crate::scenario::{Scenario, peak_memory};
+
+/// How many lines of each process arrived whole, and in order.
+fn whole_lines(out: &[u8], length: usize) -> HashMap<String, usize> {
+    let mut next: HashMap<String, usize> = HashMap::new();
+    for line in out.split_inclusive(|&byte| byte == b'\n') {
+        let line = std::str::from_utf8(line).unwrap();
+        let (name, text) = line.split_once("| ").unwrap();
+        let count = next.entry(name.trim_end().to_owned()).or_default();
+        assert_eq!(text.len(), length, "a line of another length: {line:?}");
+        let expected = format!("{count:08} {}\n", "x".repeat(length - 10));
+        assert!(text == expected, "expected line {count}, found {line:?}");
+        *count += 1;
+    }
+    next
+}
+
+#[test]
+fn a_million_lines_from_one() {
+    let finished =
+        Scenario::procfile("a: exec $HOSTILE lines 1000000 100\n").args("start").run().code(0);
+    assert_eq!(whole_lines(&finished.out, 100), HashMap::from([("a.1".into(), 1_000_000)]));
+}
+
+#[test]
+fn a_million_lines_from_ten() {
+    let procfile = "a: exec $HOSTILE lines 100000 100\n";
+    let finished = Scenario::procfile(procfile).args("start -m a=10 --any-can-die").run().code(0);
+    let all = (1..=10).map(|instance| (format!("a.{instance}"), 100_000)).collect();
+    assert_eq!(whole_lines(&finished.out, 100), all);
+}
+
+#[test]
+fn lines_of_8_kilobytes_never_mix() {
+    let procfile = "a: exec $HOSTILE lines 2000 8192\n";
+    let finished = Scenario::procfile(procfile).args("start -m a=2 --any-can-die").run().code(0);
+    let all = (1..=2).map(|instance| (format!("a.{instance}"), 2000)).collect();
+    assert_eq!(whole_lines(&finished.out, 8192), all);
+}
+
+#[test]
+fn a_last_line_without_newline() {
+    for _ in 0..20 {
+        let finished = Scenario::procfile("a: printf 'one\\ntwo'\n").args("start").run().code(0);
+        assert_eq!(finished.stdout(), "a.1    | one\na.1    | two\n");
+    }
+}
+
+#[test]
+fn stdout_and_stderr_keep_their_order() {
+    let procfile = "a: exec $HOSTILE alternate 10000\n";
+    let finished = Scenario::procfile(procfile).args("start").run().code(0);
+    let expected: Vec<String> = (0..10_000).map(|line| line.to_string()).collect();
+    assert!(finished.lines_of("a.1") == expected);
+}
+
+#[test]
+fn two_hundred_megabytes_without_newline() {
+    const SIZE: usize = 200 << 20;
+    let procfile = format!("a: $HOSTILE bytes {SIZE}; echo; sleep 1000\n");
+    let mut running = Scenario::procfile(procfile).args("start").start();
+    running.wait_until("all of it", |running| running.length() >= SIZE);
+    let (ganger, keeper) = (peak_memory(running.pid()), peak_memory(running.keeper()));
+    assert!(ganger + keeper < 12 << 20, "{ganger} and {keeper} bytes at the peak");
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    let mut bytes = 0;
+    for (index, piece) in finished.out.split(|&byte| byte == b'\n').enumerate() {
+        let prefix: &[u8] = if index == 0 { b"a.1    | " } else { b"a.1    |+" };
+        let Some(text) = piece.strip_prefix(prefix) else {
+            assert!(piece.is_empty(), "{:?}", String::from_utf8_lossy(piece));
+            continue;
+        };
+        assert!(text.len() <= 64 << 10 && text.iter().all(|&byte| byte == b'x'));
+        bytes += text.len();
+    }
+    assert_eq!(bytes, SIZE);
+}
+
+#[test]
+fn bytes_stay_bytes() {
+    let procfile = "a: printf '\\377\\000\\302\\r\\n\\033[1mbold\\n'\n";
+    let finished = Scenario::procfile(procfile).args("start").run().code(0);
+    assert_eq!(finished.out, b"a.1    | \xff\0\xc2\r\na.1    | \x1b[1mbold\n");
+}
+
+#[test]
+fn a_reader_that_leaves_ends_everything() {
+    let finished = Scenario::of("bash")
+        .file("Procfile", "a: while :; do echo line; sleep 0.01; done\nb: echo up; sleep 1000\n")
+        .args("-c")
+        .arg("set -o pipefail; $GANGER start | head -1")
+        .run()
+        .code(0);
+    assert_eq!(finished.stdout().lines().count(), 1);
+    let expected = "ganger | nobody reads the output any more: stopping all\n";
+    assert!(finished.stderr().contains(expected), "{}", finished.stderr());
+}
+
+#[test]
+fn a_reader_that_leaves_is_noticed_though_nobody_writes() {
+    let finished = Scenario::of("bash")
+        .file("Procfile", "a: echo line; sleep 1000\n")
+        .args("-c")
+        .arg("$GANGER start | head -1; echo ${PIPESTATUS[0]}")
+        .run();
+    assert_eq!(finished.stdout(), "a.1    | line\n0\n");
+}
+
+#[test]
+fn a_reader_that_stands_still_does_not_stop_the_stop() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut running = Scenario::procfile("a: exec $HOSTILE lines 1000000 100\n")
+        .args("start")
+        .command(|command| {
+            command.stdout(writer);
+        })
+        .start();
+    running.wait_for("a.1 started");
+    // Nobody reads: soon the queue is full, and the process has to wait.
+    let pid = running.pid();
+    running.wait_until("a full pipe", |_| {
+        let stacks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let mut waits =
+            stacks.filter_map(|task| std::fs::read_to_string(task.path().join("wchan")).ok());
+        waits.any(|wait| wait.contains("pipe_write"))
+    });
+    running.signal(Signal::SIGINT);
+    let finished = running.finish().code(0);
+    assert!(
+        finished.stderr().contains("bytes of output discarded: nobody read them\n"),
+        "{}",
+        finished.stderr()
+    );
+    drop(reader);
+}
+
+#[test]
+fn a_full_disk_drops_output_and_nothing_else() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut running = Scenario::procfile("a: echo one; sleep 0.2; echo two; sleep 1000\n")
+        .args("start")
+        .command(|command| {
+            command.stdout(Stdio::from(full));
+        })
+        .start();
+    running
+        .wait_for("bytes of output discarded: No space left on device\n")
+        .signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert!(finished.stderr().contains("a.1 stopped\n"), "{}", finished.stderr());
+}
+
+#[test]
+fn a_quiet_reader_holds_the_processes_back_and_loses_nothing() {
+    let finished = Scenario::of("bash")
+        .file("Procfile", "a: exec $HOSTILE lines 100000 100\n")
+        .args("-c")
+        .arg("$GANGER start | (sleep 1; cat)")
+        .run()
+        .code(0);
+    assert_eq!(whole_lines(&finished.out, 100), HashMap::from([("a.1".into(), 100_000)]));
+}
+
+#[test]
+fn names_are_padded_and_coloured_on_demand() {
+    let procfile = "web: echo hello\nlong_name: sleep 1000\n";
+    let finished = Scenario::procfile(procfile).args("start --color always -b 9,10").run().code(0);
+    let line = finished.stdout();
+    assert!(
+        line == "\x1b[38;5;9mweb.1       | \x1b[0mhello\n"
+            || line == "\x1b[38;5;10mweb.1       | \x1b[0mhello\n"
+    );
+    let forced = Scenario::procfile(procfile).args("start").env("CLICOLOR_FORCE", "1").run();
+    assert!(forced.stdout().starts_with("\x1b[38;5;"));
+    let forbidden = Scenario::procfile(procfile)
+        .args("start")
+        .env("CLICOLOR_FORCE", "1")
+        .env("NO_COLOR", "1")
+        .run();
+    assert_eq!(forbidden.stdout(), "web.1       | hello\n");
+}
+
+#[test]
+fn without_prefix_with_time_and_without_the_quiet() {
+    let procfile = "web: echo hello\nnoise: echo noise; sleep 1000\n";
+    let finished = Scenario::procfile(procfile).args("start --no-prefix -q noise").run().code(0);
+    assert_eq!(finished.stdout(), "hello\n");
+    let finished =
+        Scenario::procfile("web: echo hello\n").args("start -T").env("TZ", "UTC").run().code(0);
+    let out = finished.stdout();
+    let (time, line) = out.split_once(' ').unwrap();
+    assert_eq!(line, "web.1  | hello\n");
+    let digits: Vec<&str> = time.split(':').collect();
+    assert!(
+        digits.len() == 3
+            && digits.iter().all(|part| part.len() == 2 && part.parse::<u8>().is_ok()),
+        "{time}"
+    );
+}
+
+/// Runs ganger with a terminal as its output, and returns what stands on it.
+fn on_a_terminal(procfile: &str, until: &str) -> String {
+    let pty = openpty(None, None).unwrap();
+    let output = pty.slave.try_clone().unwrap();
+    let errors = pty.slave;
+    let running = Scenario::procfile(procfile)
+        .args("start --color never")
+        .command(|command| {
+            command.stdout(Stdio::from(output)).stderr(Stdio::from(errors));
+        })
+        .start();
+    let mut screen = Vec::new();
+    let mut master = File::from(pty.master);
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&screen).contains(until) {
+        let count = master.read(&mut buffer).unwrap();
+        screen.extend_from_slice(&buffer[..count]);
+    }
+    running.signal(Signal::SIGTERM);
+    // The end of a terminal is an error.
+    while let Ok(count @ 1..) = master.read(&mut buffer) {
+        screen.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&screen).into_owned()
+}
+
+#[test]
+fn a_prompt_is_shown_on_a_terminal() {
+    let procfile = "a: printf 'name? '; sleep 1000\n";
+    let screen = on_a_terminal(procfile, "name? ");
+    assert!(screen.contains("\na.1    | name? "), "{screen}");
+    // What ganger says next stands on a line of its own.
+    assert!(screen.contains("name? \r\nganger | "), "{screen}");
+}
+
+#[test]
+fn what_is_said_of_the_end_stands_behind_the_last_line() {
+    let procfile = "a: printf 'x%.0s\\n' $(seq 2000); printf last; exit 3\n";
+    let screen = on_a_terminal(procfile, "stopping all");
+    assert!(
+        screen.contains("a.1    | last\r\nganger | a.1 exited (3), stopping all\r\n"),
+        "{screen}"
+    );
+}
+
+#[test]
+fn idle_means_idle() {
+    let mut running = Scenario::procfile("a: echo up; sleep 1000\n").args("start -m a=3").start();
+    running.wait_until("three", |running| running.said_times("| up\n") == 3);
+    let keeper = running.keeper();
+    let pid = running.pid();
+    let switches = || -> u64 {
+        let tasks = [pid, keeper]
+            .into_iter()
+            .flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten());
+        let of = |status: String| -> u64 {
+            let lines = status.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
+            lines.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()).sum()
+        };
+        tasks.map(|task| of(std::fs::read_to_string(task.path().join("status")).unwrap())).sum()
+    };
+    // The start has to settle first.
+    let mut before = switches();
+    running.wait_until("rest", |_| {
+        std::thread::sleep(Duration::from_millis(200));
+        std::mem::replace(&mut before, switches()) == before
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(switches(), before, "something woke up");
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+}

@@ -1,0 +1,187 @@
+//! `run`: one command in the app's environment, on the user's terminal.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use nix::pty::openpty;
+use nix::sys::signal::Signal;
+
+use crate::scenario::{Scenario, is_alive};
+
+fn app() -> Scenario {
+    let procfile = "web: bin/web\nconsole: echo \"$A from $PS\"; exit 5\nrelease: echo migrated\n";
+    Scenario::procfile(procfile).file(".env", "A=b\n")
+}
+
+fn code_of(command: &str) -> i32 {
+    app().args("run").args(command).run().status.code().unwrap()
+}
+
+#[test]
+fn is_heard_as_it_stands() {
+    let finished = app().args("run env").run().code(0);
+    let lines: Vec<String> = finished.stdout().lines().map(str::to_owned).collect();
+    assert!(lines.contains(&"A=b".to_owned()) && lines.contains(&"PS=run.1".to_owned()));
+    assert!(!lines.iter().any(|line| line.starts_with("PORT=")));
+    assert_eq!(finished.stderr(), "");
+    let both = app().args("run sh -c").arg("echo out; echo err >&2").run().code(0);
+    assert_eq!((both.stdout(), both.stderr()), ("out\n".into(), "err\n".into()));
+    assert_eq!(app().args("exec printf %s x").run().code(0).stdout(), "x");
+}
+
+#[test]
+fn gives_the_exact_exit_code() {
+    assert_eq!(code_of("true"), 0);
+    let sh = |script: &str| app().args("run sh -c").arg(script).run().status.code().unwrap();
+    assert_eq!(sh("exit 7"), 7);
+    assert_eq!(sh("kill -KILL $$"), 137);
+    assert_eq!(sh("kill -TERM $$"), 143);
+    let missing = app().args("run no-such-program").run().code(127);
+    assert_eq!(
+        missing.stderr(),
+        "ganger: failed to run `no-such-program`: No such file or directory\n"
+    );
+    assert_eq!(code_of("/etc/passwd"), 126);
+}
+
+#[test]
+fn takes_what_follows_the_command_untouched() {
+    let said = |args: &str| app().args(args).run().code(0).stdout();
+    assert_eq!(said("run printf %s, -f x --env y -v -- -h"), "-f,x,--env,y,-v,--,-h,");
+    assert_eq!(said("run -- printf %s, -x"), "-x,");
+    assert_eq!(app().args("run printf %s|").arg("a b  $A;c").run().code(0).stdout(), "a b  $A;c|");
+}
+
+#[test]
+fn knows_the_procfile() {
+    assert_eq!(app().args("run console").run().code(5).stdout(), "b from run.1\n");
+    assert_eq!(app().args("run release").run().code(0).stdout(), "migrated\n");
+    // More than a name is a command: here there is none of that name.
+    assert_eq!(code_of("console x"), 127);
+    let line = app().args("run").arg("echo $A | tr b c").run().code(0);
+    assert_eq!(line.stdout(), "c\n");
+}
+
+#[test]
+fn runs_in_the_folder_of_the_app() {
+    let finished = Scenario::new()
+        .file("app/Procfile", "web: a\n")
+        .file("app/.env", "A=1\n")
+        .args("-d app run sh -c")
+        .arg("pwd; echo $PWD $A")
+        .run()
+        .code(0);
+    let out = finished.stdout();
+    let mut lines = out.lines();
+    let folder = lines.next().unwrap();
+    assert!(folder.ends_with("/app"));
+    assert_eq!(lines.next().unwrap(), format!("{folder} 1"));
+}
+
+#[test]
+fn reads_what_ganger_would_have_read() {
+    let mut running = app()
+        .args("run cat")
+        .command(|command| {
+            command.stdin(Stdio::piped());
+        })
+        .start();
+    running.child.stdin.take().unwrap().write_all(b"to be read").unwrap();
+    assert_eq!(running.finish().code(0).stdout(), "to be read");
+}
+
+#[test]
+fn passes_on_term_and_hup_and_leaves_int_to_the_command() {
+    for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGHUP, "HUP")] {
+        let script = format!("trap 'exit 3' {name}; echo up; while :; do sleep 0.05; done");
+        let mut running = app().args("run sh -c").arg(script).start();
+        running.wait_for("up").signal(signal);
+        running.finish().code(3);
+    }
+    let scenario = app().args("run sh -c").arg("echo up; read x; exit 4").command(|command| {
+        command.stdin(Stdio::piped());
+    });
+    let mut running = scenario.start();
+    running.wait_for("up").signal(Signal::SIGINT);
+    running.signal(Signal::SIGQUIT);
+    drop(running.child.stdin.take());
+    running.finish().code(4);
+}
+
+#[test]
+fn is_on_the_terminal_and_under_job_control() {
+    let terminal = openpty(None, None).unwrap();
+    let slave = File::from(terminal.slave);
+    let (out, err) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
+    // An interactive shell makes jobs of what it runs, as a user's would.
+    let scenario = Scenario::of("setsid")
+        .file("Procfile", "a: true\n")
+        .args("-c -w bash --norc --noediting -i")
+        .command(|command| {
+            command.env("PS1", PROMPT).env("TERM", "dumb");
+            command.stdin(Stdio::from(slave)).stdout(Stdio::from(out)).stderr(Stdio::from(err));
+        });
+    let mut running = scenario.start();
+    let mut master = File::from(terminal.master);
+    let screen = Screen::of(master.try_clone().unwrap());
+    screen.wait_for(PROMPT);
+    let mut kind = |text: &str| master.write_all(text.as_bytes()).unwrap();
+    kind(
+        "$GANGER run sh -c 'test -t 0 && test -t 1 && stty -a >/dev/null && echo is-a-\"terminal\"; exec cat'\n",
+    );
+    screen.wait_for("is-a-terminal");
+    kind("ech\x7fho1\n");
+    screen.wait_for("\necho1\r\n");
+    // Suspended by the key, and continued by the shell.
+    kind("\x1a");
+    screen.wait_for_times(PROMPT, 2);
+    kind("fg\n");
+    screen.wait_for_times("exec cat'\r\n", 3);
+    kind("after fg\n");
+    screen.wait_for_times("after fg\r\n", 2);
+    // The key interrupts the command, and ganger tells how it ended.
+    kind("\x03");
+    screen.wait_for_times(PROMPT, 3);
+    kind("echo code=$?\n");
+    screen.wait_for("code=130");
+    kind("exit\n");
+    running.wait();
+    assert!(!is_alive(running.pid()));
+}
+
+const PROMPT: &str = "prompt> ";
+
+/// What has appeared on a terminal.
+struct Screen(std::cell::RefCell<(String, std::sync::mpsc::Receiver<Vec<u8>>)>);
+
+impl Screen {
+    fn of(mut master: File) -> Self {
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count) = master.read(&mut buffer) {
+                if count == 0 || send.send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(std::cell::RefCell::new((String::new(), receive)))
+    }
+
+    #[track_caller]
+    fn wait_for(&self, text: &str) {
+        self.wait_for_times(text, 1);
+    }
+
+    #[track_caller]
+    fn wait_for_times(&self, text: &str, times: usize) {
+        let (seen, receive) = &mut *self.0.borrow_mut();
+        while seen.matches(text).count() < times {
+            match receive.recv_timeout(crate::scenario::PATIENCE) {
+                Ok(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(error) => panic!("{error}: waited for {text:?} in {seen:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What processes read: nothing, without ever coming to its end.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::Stdio;
+
+use nix::pty::openpty;
+use nix::sys::signal::Signal;
+
+use crate::scenario::Scenario;
+
+#[test]
+fn who_leaves_at_its_end_stays_up() {
+    let mut running =
+        Scenario::procfile("a: cat; echo over\nb: echo up; sleep 1000\n").args("start").start();
+    running.wait_for("b.1    | up").wait_until("cat", |running| {
+        // cat waits in read(2), and so it has had its chance to leave.
+        let children = format!("/proc/{0}/task/{0}/children", running.keeper());
+        let shells = std::fs::read_to_string(children).unwrap();
+        shells.split_whitespace().any(|shell| {
+            let cats = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
+            cats.unwrap_or_default().split_whitespace().any(|cat| {
+                let channel = std::fs::read_to_string(format!("/proc/{cat}/wchan"));
+                let name = std::fs::read_to_string(format!("/proc/{cat}/comm"));
+                name.is_ok_and(|name| name == "cat\n")
+                    && channel.is_ok_and(|channel| channel.contains("pipe"))
+            })
+        })
+    });
+    running.signal(Signal::SIGTERM);
+    assert!(!running.finish().code(0).stdout().contains("over"));
+}
+
+#[test]
+fn nobody_gets_the_terminals_keys() {
+    let terminal = openpty(None, None).unwrap();
+    let slave = File::from(terminal.slave);
+    let scenario = Scenario::procfile("a: echo up; read line && echo \"got $line\"; echo over\n")
+        .args("start")
+        .command(|command| {
+            command.stdin(Stdio::from(slave));
+        });
+    let mut running = scenario.start();
+    running.wait_for("a.1    | up");
+    let mut master = File::from(terminal.master);
+    master.write_all(b"a key\n").unwrap();
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.finish().code(0).stdout(), "a.1    | up\n");
+}
+
+#[test]
+fn a_null_device_on_request() {
+    let scenario = Scenario::procfile("a: cat; echo over\n")
+        .file("ganger.toml", "[process.a]\nstdin = 'null'\n");
+    assert_eq!(scenario.args("start").run().code(0).lines_of("a.1"), ["over"]);
+}
+
+#[test]
+fn ganger_needs_none_itself() {
+    let procfile = "a: ls -l /proc/$$/fd/ | sed 's/.* \\([0-9]*\\) -> .*/\\1/;/total/d'; read x\nb: sleep 0.3\n";
+    let finished = Scenario::of("sh")
+        .file("Procfile", procfile)
+        .args("-c")
+        .arg("exec $GANGER start <&-")
+        .run()
+        .code(0);
+    assert_eq!(finished.lines_of("a.1"), ["0", "1", "2"]);
+}

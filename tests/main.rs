@@ -4,6 +4,7 @@
 mod check;
 mod config;
 mod env;
+mod example;
 mod exit_codes;
 mod formation;
 mod limits;

@@ -9,6 +9,7 @@ pub mod format;
 pub mod lines;
 mod mux;
 mod sink;
+mod sources;
 mod writer;
 
 use std::io;
@@ -22,8 +23,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::notice::Notice;
 use format::{Label, Style};
-pub use mux::SourceId;
 use mux::{Mux, Setup};
+pub use sources::SourceId;
 
 /// What the mux is told.
 #[derive(Debug)]

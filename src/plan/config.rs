@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use super::formation::{Formation, did_you_mean, nearest};
-use super::{OnExit, Stdin};
+use super::policy::{OnExit, Stdin};
 
 /// What stands in the file.
 #[derive(Debug, Default, Deserialize)]

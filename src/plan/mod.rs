@@ -5,6 +5,8 @@ pub mod config;
 pub mod dotenv;
 pub mod env;
 pub mod formation;
+mod options;
+mod policy;
 pub mod port;
 pub mod procfile;
 pub mod shell;
@@ -12,16 +14,15 @@ pub mod sources;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use nix::sys::signal::Signal;
-use serde::Deserialize;
 
 use config::Config;
 use env::{Env, Layer, Origin, Var};
-use formation::{Formation, RELEASE, Term, Wanted, did_you_mean, nearest};
+use formation::Wanted;
 use port::Ports;
 use sources::{EnvFiles, Sources};
+
+pub use options::Options;
+pub use policy::{Backoff, OnExit, Policy, Stdin};
 
 /// Everything resolved: what runs, and how.
 #[derive(Clone, Debug)]
@@ -67,106 +68,6 @@ pub struct Process {
     pub stdin: Stdin,
 }
 
-/// How a process is kept.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Policy {
-    /// What happens when it exits by itself.
-    pub on_exit: OnExit,
-    /// Pauses between restarts.
-    pub backoff: Backoff,
-    /// What asks it to stop.
-    pub stop_signal: Signal,
-    /// The time between the stop signal and SIGKILL.
-    pub grace: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            on_exit: OnExit::StopAll,
-            backoff: Backoff::default(),
-            stop_signal: Signal::SIGTERM,
-            grace: Duration::from_secs(5),
-        }
-    }
-}
-
-/// What happens when a process exits by itself.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnExit {
-    /// Everything is stopped.
-    StopAll,
-    /// It is started again.
-    Restart,
-    /// It is started again, unless it exited with 0.
-    RestartOnFailure,
-    /// It stays down, and the others go on.
-    Ignore,
-}
-
-/// Pauses between restarts: they double from `min` to `max`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Backoff {
-    /// The pause after the first crash.
-    pub min: Duration,
-    /// The longest pause.
-    pub max: Duration,
-    /// So many crashes in a row, and it stays down.
-    pub give_up_after: Option<u32>,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        let (min, max) = (Duration::from_millis(100), Duration::from_secs(30));
-        Self { min, max, give_up_after: None }
-    }
-}
-
-/// What a process reads.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stdin {
-    /// A pipe that stays open and silent: many watchers leave at end of file.
-    #[default]
-    Pipe,
-    /// `/dev/null`.
-    Null,
-}
-
-/// What the flags say, and the `GANGER_*` variables behind them.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// `--formation`.
-    pub formation: Option<Formation>,
-    /// Process types that were named: if any, nothing else runs.
-    pub chosen: Vec<Term>,
-    /// `--ignored-processes`.
-    pub ignored: Vec<String>,
-    /// `--port`.
-    pub port: Option<u16>,
-    /// `--port-step`.
-    pub port_step: Option<u16>,
-    /// `--no-port`.
-    pub no_port: bool,
-    /// `--timeout`.
-    pub grace: Option<Duration>,
-    /// `--auto-restart`.
-    pub auto_restart: Vec<String>,
-    /// `--can-die`.
-    pub can_die: Vec<String>,
-    /// `--any-can-die`.
-    pub any_can_die: bool,
-    /// `--stop-signals`.
-    pub stop_signals: Vec<(String, Signal)>,
-    /// `--shell`; absolute.
-    pub shell: Option<PathBuf>,
-    /// `--env-override`.
-    pub env_override: bool,
-    /// `--compat-env`.
-    pub compat_env: bool,
-}
-
 /// Why there is no plan. None of these carries a value from a `.env` file.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
@@ -187,8 +88,8 @@ pub enum Error {
     Port(#[from] port::Error),
     #[error("`PORT` ({origin}) is not a port; expected 1 to 65535")]
     BasePort { origin: Origin },
-    #[error("`{flag}` names `{name}`, which is not in `{procfile}`{}", did_you_mean(.nearest.as_deref()))]
-    UnknownType { flag: &'static str, name: String, procfile: String, nearest: Option<String> },
+    #[error(transparent)]
+    UnknownType(#[from] options::UnknownType),
 }
 
 impl Plan {
@@ -368,72 +269,14 @@ fn ports(config: &Config, options: &Options, env: &Env) -> Result<Option<Ports>,
     Ok(Some(Ports { base, step }))
 }
 
-impl Options {
-    fn check_names(&self, types: &[&str], procfile: &str) -> Result<(), Error> {
-        let check = |flag, name: &str| {
-            if types.contains(&name) && name != RELEASE {
-                return Ok(());
-            }
-            let nearest = nearest(name, types.iter().copied()).map(str::to_owned);
-            let (name, procfile) = (name.to_owned(), procfile.to_owned());
-            Err(Error::UnknownType { flag, name, procfile, nearest })
-        };
-        for name in self.auto_restart.iter().filter(|name| *name != "all") {
-            check("--auto-restart", name)?;
-        }
-        for name in &self.can_die {
-            check("--can-die", name)?;
-        }
-        for (name, _) in &self.stop_signals {
-            check("--stop-signals", name)?;
-        }
-        Ok(())
-    }
-
-    fn policy(&self, kind: &str, config: Option<&config::Process>) -> Policy {
-        let default = Policy::default();
-        let names = |list: &[String]| list.iter().any(|name| name == kind);
-        let backoff = config.map(|process| process.backoff).unwrap_or_default();
-        let on_exit = if names(&self.auto_restart) {
-            OnExit::Restart
-        } else if names(&self.can_die) {
-            OnExit::Ignore
-        } else if names_all(&self.auto_restart) {
-            OnExit::Restart
-        } else if self.any_can_die {
-            OnExit::Ignore
-        } else {
-            config.and_then(|process| process.on_exit).unwrap_or(default.on_exit)
-        };
-        let signal = self.stop_signals.iter().rev().find(|(name, _)| name == kind);
-        let signal = signal.map(|(_, signal)| *signal);
-        let min = backoff.min.unwrap_or(default.backoff.min);
-        Policy {
-            on_exit,
-            backoff: Backoff {
-                min,
-                max: backoff.max.unwrap_or(default.backoff.max).max(min),
-                give_up_after: backoff.give_up_after,
-            },
-            stop_signal: signal
-                .or_else(|| config.and_then(|process| process.stop_signal))
-                .unwrap_or(default.stop_signal),
-            grace: config
-                .and_then(|process| process.grace)
-                .filter(|_| self.grace.is_none())
-                .or(self.grace)
-                .unwrap_or(default.grace),
-        }
-    }
-}
-
-fn names_all(list: &[String]) -> bool {
-    list.iter().any(|name| name == "all")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use nix::sys::signal::Signal;
+
     use super::*;
+    use formation::Formation;
     use sources::Text;
 
     const PROCFILE: &str = "web: serve\nrelease: migrate\nmy-worker: work\nclock: tick\n";

@@ -3,5 +3,7 @@
 mod backoff;
 pub mod engine;
 pub mod exit;
+mod process;
+mod shutdown;
 pub mod signals;
 pub mod supervisor;

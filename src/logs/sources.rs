@@ -1,0 +1,228 @@
+//! What is being read: the pipe of every process, and its unfinished line.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use super::format::Label;
+use super::lines::{Cutter, LONGEST};
+use super::sink::Sink;
+
+/// A source is one life of one process; what that means is the engine's business.
+pub type SourceId = u64;
+
+/// A line whose end does not come is shown after this, on a terminal.
+const PROMPT_AFTER: Duration = Duration::from_millis(100);
+/// The most that a pipe holds of what an ended process wrote.
+pub(super) const PIPE_MAX: usize = 1 << 20;
+
+struct Source {
+    file: File,
+    label: Option<Label>,
+    cutter: Cutter,
+    /// When a line that is still unfinished is shown.
+    show_at: Option<Instant>,
+    ready: bool,
+}
+
+/// All sources.
+pub(super) struct Sources {
+    by_id: HashMap<SourceId, Source>,
+    /// Those with something to read, in turn.
+    ready: VecDeque<SourceId>,
+    buffer: Vec<u8>,
+    /// Whether unfinished lines are shown: where somebody may have to answer them.
+    prompts: bool,
+    /// Whose unfinished line the cursor stands behind.
+    row: Option<SourceId>,
+}
+
+impl Sources {
+    pub(super) fn new(prompts: bool) -> Self {
+        Self {
+            by_id: HashMap::new(),
+            ready: VecDeque::new(),
+            buffer: vec![0; LONGEST],
+            prompts,
+            row: None,
+        }
+    }
+
+    pub(super) fn add(
+        &mut self,
+        registry: &Registry,
+        id: SourceId,
+        file: OwnedFd,
+        label: Option<Label>,
+    ) {
+        let token = usize::try_from(id).map(Token).expect("ids fit a token");
+        let raw = file.as_raw_fd();
+        let registered = registry.register(&mut SourceFd(&raw), token, Interest::READABLE);
+        debug_assert!(registered.is_ok(), "a pipe can be waited for: {registered:?}");
+        let (file, cutter) = (File::from(file), Cutter::default());
+        self.by_id.insert(id, Source { file, label, cutter, show_at: None, ready: false });
+    }
+
+    pub(super) fn on_readable(&mut self, id: SourceId) {
+        if let Some(source) = self.by_id.get_mut(&id)
+            && !source.ready
+        {
+            source.ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When [`Self::show_prompts`] has something to do.
+    pub(super) fn next_prompt(&self) -> Option<Instant> {
+        let sources = self.prompts.then(|| self.by_id.values());
+        sources.into_iter().flatten().filter_map(|source| source.show_at).min()
+    }
+
+    /// Reads from each source that has something, once; returns how much came.
+    pub(super) fn read_round(&mut self, stamp: &[u8], to: &mut Sink) -> usize {
+        let mut read = 0;
+        for _ in 0..self.ready.len() {
+            if to.is_full() {
+                break;
+            }
+            let Some(id) = self.ready.pop_front() else { break };
+            read += self.read(id, stamp, to).unwrap_or_default();
+            if self.by_id.get(&id).is_some_and(|source| source.ready) {
+                self.ready.push_back(id);
+            }
+        }
+        read
+    }
+
+    /// Reads what is there, as far as there is room for it. `None` when that is
+    /// done, else how much of `most` there may still be.
+    pub(super) fn drain(
+        &mut self,
+        id: SourceId,
+        most: usize,
+        stamp: &[u8],
+        to: &mut Sink,
+    ) -> Option<usize> {
+        let mut left = most;
+        loop {
+            if to.is_full() {
+                return Some(left);
+            }
+            match self.read(id, stamp, to) {
+                Some(count) if count < left => left -= count,
+                Some(_) | None => return None,
+            }
+        }
+    }
+
+    /// Ends all sources with what is there. True when that is done.
+    pub(super) fn end_all(&mut self, stamp: &[u8], to: &mut Sink) -> bool {
+        let all: Vec<SourceId> = self.by_id.keys().copied().collect();
+        if !all.iter().all(|id| self.drain(*id, PIPE_MAX, stamp, to).is_none()) {
+            return false;
+        }
+        for id in all {
+            self.end(id, stamp, to);
+        }
+        true
+    }
+
+    /// Reads once; `None` if nothing was there. At its end the source is gone.
+    fn read(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) -> Option<usize> {
+        let source = self.by_id.get_mut(&id)?;
+        match source.file.read(&mut self.buffer) {
+            Ok(0) => {
+                self.end(id, stamp, to);
+                None
+            }
+            Ok(count) => {
+                // Less than was asked for: there was no more.
+                source.ready = count == self.buffer.len();
+                self.take_in(id, count, stamp, to);
+                Some(count)
+            }
+            Err(error) => {
+                match error.kind() {
+                    ErrorKind::WouldBlock => source.ready = false,
+                    ErrorKind::Interrupted => {}
+                    _ => self.end(id, stamp, to),
+                }
+                None
+            }
+        }
+    }
+
+    fn take_in(&mut self, id: SourceId, count: usize, stamp: &[u8], to: &mut Sink) {
+        let prompts = self.prompts;
+        let buffer = std::mem::take(&mut self.buffer);
+        self.emit(id, to, |source, label, out| {
+            source.cutter.feed(&buffer[..count], label.prefix(stamp), out);
+            let partial = prompts && source.cutter.has_partial();
+            source.show_at = partial.then(|| Instant::now() + PROMPT_AFTER);
+        });
+        self.buffer = buffer;
+    }
+
+    /// A source has ended, or nobody waits for its end: its last line goes out.
+    /// Closing its file is what takes it out of the poll.
+    fn end(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) {
+        self.emit(id, to, |source, label, out| source.cutter.finish(label.prefix(stamp), out));
+        self.row.take_if(|row| *row == id);
+        self.by_id.remove(&id);
+        self.ready.retain(|ready| *ready != id);
+    }
+
+    /// Shows the unfinished lines whose time has come.
+    pub(super) fn show_prompts(&mut self, now: Instant, stamp: &[u8], to: &mut Sink) {
+        if !self.prompts {
+            return;
+        }
+        let due = |source: &Source| source.show_at.is_some_and(|at| at <= now);
+        let due: Vec<SourceId> =
+            self.by_id.iter().filter(|(_, source)| due(source)).map(|(id, _)| *id).collect();
+        for id in due {
+            self.emit(id, to, |source, label, out| {
+                source.show_at = None;
+                source.cutter.show(label.prefix(stamp), out);
+            });
+            self.row = Some(id);
+        }
+    }
+
+    /// Has a source put something out, on a row of its own.
+    fn emit(
+        &mut self,
+        id: SourceId,
+        to: &mut Sink,
+        put: impl FnOnce(&mut Source, &Label, &mut Vec<u8>),
+    ) {
+        let Some(source) = self.by_id.get_mut(&id) else { return };
+        let Some(label) = source.label.take() else { return };
+        let out = to.queue();
+        let start = out.len();
+        put(source, &label, out);
+        source.label = Some(label);
+        if out.len() > start && self.row.is_some_and(|row| row != id) {
+            self.leave_row(out, start);
+        }
+    }
+
+    /// Begins a new row at `at`, if the cursor stands behind an unfinished line.
+    pub(super) fn leave_row(&mut self, out: &mut Vec<u8>, at: usize) {
+        if let Some(row) = self.row.take() {
+            out.insert(at, b'\n');
+            if let Some(source) = self.by_id.get_mut(&row) {
+                source.cutter.break_row();
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the flags say of the plan, and the `GANGER_*` variables behind them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::config;
+use super::formation::{Formation, RELEASE, Term, did_you_mean, nearest};
+use super::policy::{Backoff, OnExit, Policy};
+
+/// What the flags say.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--formation`.
+    pub formation: Option<Formation>,
+    /// Process types that were named: if any, nothing else runs.
+    pub chosen: Vec<Term>,
+    /// `--ignored-processes`.
+    pub ignored: Vec<String>,
+    /// `--port`.
+    pub port: Option<u16>,
+    /// `--port-step`.
+    pub port_step: Option<u16>,
+    /// `--no-port`.
+    pub no_port: bool,
+    /// `--timeout`.
+    pub grace: Option<Duration>,
+    /// `--auto-restart`.
+    pub auto_restart: Vec<String>,
+    /// `--can-die`.
+    pub can_die: Vec<String>,
+    /// `--any-can-die`.
+    pub any_can_die: bool,
+    /// `--stop-signals`.
+    pub stop_signals: Vec<(String, Signal)>,
+    /// `--shell`; absolute.
+    pub shell: Option<PathBuf>,
+    /// `--env-override`.
+    pub env_override: bool,
+    /// `--compat-env`.
+    pub compat_env: bool,
+}
+
+/// A flag names a process type that isn't there.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{flag}` names `{name}`, which is not in `{procfile}`{}", did_you_mean(.nearest.as_deref()))]
+pub struct UnknownType {
+    /// The flag.
+    pub flag: &'static str,
+    /// The name.
+    pub name: String,
+    /// The Procfile as the user knows it.
+    pub procfile: String,
+    /// A name of the Procfile that is much like it.
+    pub nearest: Option<String>,
+}
+
+impl Options {
+    /// Whether all types that the flags name are there.
+    pub(super) fn check_names(&self, types: &[&str], procfile: &str) -> Result<(), UnknownType> {
+        let check = |flag, name: &str| {
+            if types.contains(&name) && name != RELEASE {
+                return Ok(());
+            }
+            let nearest = nearest(name, types.iter().copied()).map(str::to_owned);
+            let (name, procfile) = (name.to_owned(), procfile.to_owned());
+            Err(UnknownType { flag, name, procfile, nearest })
+        };
+        for name in self.auto_restart.iter().filter(|name| *name != "all") {
+            check("--auto-restart", name)?;
+        }
+        for name in &self.can_die {
+            check("--can-die", name)?;
+        }
+        for (name, _) in &self.stop_signals {
+            check("--stop-signals", name)?;
+        }
+        Ok(())
+    }
+
+    /// How a process of this type is kept: as the flags say, else as `ganger.toml` does.
+    pub(super) fn policy(&self, kind: &str, config: Option<&config::Process>) -> Policy {
+        let default = Policy::default();
+        let names = |list: &[String]| list.iter().any(|name| name == kind);
+        let backoff = config.map(|process| process.backoff).unwrap_or_default();
+        let on_exit = if names(&self.auto_restart) {
+            OnExit::Restart
+        } else if names(&self.can_die) {
+            OnExit::Ignore
+        } else if names_all(&self.auto_restart) {
+            OnExit::Restart
+        } else if self.any_can_die {
+            OnExit::Ignore
+        } else {
+            config.and_then(|process| process.on_exit).unwrap_or(default.on_exit)
+        };
+        let signal = self.stop_signals.iter().rev().find(|(name, _)| name == kind);
+        let signal = signal.map(|(_, signal)| *signal);
+        let min = backoff.min.unwrap_or(default.backoff.min);
+        Policy {
+            on_exit,
+            backoff: Backoff {
+                min,
+                max: backoff.max.unwrap_or(default.backoff.max).max(min),
+                give_up_after: backoff.give_up_after,
+            },
+            stop_signal: signal
+                .or_else(|| config.and_then(|process| process.stop_signal))
+                .unwrap_or(default.stop_signal),
+            grace: config
+                .and_then(|process| process.grace)
+                .filter(|_| self.grace.is_none())
+                .or(self.grace)
+                .unwrap_or(default.grace),
+        }
+    }
+}
+
+fn names_all(list: &[String]) -> bool {
+    list.iter().any(|name| name == "all")
+}

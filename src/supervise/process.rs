@@ -1,0 +1,334 @@
+//! One process: what it is, what is wanted of it, and its way from the one to
+//! the other.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::backoff::{Chance, FORGIVEN_AFTER, pause};
+use super::exit::Exit;
+use crate::keeper::protocol::Member;
+use crate::notice::{Next, Notice};
+use crate::plan::{self, OnExit, Policy};
+
+/// One life of one process: nothing of an earlier life is taken for this one.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ProcessId {
+    /// Its place in the plan.
+    pub index: u32,
+    /// How often it has been started, this time included.
+    pub life: u32,
+}
+
+/// Something that has to be done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Start a process.
+    Spawn(ProcessId),
+    /// Ask a process and all that belongs to it to end, or kill them.
+    Stop(ProcessId, Signal),
+    /// Ask those who belong to no process to end.
+    StopStrays,
+    /// Kill whatever is left.
+    Sweep,
+    /// Say something.
+    Say(Notice),
+}
+
+/// What a process is to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Want {
+    Up,
+    Down,
+}
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// Nothing of it is there.
+    Down {
+        /// How it ended last.
+        last: Option<Exit>,
+    },
+    /// The same, until it is started again.
+    Backoff {
+        /// When that is.
+        until: Instant,
+    },
+    /// It is being started.
+    Starting,
+    /// It runs.
+    Up {
+        /// Since when.
+        since: Instant,
+        /// Its process id.
+        pid: i32,
+    },
+    /// It was asked to end.
+    Stopping {
+        /// When it is killed.
+        kill_at: Instant,
+        /// How its leader ended, if it has.
+        leader: Option<Exit>,
+    },
+    /// It was killed.
+    Killed {
+        /// When nobody waits for it any longer.
+        give_up_at: Instant,
+        /// How its leader ended, if it has.
+        leader: Option<Exit>,
+    },
+}
+
+/// How long something that was killed may take to be gone.
+const KILLED_IS_GONE_IN: Duration = Duration::from_secs(5);
+
+/// A process of the plan, through all its lives.
+pub(super) struct Process {
+    index: u32,
+    name: String,
+    pub(super) policy: Policy,
+    port: Option<u16>,
+    pub(super) want: Want,
+    pub(super) state: State,
+    life: u32,
+    pid: Option<i32>,
+    crashes: u32,
+    /// Not started again before this.
+    pause_until: Option<Instant>,
+}
+
+impl Process {
+    /// The process at `index` in the plan, wanted up.
+    pub(super) fn new(index: usize, process: &plan::Process) -> Self {
+        Self {
+            index: u32::try_from(index).expect("few processes"),
+            name: process.name.clone(),
+            policy: process.policy,
+            port: process.port,
+            want: Want::Up,
+            state: State::Down { last: None },
+            life: 0,
+            pid: None,
+            crashes: 0,
+            pause_until: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> ProcessId {
+        ProcessId { index: self.index, life: self.life }
+    }
+
+    /// Its name, state and process id.
+    pub(super) fn status(&self) -> (&str, State, Option<i32>) {
+        (&self.name, self.state, self.pid)
+    }
+
+    /// What it is called where it is waited for.
+    pub(super) fn known_as(&self) -> String {
+        match self.pid {
+            Some(pid) => format!("{} (pid {pid})", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.state, State::Down { .. })
+    }
+
+    /// Whether something of it is there.
+    pub(super) fn runs(&self) -> bool {
+        match self.state {
+            State::Starting | State::Up { .. } | State::Stopping { .. } | State::Killed { .. } => {
+                true
+            }
+            State::Down { .. } | State::Backoff { .. } => false,
+        }
+    }
+
+    /// When it is killed, if it has been asked to end.
+    pub(super) fn kill_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Stopping { kill_at, .. } => Some(kill_at),
+            State::Down { .. }
+            | State::Backoff { .. }
+            | State::Starting
+            | State::Up { .. }
+            | State::Killed { .. } => None,
+        }
+    }
+
+    /// When [`Self::reconcile`] has something to do though nothing happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Backoff { until } => Some(until),
+            State::Stopping { kill_at, .. } => Some(kill_at),
+            State::Killed { give_up_at, .. } => Some(give_up_at),
+            State::Down { .. } | State::Starting | State::Up { .. } => None,
+        }
+    }
+
+    pub(super) fn on_spawned(&mut self, pid: i32, now: Instant, actions: &mut Vec<Action>) {
+        self.pid = Some(pid);
+        match self.state {
+            State::Starting => self.state = State::Up { since: now, pid },
+            State::Stopping { .. } | State::Killed { .. } => {}
+            State::Down { .. } | State::Backoff { .. } | State::Up { .. } => return,
+        }
+        let (name, port) = (self.name.clone(), self.port);
+        actions.push(Action::Say(Notice::Started { name, pid, port }));
+    }
+
+    /// It has ended, or never began. Returns what follows, if it did so without
+    /// being told to.
+    pub(super) fn on_exited(
+        &mut self,
+        exit: Exit,
+        left: Vec<Member>,
+        chance: &mut Chance,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> Option<Next> {
+        let since = match &mut self.state {
+            State::Starting => None,
+            State::Up { since, .. } => Some(*since),
+            State::Stopping { leader, .. } | State::Killed { leader, .. } => {
+                *leader = Some(exit);
+                if left.is_empty() {
+                    self.is_gone(exit);
+                }
+                let name = self.name.clone();
+                actions.push(Action::Say(Notice::Stopped { name, exit, left }));
+                return None;
+            }
+            State::Down { .. } | State::Backoff { .. } => return None,
+        };
+        let next = self.what_follows(exit, since, chance, now);
+        if left.is_empty() {
+            self.is_gone(exit);
+        } else {
+            let kill_at = now + self.policy.grace;
+            self.state = State::Stopping { kill_at, leader: Some(exit) };
+            actions.push(Action::Stop(self.id(), self.policy.stop_signal));
+        }
+        let name = self.name.clone();
+        actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
+        Some(next)
+    }
+
+    /// What its policy says of an exit that nobody asked for.
+    fn what_follows(
+        &mut self,
+        exit: Exit,
+        up_since: Option<Instant>,
+        chance: &mut Chance,
+        now: Instant,
+    ) -> Next {
+        let forgiven = up_since.is_some_and(|since| now.duration_since(since) >= FORGIVEN_AFTER);
+        if forgiven || !exit.failed() {
+            self.crashes = 0;
+        }
+        self.crashes += u32::from(exit.failed());
+        let backoff = self.policy.backoff;
+        let restart = match self.policy.on_exit {
+            OnExit::Restart => true,
+            OnExit::RestartOnFailure => exit.failed(),
+            OnExit::StopAll | OnExit::Ignore => false,
+        };
+        let too_many = backoff.give_up_after.is_some_and(|most| self.crashes >= most);
+        let next = match (self.policy.on_exit, restart) {
+            (OnExit::StopAll, _) => Next::StopAll,
+            (_, true) if exit.failed() && too_many => Next::GiveUp(self.crashes),
+            (_, true) => Next::Restart(pause(backoff, self.crashes, chance)),
+            (_, false) => Next::StayDown,
+        };
+        self.pause_until = match next {
+            Next::Restart(pause) => Some(now + pause),
+            Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
+                self.want = Want::Down;
+                None
+            }
+        };
+        next
+    }
+
+    /// Of what had ended, nobody is left.
+    pub(super) fn on_empty(&mut self) {
+        match self.state {
+            State::Stopping { leader: Some(exit), .. }
+            | State::Killed { leader: Some(exit), .. } => self.is_gone(exit),
+            State::Stopping { leader: None, .. }
+            | State::Killed { leader: None, .. }
+            | State::Down { .. }
+            | State::Backoff { .. }
+            | State::Starting
+            | State::Up { .. } => {}
+        }
+    }
+
+    fn is_gone(&mut self, exit: Exit) {
+        self.pid = None;
+        self.state = match self.pause_until.take() {
+            Some(until) => State::Backoff { until },
+            None => State::Down { last: Some(exit) },
+        };
+    }
+
+    /// Moves it one step from what it is to what is wanted. True if it was killed
+    /// because it did not go.
+    pub(super) fn reconcile(&mut self, now: Instant, actions: &mut Vec<Action>) -> bool {
+        match (self.want, self.state) {
+            (Want::Up, State::Down { .. }) => self.spawn(actions),
+            (Want::Up, State::Backoff { until }) => {
+                if until <= now {
+                    self.spawn(actions);
+                }
+            }
+            (Want::Down, State::Backoff { .. }) => self.state = State::Down { last: None },
+            (Want::Down, State::Starting | State::Up { .. }) => {
+                let kill_at = now + self.policy.grace;
+                self.state = State::Stopping { kill_at, leader: None };
+                actions.push(Action::Stop(self.id(), self.policy.stop_signal));
+            }
+            (Want::Up | Want::Down, State::Stopping { kill_at, .. }) => {
+                if kill_at <= now {
+                    return self.kill(Some(self.policy.grace), now, actions);
+                }
+            }
+            (Want::Up | Want::Down, State::Killed { give_up_at, leader }) => {
+                if give_up_at <= now {
+                    self.want = Want::Down;
+                    self.state = State::Down { last: leader };
+                    let name = self.name.clone();
+                    actions.push(Action::Say(Notice::Unkillable { name }));
+                }
+            }
+            (Want::Up, State::Starting | State::Up { .. }) | (Want::Down, State::Down { .. }) => {}
+        }
+        false
+    }
+
+    fn spawn(&mut self, actions: &mut Vec<Action>) {
+        self.state = State::Starting;
+        self.life += 1;
+        actions.push(Action::Spawn(self.id()));
+    }
+
+    /// Kills it, if it has been asked to end; true if so. `grace`: how long it
+    /// had, unless the user would not wait.
+    pub(super) fn kill(
+        &mut self,
+        grace: Option<Duration>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let State::Stopping { leader, .. } = self.state else { return false };
+        self.state = State::Killed { give_up_at: now + KILLED_IS_GONE_IN, leader };
+        actions.push(Action::Stop(self.id(), Signal::SIGKILL));
+        let (name, signal) = (self.name.clone(), self.policy.stop_signal);
+        actions.push(Action::Say(Notice::Killing { name, signal, grace }));
+        true
+    }
+}

@@ -1,0 +1,122 @@
+//! The supervisor, event by event, with a clock that moves only when told to.
+
+mod histories;
+mod tables;
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::plan::{Backoff, OnExit, Policy, Stdin, env::Env};
+
+fn policy(on_exit: OnExit) -> Policy {
+    Policy { on_exit, ..Policy::default() }
+}
+
+fn plan(policies: &[Policy]) -> Plan {
+    let process = |(index, policy): (usize, &Policy)| crate::plan::Process {
+        name: format!("p.{index}"),
+        kind: "p".into(),
+        command: "run".into(),
+        dir: PathBuf::from("/"),
+        port: None,
+        env: Env::new(),
+        policy: *policy,
+        stdin: Stdin::Pipe,
+    };
+    Plan {
+        root: PathBuf::from("/"),
+        procfile: "Procfile".into(),
+        entries: Vec::new(),
+        processes: policies.iter().enumerate().map(process).collect(),
+        shell: PathBuf::from("/bin/sh"),
+        env: Env::new(),
+        clashes: Vec::new(),
+        files_win: false,
+        unlisted: Vec::new(),
+    }
+}
+
+/// A supervisor, and a clock that moves only when told to.
+struct Bench {
+    supervisor: Supervisor,
+    now: Instant,
+}
+
+/// What is done, without what is said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Done {
+    Spawn(u32),
+    Stop(u32, Signal),
+    StopStrays,
+    Sweep,
+}
+
+impl Bench {
+    fn new(policies: &[Policy]) -> Self {
+        Self { supervisor: Supervisor::new(&plan(policies), 1), now: Instant::now() }
+    }
+
+    /// The same, with everything up.
+    fn up(policies: &[Policy]) -> Self {
+        let mut bench = Self::new(policies);
+        bench.on(Event::Tick);
+        for index in 0..policies.len() {
+            bench.spawned(u32::try_from(index).unwrap());
+        }
+        bench
+    }
+
+    fn all(&mut self, event: Event) -> Vec<Action> {
+        self.supervisor.handle(self.now, event)
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Done> {
+        let done = |action| match action {
+            Action::Spawn(id) => Some(Done::Spawn(id.index)),
+            Action::Stop(id, signal) => Some(Done::Stop(id.index, signal)),
+            Action::StopStrays => Some(Done::StopStrays),
+            Action::Sweep => Some(Done::Sweep),
+            Action::Say(_) => None,
+        };
+        self.all(event).into_iter().filter_map(done).collect()
+    }
+
+    fn id(&self, index: u32) -> ProcessId {
+        self.supervisor.processes[index as usize].id()
+    }
+
+    fn spawned(&mut self, index: u32) -> Vec<Done> {
+        self.on(Event::Spawned(self.id(index), 100 + i32::try_from(index).unwrap()))
+    }
+
+    fn exited(&mut self, index: u32, exit: Exit) -> Vec<Done> {
+        self.on(Event::Exited(self.id(index), exit, Vec::new()))
+    }
+
+    fn leaving(&mut self, index: u32, exit: Exit) -> Vec<Done> {
+        self.on(Event::Exited(self.id(index), exit, vec![member(7)]))
+    }
+
+    fn empty(&mut self, index: u32) -> Vec<Done> {
+        self.on(Event::Empty(self.id(index)))
+    }
+
+    /// Lets the clock run to the next deadline at which something is done.
+    fn wait(&mut self) -> Vec<Done> {
+        loop {
+            self.now = self.supervisor.deadline().expect("something to wait for");
+            let done = self.on(Event::Tick);
+            if !done.is_empty() {
+                return done;
+            }
+        }
+    }
+
+    fn code(&self) -> Option<u8> {
+        self.supervisor.outcome().map(Outcome::code)
+    }
+}
+
+fn member(pid: i32) -> Member {
+    Member { pid, name: "x".into() }
+}

@@ -1,8 +1,13 @@
-//! Making a child: fork(2), a session of its own, its descriptors, execve(2).
+//! Making a child: a copy of the keeper, a session of its own, its descriptors,
+//! execve(2).
+//!
+//! The copy shares the keeper's memory, which waits meanwhile (`CLONE_VFORK`,
+//! clone(2)): no page table is copied for a program that replaces it at once. So
+//! the child only reads what was made ready for it, and takes no memory.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
@@ -10,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 
 use super::protocol::{Spawn, Stdin, Step};
 
@@ -31,17 +36,36 @@ pub(super) struct Failed {
 /// Soft and hard limit of open files.
 pub(super) type Limits = (u64, u64);
 
-/// What the child is made from; all memory is taken before the fork.
+/// What the child is made from.
 struct Image {
     /// Where the program may be.
     programs: Vec<CString>,
-    argv: Vec<CString>,
-    env: Vec<CString>,
+    argv: Strings,
+    /// The same, where the program is a script for the shell; the second of them
+    /// is to be replaced by its path.
+    script: Strings,
+    env: Strings,
     dir: CString,
     stdin: OwnedFd,
     output: OwnedFd,
     limits: Limits,
     keeper: Pid,
+    /// Closed by execve, or written to when it fails.
+    failure: OwnedFd,
+}
+
+/// Strings as execve(2) takes them.
+struct Strings {
+    pointers: Vec<*const libc::c_char>,
+    /// What they point to.
+    _strings: Vec<CString>,
+}
+
+impl Strings {
+    fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]);
+        Self { pointers: pointers.collect(), _strings: strings }
+    }
 }
 
 /// Starts a program, which writes to `output`, and waits until it runs.
@@ -67,29 +91,59 @@ pub(super) fn spawn(
         }
     };
     let argv = texts(&request.argv)?;
-    let programs = texts(&programs(request))?;
-    let (dir, keeper) = (text(&request.dir)?, nix::unistd::getpid());
-    let image = Image { programs, argv, env, dir, stdin, output, limits, keeper };
-    // Closed by execve, or written to when it fails.
-    let (failure, in_child) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
-    #[expect(unsafe_code, reason = "fork is how a process is made")]
-    // SAFETY: the keeper has one thread, so the child may do whatever it could.
-    let forked = unsafe { nix::unistd::fork() }.map_err(in_fork)?;
-    match forked {
-        ForkResult::Child => become_program(&image, in_child),
-        ForkResult::Parent { child: pid } => {
-            drop((image, in_child));
-            let mut message = [0; 5];
-            match File::from(failure).read_exact(&mut message) {
-                Err(_) => Ok(Spawned { pid, stdin: held }),
-                Ok(()) => {
-                    let _ = nix::sys::wait::waitpid(pid, None);
-                    let [step, errno @ ..] = message;
-                    let step = if step == 1 { Step::Dir } else { Step::Exec };
-                    Err(Failed { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
-                }
-            }
+    let script = [c"sh".into(), c"".into()].into_iter().chain(argv.iter().skip(1).cloned());
+    let (read, failure) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
+    let image = Image {
+        programs: texts(&programs(request))?,
+        script: Strings::new(script.collect()),
+        argv: Strings::new(argv),
+        env: Strings::new(env),
+        dir: text(&request.dir)?,
+        stdin,
+        output,
+        limits,
+        keeper: nix::unistd::getpid(),
+        failure,
+    };
+    let pid = copy_and_become(image).map_err(in_fork)?;
+    let mut message = [0; MESSAGE];
+    match File::from(read).read_exact(&mut message) {
+        Err(_) => Ok(Spawned { pid, stdin: held }),
+        Ok(()) => {
+            let _ = nix::sys::wait::waitpid(pid, None);
+            let [step, errno @ ..] = message;
+            let step = if step == 1 { Step::Dir } else { Step::Exec };
+            Err(Failed { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
         }
+    }
+}
+
+/// A step, and the number of an error.
+const MESSAGE: usize = 5;
+
+#[cfg(target_os = "linux")]
+fn copy_and_become(mut image: Image) -> nix::Result<Pid> {
+    use nix::sched::{CloneFlags, clone};
+
+    let mut stack = vec![0; 64 << 10];
+    let child = Box::new(|| become_program(&mut image));
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    #[expect(unsafe_code, reason = "this is how a process is made")]
+    // SAFETY: the keeper has one thread, and that waits until the child is another
+    // program or gone; until then the child has a stack of its own, large enough
+    // for calls of the system, and signals that come to it change nothing.
+    unsafe {
+        clone(child, &mut stack, flags, Some(libc::SIGCHLD))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_and_become(mut image: Image) -> nix::Result<Pid> {
+    #[expect(unsafe_code, reason = "this is how a process is made")]
+    // SAFETY: the keeper has one thread, so the child may do whatever it could.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => become_program(&mut image),
+        nix::unistd::ForkResult::Parent { child } => Ok(child),
     }
 }
 
@@ -109,40 +163,47 @@ fn programs(request: &Spawn) -> Vec<Vec<u8>> {
     folders.map(join).collect()
 }
 
-/// Returns only if no program was found that can be executed, with the reason.
-fn execute(image: &Image) -> Errno {
-    let mut reason = Errno::ENOENT;
-    for program in &image.programs {
-        match nix::unistd::execve(program, &image.argv, &image.env) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-            // A script without a first line that says so is one for the shell.
-            Err(Errno::ENOEXEC) => {
-                let mut argv = vec![c"sh", program.as_c_str()];
-                argv.extend(image.argv.iter().skip(1).map(CString::as_c_str));
-                return match nix::unistd::execve(c"/bin/sh", &argv, &image.env) {
-                    Err(errno) => errno,
-                };
-            }
-            Err(errno) => reason = errno,
-        }
-    }
-    reason
-}
-
 /// The child's side: never returns.
-fn become_program(image: &Image, failure: OwnedFd) -> ! {
+fn become_program(image: &mut Image) -> ! {
     let (step, errno) = match prepare(image) {
         Err(failed) => failed,
         Ok(()) => (2, execute(image)),
     };
-    let mut message = vec![step];
-    message.extend((errno as i32).to_ne_bytes());
-    let _ = File::from(failure).write_all(&message);
+    let mut message = [step; MESSAGE];
+    message[1..].copy_from_slice(&(errno as i32).to_ne_bytes());
+    let _ = nix::unistd::write(&image.failure, &message);
     #[expect(unsafe_code, reason = "what the keeper registered must not run twice")]
     // SAFETY: _exit(2) has no preconditions.
     unsafe {
         libc::_exit(127)
     }
+}
+
+/// Returns only if no program was found that can be executed, with the reason.
+fn execute(image: &mut Image) -> Errno {
+    let mut reason = Errno::ENOENT;
+    for program in &image.programs {
+        match execve(program, &image.argv, &image.env) {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            // A script without a first line that says so is one for the shell.
+            Errno::ENOEXEC => {
+                image.script.pointers[1] = program.as_ptr();
+                return execve(c"/bin/sh", &image.script, &image.env);
+            }
+            errno => reason = errno,
+        }
+    }
+    reason
+}
+
+/// nix's own takes memory, of which the keeper would never know.
+fn execve(program: &CStr, argv: &Strings, env: &Strings) -> Errno {
+    #[expect(unsafe_code, reason = "nix would allocate")]
+    // SAFETY: the pointers are to strings that live, and a null ends either list.
+    unsafe {
+        libc::execve(program.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr())
+    };
+    Errno::last()
 }
 
 fn prepare(image: &Image) -> Result<(), (u8, Errno)> {

@@ -44,14 +44,12 @@ pub enum Notice {
         /// What ganger does about it.
         next: Next,
     },
-    /// A process ended because it was told to.
+    /// A process ended because it was told to, and nobody of it is left.
     Stopped {
         /// `web.1`.
         name: String,
         /// How.
         exit: Exit,
-        /// Who of it lives on.
-        left: Vec<Member>,
     },
     /// Everything is being stopped.
     StoppingAll {
@@ -187,14 +185,11 @@ impl fmt::Display for Notice {
                     }
                 }
             }
-            Self::Stopped { name, exit, left } => {
-                match exit {
-                    Exit::Code(_) | Exit::NotStarted { .. } => write!(f, "{name} {exit}")?,
-                    Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed")?,
-                    Exit::Signal(_) => write!(f, "{name} stopped")?,
-                }
-                leaving(f, left)
-            }
+            Self::Stopped { name, exit } => match exit {
+                Exit::Code(_) | Exit::NotStarted { .. } => write!(f, "{name} {exit}"),
+                Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed"),
+                Exit::Signal(_) => write!(f, "{name} stopped"),
+            },
             Self::StoppingAll { cause } => match cause {
                 Cause::Signal(signal) => write!(f, "{signal}: stopping all"),
                 Cause::Exit => f.write_str("stopping all"),
@@ -254,7 +249,9 @@ fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn members(members: &[Member]) -> String {
+/// Who they are, with process ids.
+#[must_use]
+pub fn members(members: &[Member]) -> String {
     let show = |member: &Member| format!("{} (pid {})", member.name, member.pid);
     members.iter().map(show).collect::<Vec<_>>().join(", ")
 }

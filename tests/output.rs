@@ -58,6 +58,28 @@ fn a_last_line_without_newline() {
 }
 
 #[test]
+fn nothing_is_heard_before_it_is_said_who_speaks() {
+    for _ in 0..20 {
+        let finished = Scenario::of("sh")
+            .file("Procfile", "a: exec $HOSTILE lines 1 20\nb: exec $HOSTILE lines 1 20\n")
+            .args("-c")
+            .arg("exec $GANGER start --any-can-die 2>&1")
+            .run()
+            .code(0);
+        let out = finished.stdout();
+        for name in ["a.1", "b.1"] {
+            let at = |text: String| out.find(&text).unwrap();
+            let order = [
+                at(format!("{name} started")),
+                at(format!("{name}    | 00000000")),
+                at(format!("{name} exited (0)")),
+            ];
+            assert!(order.is_sorted(), "{out}");
+        }
+    }
+}
+
+#[test]
 fn stdout_and_stderr_keep_their_order() {
     let procfile = "a: exec $HOSTILE alternate 10000\n";
     let finished = Scenario::procfile(procfile).args("start").run().code(0);

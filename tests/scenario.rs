@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,18 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// The binary under test.
 pub const GANGER: &str = env!("CARGO_BIN_EXE_ganger");
 
-/// A program that misbehaves on request.
-pub fn hostile() -> PathBuf {
-    let path = Path::new(GANGER).with_file_name("examples").join("hostile");
-    assert!(path.exists(), "`cargo test` builds it, `cargo test --test ganger` doesn't");
-    path
+/// A program that misbehaves on request, up to date: cargo builds examples only
+/// where all tests are run.
+pub fn hostile() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = Path::new(GANGER).parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--example", "hostile"]);
+        build.args(folder.ends_with("release").then_some("--release"));
+        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+        folder.join("examples/hostile")
+    })
 }
 
 /// What is to be run, and where.

@@ -40,12 +40,14 @@ fn a_second_interrupt_kills_at_once() {
 fn a_shell_leaves_no_grandchild() {
     let tag = tag();
     let procfile = format!("a: $HOSTILE stubborn {tag} & $HOSTILE stubborn {tag}; true\n");
-    let mut running = Scenario::procfile(procfile).args("start -t 1").start();
+    let mut running = Scenario::procfile(procfile).args("start -t 2").start();
     running.wait_until("two", |running| {
         tagged(&tag).len() == 2 && running.said_times("stubborn\n") == 2
     });
     running.signal(Signal::SIGTERM);
-    running.finish().code(137);
+    let stderr = running.finish().code(137).stderr();
+    let still_up = "waiting for a.1 (hostile (pid N), hostile (pid N)): SIGKILL in ";
+    assert!(stderr.contains(still_up), "{stderr}");
     assert!(tagged(&tag).is_empty());
 }
 
@@ -130,8 +132,8 @@ fn user_signals_are_passed_on_and_quit_tells() {
 
 #[test]
 fn everything_is_suspended_and_goes_on() {
-    let procfile = "a: while :; do echo tick; sleep 0.05; done\n";
-    let mut running = Scenario::procfile(procfile).args("start").start();
+    // A shell that waits for a child of vfork(2) can't be suspended.
+    let mut running = Scenario::procfile("a: exec $HOSTILE tick\n").args("start").start();
     running.wait_for("tick").signal(Signal::SIGTSTP);
     let stopped = |path: String| {
         std::fs::read_to_string(path).unwrap().rsplit_once(") ").unwrap().1.starts_with('T')
@@ -141,8 +143,8 @@ fn everything_is_suspended_and_goes_on() {
     let keeper = running.keeper();
     let children =
         std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
-    let shell = children.trim().to_owned();
-    running.wait_until("a.1 suspended", |_| stopped(format!("/proc/{shell}/stat")));
+    let child = children.trim().to_owned();
+    running.wait_until("a.1 suspended", |_| stopped(format!("/proc/{child}/stat")));
     let before = running.said_times("tick");
     running.signal(Signal::SIGCONT);
     running.wait_until("more", |running| running.said_times("tick") > before + 2);

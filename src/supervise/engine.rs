@@ -1,6 +1,6 @@
 //! The event loop: takes what happens to the supervisor, and does what it says.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -47,6 +47,8 @@ pub struct Engine {
     keeper: Keeper,
     logs: Logs,
     signals: Signals,
+    /// What processes write that are being started: it is read once that is said.
+    unheard: HashMap<ProcessId, OwnedFd>,
     /// How long everything was suspended: that time doesn't count.
     suspended: Duration,
     /// What happened while something was being done.
@@ -69,6 +71,7 @@ impl Engine {
             keeper,
             logs,
             signals,
+            unheard: HashMap::new(),
             suspended: Duration::ZERO,
             follow_up: VecDeque::new(),
         }
@@ -158,11 +161,6 @@ impl Engine {
         if id.index < LARGE_PIPES {
             enlarge(&read);
         }
-        let quiet = self.show.quiet.contains(&process.kind);
-        let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
-        let color = index.map_or(0, |index| self.colors[index]);
-        let label = (!quiet).then(|| self.show.style.label(&process.name, color));
-        self.logs.add(child(id).0, read, label);
         let argv = shell::argv(&self.plan.shell, &process.command);
         let env = self.plan.environment(process);
         let pair = |(key, var): (&std::ffi::OsString, &plan::env::Var)| {
@@ -179,13 +177,29 @@ impl Engine {
             },
         };
         self.keeper.ask(&Request::Spawn(spawn), Some(write));
+        self.unheard.insert(id, read);
         Ok(())
+    }
+
+    /// Has the output of a process read, if it isn't yet.
+    fn hear(&mut self, id: ProcessId) {
+        let Some(read) = self.unheard.remove(&id) else { return };
+        let process = &self.plan.processes[id.index as usize];
+        let quiet = self.show.quiet.contains(&process.kind);
+        let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
+        let color = index.map_or(0, |index| self.colors[index]);
+        let label = (!quiet).then(|| self.show.style.label(&process.name, color));
+        self.logs.add(child(id).0, read, label);
     }
 
     fn on_report(&mut self, report: Report) {
         let event = match report {
-            Report::Spawned { id, pid } => Event::Spawned(process(id), pid),
+            Report::Spawned { id, pid } => {
+                self.handle(Event::Spawned(process(id), pid));
+                return self.hear(process(id));
+            }
             Report::SpawnFailed { id, step, errno } => {
+                self.unheard.remove(&process(id));
                 let exit = Exit::NotStarted { step, errno: Errno::from_raw(errno) };
                 Event::Exited(process(id), exit, Vec::new())
             }

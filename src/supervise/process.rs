@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
 use crate::keeper::protocol::Member;
-use crate::notice::{Next, Notice};
+use crate::notice::{Next, Notice, members};
 use crate::plan::{self, OnExit, Policy};
 
 /// One life of one process: nothing of an earlier life is taken for this one.
@@ -70,16 +70,27 @@ pub enum State {
     Stopping {
         /// When it is killed.
         kill_at: Instant,
-        /// How its leader ended, if it has.
-        leader: Option<Exit>,
+        /// What has become of the process that was started.
+        leader: Leader,
     },
     /// It was killed.
     Killed {
         /// When nobody waits for it any longer.
         give_up_at: Instant,
-        /// How its leader ended, if it has.
-        leader: Option<Exit>,
+        /// What has become of the process that was started.
+        leader: Leader,
     },
+}
+
+/// What has become of the process that was started, while others of it may live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leader {
+    /// It runs.
+    Up,
+    /// It ended by itself, which has been said.
+    Exited(Exit),
+    /// It ended because it was told to, which is said when nobody is left.
+    Stopped(Exit),
 }
 
 /// How long something that was killed may take to be gone.
@@ -95,6 +106,8 @@ pub(super) struct Process {
     pub(super) state: State,
     life: u32,
     pid: Option<i32>,
+    /// Who of it lived on when the process that was started ended.
+    left: Vec<Member>,
     crashes: u32,
     /// Not started again before this.
     pause_until: Option<Instant>,
@@ -112,6 +125,7 @@ impl Process {
             state: State::Down { last: None },
             life: 0,
             pid: None,
+            left: Vec::new(),
             crashes: 0,
             pause_until: None,
         }
@@ -129,6 +143,7 @@ impl Process {
     /// What it is called where it is waited for.
     pub(super) fn known_as(&self) -> String {
         match self.pid {
+            _ if !self.left.is_empty() => format!("{} ({})", self.name, members(&self.left)),
             Some(pid) => format!("{} (pid {pid})", self.name),
             None => self.name.clone(),
         }
@@ -195,12 +210,11 @@ impl Process {
             State::Starting => None,
             State::Up { since, .. } => Some(*since),
             State::Stopping { leader, .. } | State::Killed { leader, .. } => {
-                *leader = Some(exit);
-                if left.is_empty() {
-                    self.is_gone(exit);
+                *leader = Leader::Stopped(exit);
+                self.left = left;
+                if self.left.is_empty() {
+                    self.on_empty(actions);
                 }
-                let name = self.name.clone();
-                actions.push(Action::Say(Notice::Stopped { name, exit, left }));
                 return None;
             }
             State::Down { .. } | State::Backoff { .. } => return None,
@@ -210,9 +224,10 @@ impl Process {
             self.is_gone(exit);
         } else {
             let kill_at = now + self.policy.grace;
-            self.state = State::Stopping { kill_at, leader: Some(exit) };
+            self.state = State::Stopping { kill_at, leader: Leader::Exited(exit) };
             actions.push(Action::Stop(self.id(), self.policy.stop_signal));
         }
+        self.left.clone_from(&left);
         let name = self.name.clone();
         actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
         Some(next)
@@ -255,21 +270,27 @@ impl Process {
     }
 
     /// Of what had ended, nobody is left.
-    pub(super) fn on_empty(&mut self) {
-        match self.state {
-            State::Stopping { leader: Some(exit), .. }
-            | State::Killed { leader: Some(exit), .. } => self.is_gone(exit),
-            State::Stopping { leader: None, .. }
-            | State::Killed { leader: None, .. }
-            | State::Down { .. }
-            | State::Backoff { .. }
-            | State::Starting
-            | State::Up { .. } => {}
+    pub(super) fn on_empty(&mut self, actions: &mut Vec<Action>) {
+        let leader = match self.state {
+            State::Stopping { leader, .. } | State::Killed { leader, .. } => leader,
+            State::Down { .. } | State::Backoff { .. } | State::Starting | State::Up { .. } => {
+                return;
+            }
+        };
+        match leader {
+            Leader::Up => {}
+            Leader::Exited(exit) => self.is_gone(exit),
+            Leader::Stopped(exit) => {
+                self.is_gone(exit);
+                let name = self.name.clone();
+                actions.push(Action::Say(Notice::Stopped { name, exit }));
+            }
         }
     }
 
     fn is_gone(&mut self, exit: Exit) {
         self.pid = None;
+        self.left.clear();
         self.state = match self.pause_until.take() {
             Some(until) => State::Backoff { until },
             None => State::Down { last: Some(exit) },
@@ -289,7 +310,7 @@ impl Process {
             (Want::Down, State::Backoff { .. }) => self.state = State::Down { last: None },
             (Want::Down, State::Starting | State::Up { .. }) => {
                 let kill_at = now + self.policy.grace;
-                self.state = State::Stopping { kill_at, leader: None };
+                self.state = State::Stopping { kill_at, leader: Leader::Up };
                 actions.push(Action::Stop(self.id(), self.policy.stop_signal));
             }
             (Want::Up | Want::Down, State::Stopping { kill_at, .. }) => {
@@ -300,7 +321,7 @@ impl Process {
             (Want::Up | Want::Down, State::Killed { give_up_at, leader }) => {
                 if give_up_at <= now {
                     self.want = Want::Down;
-                    self.state = State::Down { last: leader };
+                    self.state = State::Down { last: leader.exit() };
                     let name = self.name.clone();
                     actions.push(Action::Say(Notice::Unkillable { name }));
                 }
@@ -330,5 +351,14 @@ impl Process {
         let (name, signal) = (self.name.clone(), self.policy.stop_signal);
         actions.push(Action::Say(Notice::Killing { name, signal, grace }));
         true
+    }
+}
+
+impl Leader {
+    fn exit(self) -> Option<Exit> {
+        match self {
+            Self::Up => None,
+            Self::Exited(exit) | Self::Stopped(exit) => Some(exit),
+        }
     }
 }

@@ -81,7 +81,7 @@ impl Supervisor {
             Event::Exited(id, exit, left) => self.on_exited(id, exit, left, now),
             Event::Empty(id) => {
                 if let Some(process) = current(&mut self.processes, id) {
-                    process.on_empty();
+                    process.on_empty(&mut self.actions);
                 }
             }
             Event::Strays(left) => {

@@ -16,6 +16,10 @@ fn main() {
     let args: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
     match args.as_slice() {
         ["leaf", ..] => forever(),
+        ["tick"] => loop {
+            say("tick");
+            std::thread::sleep(Duration::from_millis(50));
+        },
         ["stubborn", ..] => stubborn(),
         ["tree", tag] => tree(tag),
         ["lines", count, length] => lines(number(count), number(length)),

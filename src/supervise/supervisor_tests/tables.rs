@@ -170,6 +170,16 @@ fn what_a_leader_leaves_is_stopped_before_it_counts_as_down() {
 }
 
 #[test]
+fn who_was_told_to_stop_has_stopped_when_nobody_of_it_is_left() {
+    let mut b = Bench::up(&[policy(STOP_ALL)]);
+    b.on(Event::Asked(SIGTERM));
+    let exit = Exit::Signal(15);
+    assert_eq!(b.all(Event::Exited(b.id(0), exit, vec![member(7)])), []);
+    let stopped = Notice::Stopped { name: "p.0".into(), exit };
+    assert_eq!(b.all(Event::Empty(b.id(0))), [Action::Say(stopped)]);
+}
+
+#[test]
 fn strays_get_the_same_grace() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
     b.on(Event::Asked(SIGTERM));

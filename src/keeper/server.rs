@@ -205,7 +205,7 @@ impl Server {
     fn receive(&mut self, into: &mut [u8]) -> Result<usize, Gone> {
         let mut space = nix::cmsg_space!([i32; 1]);
         let mut into = [IoSliceMut::new(into)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = MsgFlags::empty();
         let received =
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut into, Some(&mut space), flags) {
                 Ok(received) => received,
@@ -222,7 +222,10 @@ impl Server {
                     passed = true;
                     #[expect(unsafe_code, reason = "recvmsg returns bare numbers")]
                     // SAFETY: the descriptor was just made for us by the kernel.
-                    self.outputs.push_back(Some(unsafe { OwnedFd::from_raw_fd(raw) }));
+                    let output = unsafe { OwnedFd::from_raw_fd(raw) };
+                    // Nothing is executed between the two: there is one thread.
+                    let _ = fcntl(&output, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+                    self.outputs.push_back(Some(output));
                 }
             }
         }

@@ -82,7 +82,7 @@ pub(super) fn spawn(
     env.push(text(&mark.into_bytes())?);
     let (stdin, held) = match request.stdin {
         Stdin::Silent => {
-            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
+            let (read, write) = pipe().map_err(in_fork)?;
             (read, Some(write))
         }
         Stdin::Null => {
@@ -92,7 +92,7 @@ pub(super) fn spawn(
     };
     let argv = texts(&request.argv)?;
     let script = [c"sh".into(), c"".into()].into_iter().chain(argv.iter().skip(1).cloned());
-    let (read, failure) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(in_fork)?;
+    let (read, failure) = pipe().map_err(in_fork)?;
     let image = Image {
         programs: texts(&programs(request))?,
         script: Strings::new(script.collect()),
@@ -115,6 +115,14 @@ pub(super) fn spawn(
             let step = if step == 1 { Step::Dir } else { Step::Exec };
             Err(Failed { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
         }
+    }
+}
+
+/// A pipe that no program inherits.
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    match std::io::pipe() {
+        Ok((read, write)) => Ok((read.into(), write.into())),
+        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE))),
     }
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod env;
 mod example;
 mod exit_codes;
+mod faults;
 mod formation;
 mod limits;
 mod output;

@@ -172,7 +172,12 @@ impl Running {
                 tail(&self.said())
             );
             match self.pieces.recv_timeout(Duration::from_millis(20)) {
-                Ok(piece) => self.take(piece),
+                Ok(piece) => {
+                    self.take(piece);
+                    while let Ok(piece) = self.pieces.try_recv() {
+                        self.take(piece);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(Duration::from_millis(5));
@@ -189,7 +194,8 @@ impl Running {
 
     /// How often this stands in what has been said.
     pub fn said_times(&self, text: &str) -> usize {
-        self.said().matches(text).count()
+        let times = |said: &[u8]| memchr::memmem::find_iter(said, text).count();
+        times(&self.out) + times(&self.err)
     }
 
     fn said(&self) -> String {
@@ -243,6 +249,11 @@ impl Running {
 /// The memory of a process, in bytes: what is its own, and its share.
 pub fn memory(pid: Pid) -> usize {
     field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// The memory of a process that it shares with nobody, in bytes.
+pub fn own_memory(pid: Pid) -> usize {
+    field(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
 /// The most that a process has had in memory, in bytes.

@@ -1,7 +1,10 @@
 //! Programs that misbehave on request: what the tests run under ganger.
 #![expect(clippy::zombie_processes, reason = "leaving some behind is the point")]
 
+mod faults;
+
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -34,6 +37,17 @@ fn main() {
         ["alternate", count] => alternate(number(count)),
         ["descriptors"] => descriptors(),
         ["signals"] => signals(),
+        ["bomb", generations, _tag] => faults::bomb(number(generations)),
+        ["runner", _tag] => faults::runner(),
+        ["deaf", _tag] => faults::deaf(),
+        ["stopped", _tag] => faults::stopped(),
+        ["hold", tag] => faults::hold(tag),
+        ["bytewise", lines] => faults::bytewise(number(lines)),
+        ["flood", ..] => faults::flood(),
+        ["escape"] => faults::escape(),
+        ["mute", _tag] => faults::mute(),
+        ["regroup", tag] => faults::regroup(tag),
+        ["eat"] => faults::eat(),
         _ => {
             eprintln!("hostile: {args:?}?");
             exit(64);
@@ -48,6 +62,12 @@ fn number(text: &str) -> usize {
 fn say(text: &str) {
     println!("{text}");
     std::io::stdout().flush().expect("stdout is open");
+}
+
+/// Rust's own would wait for the end of the line.
+fn raw_stdout() -> File {
+    use std::os::fd::AsFd;
+    File::from(std::io::stdout().as_fd().try_clone_to_owned().expect("stdout is open"))
 }
 
 fn forever() -> ! {

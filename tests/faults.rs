@@ -1,0 +1,157 @@
+//! Programs that break what a supervisor would like to rely on: nothing is lost,
+//! and nobody is left.
+
+use nix::sys::signal::Signal;
+
+use crate::scenario::{Running, Scenario, is_alive, own_memory, tag, tagged};
+
+/// Runs one that stays up, until `ready` holds.
+fn up(way: &str, tag: &str, args: &str, ready: impl FnMut(&Running) -> bool) -> Running {
+    let procfile = format!("a: exec $HOSTILE {way} {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start -N").args(args).start();
+    running.wait_until(way, ready);
+    running
+}
+
+fn said(text: &'static str) -> impl Fn(&Running) -> bool {
+    move |running| running.said_times(text) > 0
+}
+
+fn stop(running: Running, tag: &str, code: i32) -> String {
+    running.signal(Signal::SIGTERM);
+    let stderr = running.finish().code(code).stderr();
+    assert_eq!(tagged(tag), []);
+    stderr
+}
+
+#[test]
+fn a_fork_bomb() {
+    let tag = tag();
+    let running = up("bomb 8", &tag, "", |running| running.said_times("boom\n") == 256);
+    stop(running, &tag, 0);
+    // And killed in the middle of it.
+    let tag = self::tag();
+    let mut running = up("bomb 9", &tag, "", |_| tagged(&tag).len() > 20);
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    running.wait_until("nobody", |_| tagged(&tag).is_empty());
+}
+
+#[test]
+fn one_who_is_never_the_same_process() {
+    let tag = tag();
+    // The leader exits at once; the rest is stopped with it, however it runs.
+    let running = up("runner", &tag, "--can-die a -t 0.5", said("running\n"));
+    running.finish();
+    assert_eq!(tagged(&tag), []);
+    let tag = self::tag();
+    let procfile = format!("a: $HOSTILE runner {tag}; sleep 1000\n");
+    let mut running = Scenario::procfile(procfile).args("start -t 0.5").start();
+    running.wait_for("running\n");
+    let keeper = running.keeper();
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    running.wait_until("nobody", |_| tagged(&tag).is_empty() && !is_alive(keeper));
+}
+
+#[test]
+fn one_who_hears_nothing() {
+    let tag = tag();
+    let running = up("deaf", &tag, "-t 0.3", said("deaf\n"));
+    let stderr = stop(running, &tag, 137);
+    assert!(stderr.contains("a.1 is still up 0.3s after SIGTERM: SIGKILL\n"), "{stderr}");
+}
+
+#[test]
+fn one_who_has_stopped_itself() {
+    let tag = tag();
+    let running = up("stopped", &tag, "-t 1000", said("stopping\n"));
+    stop(running, &tag, 0);
+}
+
+#[test]
+fn one_who_leaves_somebody_holding_the_pipe() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE hold {tag}\n");
+    let finished = Scenario::procfile(procfile).args("start").run().code(0);
+    assert_eq!(finished.stdout(), "a.1    | last words\n");
+    assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn one_who_writes_byte_by_byte() {
+    let finished =
+        Scenario::procfile("a: exec $HOSTILE bytewise 2000\n").args("start").run().code(0);
+    let expected: Vec<String> = (0..2000).map(|line| format!("line {line}")).collect();
+    assert!(finished.lines_of("a.1") == expected);
+}
+
+#[test]
+fn one_who_floods_starves_nobody_and_delays_no_signal() {
+    let procfile =
+        "a: exec $HOSTILE flood\nb: sleep 0.5; echo heard; kill -INT $GANGER_PID; sleep 1000\n";
+    let finished = Scenario::of("bash")
+        .file("Procfile", procfile)
+        .args("-c")
+        .arg("(export GANGER_PID=$BASHPID; exec $GANGER start) | grep heard")
+        .run()
+        .code(0);
+    assert_eq!(finished.stdout(), "b.1    | heard\n");
+    assert!(finished.stderr().contains("ganger | SIGINT: stopping all\n"));
+}
+
+#[test]
+fn half_a_sequence_and_lone_returns_pass_through() {
+    let finished = Scenario::procfile("a: exec $HOSTILE escape\n").args("start").run().code(0);
+    let expected = b"a.1    | 10 %\r20 %\r\x1b[2K30 %\r\na.1    | \x1b[31mred\x1b[0m \x1b[3\n";
+    assert_eq!(finished.out, expected);
+}
+
+#[test]
+fn one_who_closes_what_it_writes_to() {
+    let tag = tag();
+    let mut running = up("mute", &tag, "", said("bye\n"));
+    running.wait_until("it goes on", |_| tagged(&tag).len() == 1);
+    let stderr = stop(running, &tag, 0);
+    assert!(stderr.ends_with("ganger | a.1 stopped\n"), "{stderr}");
+}
+
+#[test]
+fn one_who_changes_its_group() {
+    let tag = tag();
+    let running = up("regroup", &tag, "-t 0.3", said("stubborn\n"));
+    assert_eq!(tagged(&tag).len(), 2);
+    stop(running, &tag, 137);
+}
+
+#[test]
+fn one_who_takes_all_memory() {
+    let finished = Scenario::procfile("a: exec $HOSTILE eat\n").args("start").run();
+    finished.code(134).stderr().contains("a.1 was killed by SIGABRT");
+}
+
+#[test]
+fn one_who_exits_with_success_for_ever() {
+    let config = "[process.a]\non_exit = 'restart'\nbackoff = { min = '0s', max = '0s' }\n";
+    let scenario = Scenario::procfile("a: /bin/true\nb: sleep 1000\n").file("ganger.toml", config);
+    let mut running = scenario.args("start").start();
+    let lives = |running: &Running, count| running.said_times("a.1 started, pid ") >= count;
+    running.wait_until("ten lives", |running| lives(running, 10));
+    let held = |running: &Running| {
+        let of = |pid| {
+            let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+            (open, own_memory(pid))
+        };
+        (of(running.pid()), of(running.keeper()))
+    };
+    let before = held(&running);
+    running.wait_until("ten thousand lives", |running| lives(running, 10_000));
+    let after = held(&running);
+    // What is under way at that moment has some open: a pipe or two.
+    let alike = |before: (usize, usize), after: (usize, usize)| {
+        after.0.abs_diff(before.0) <= 6 && after.1 < before.1 + (256 << 10)
+    };
+    assert!(alike(before.0, after.0) && alike(before.1, after.1), "{before:?} {after:?}");
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+}

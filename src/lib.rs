@@ -23,6 +23,7 @@
 //!   threads of their own, so that neither a flood nor a blocked terminal delays
 //!   a signal.
 //! - [`notice`] is what ganger itself says.
+//! - [`runtime`] is the folder for what lives as long as a ganger does.
 //!
 //! Arrows point down that list. Nothing is shared under a lock: every value has
 //! one owner, who is sent messages.
@@ -33,4 +34,5 @@ pub mod keeper;
 pub mod logs;
 pub mod notice;
 pub mod plan;
+pub mod runtime;
 pub mod supervise;

@@ -24,6 +24,11 @@ pub enum Notice {
         /// They.
         types: Vec<String>,
     },
+    /// An earlier ganger was killed together with its keeper.
+    Leftovers {
+        /// Who was left of what it ran, and has been killed now.
+        members: Vec<Member>,
+    },
     /// A process runs.
     Started {
         /// `web.1`.
@@ -162,6 +167,13 @@ impl fmt::Display for Notice {
                 let verb = if types.len() == 1 { "is" } else { "are" };
                 let types = list(types.iter());
                 write!(f, "{types} {verb} not in the formation: one each (`all=0` for none)")
+            }
+            Self::Leftovers { members: left } => {
+                write!(
+                    f,
+                    "killed what an earlier ganger left when it was killed: {}",
+                    members(left)
+                )
             }
             Self::Started { name, pid, port } => {
                 write!(f, "{name} started, pid {pid}")?;

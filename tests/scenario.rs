@@ -55,6 +55,8 @@ impl Scenario {
         {
             command.env(key, value);
         }
+        // What one test leaves is nobody else's business.
+        command.env("XDG_RUNTIME_DIR", folder.path());
         command.env("HOSTILE", hostile()).env("GANGER", GANGER);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { folder, command }

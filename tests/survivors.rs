@@ -86,6 +86,32 @@ fn of_the_death_of_gangers_whole_group() {
 }
 
 #[test]
+fn of_both_dying_at_one_instant_the_next_finds_what_is_left() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE marked {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start -m a=5").start();
+    running.wait_until("twenty", |_| tagged(&tag).len() == 20);
+    let both = [running.keeper(), running.pid()];
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in both {
+            kill(pid, signal).unwrap();
+        }
+    }
+    running.wait();
+    running.wait_until("no child", |_| tagged(&tag).len() == 15);
+    let runtime = running.folder().to_str().unwrap().to_owned();
+    let next = || Scenario::procfile("a: true\n").env("XDG_RUNTIME_DIR", &runtime).args("start");
+    let finished = next().run().code(0);
+    assert_eq!(tagged(&tag), []);
+    let notice =
+        "ganger | killed what an earlier ganger left when it was killed: hostile (pid N), ";
+    assert!(finished.stderr().starts_with(notice), "{}", finished.stderr());
+    // And that was all there was to find.
+    assert!(next().run().code(0).stderr().starts_with("ganger | a.1 started"));
+    assert_eq!(std::fs::read_dir(running.folder().join("ganger")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_child_starts_with_nothing_that_is_not_its_own() {
     let finished = Scenario::of("sh")
         .file("Procfile", "a: exec $HOSTILE descriptors\nb: sleep 1; exec $HOSTILE signals\n")

@@ -9,10 +9,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{read, use_color};
 use crate::cli::{Global, Start};
 use crate::keeper::client::{self, Keeper};
+use crate::keeper::leftovers;
 use crate::logs::Logs;
 use crate::logs::format::Style;
+use crate::notice::Notice;
 use crate::plan::formation::{did_you_mean, nearest};
 use crate::plan::{Options, Plan};
+use crate::runtime;
 use crate::supervise::engine::{Engine, Show};
 use crate::supervise::signals::Signals;
 
@@ -48,7 +51,10 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
 /// Runs the plan to its end, and returns the exit code that it gives.
 fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
     spare_descriptors()?;
+    let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
+    let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
     let keeper = client::start().context("failed to start the keeper")?;
+    let _trace = folder.and_then(|folder| keeper.leave_trace(&folder).ok());
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         // A refusal shows when descriptors run out.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
@@ -62,6 +68,9 @@ fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals = Signals::listen().context("failed to listen for signals")?;
         let logs = Logs::start(show.style).context("failed to start the output")?;
+        if !leftovers.is_empty() {
+            logs.say(Notice::Leftovers { members: leftovers });
+        }
         Ok(Engine::new(plan, show, keeper, logs, signals).run().await)
     })
 }

@@ -15,6 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::kill::{self, send, send_to_group};
+use super::leftovers;
 use super::protocol::{ChildId, Member, Report, Spawn, Wait};
 use super::spawn::{self, Limits};
 use super::tree::{self, Seen};
@@ -78,14 +79,12 @@ pub(super) struct Children {
 impl Children {
     /// No children; those to come have `limits` of open files.
     pub(super) fn new(limits: Limits) -> Self {
-        let me = getpid();
-        let started = tree::look(me).map_or(0, |seen| seen.started);
         Self {
             by_leader: BTreeMap::new(),
             leaders: HashMap::new(),
             seen: HashMap::new(),
             strays: Strays::Ignored,
-            session: format!("{me}-{started}"),
+            session: leftovers::session(getpid()),
             limits,
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::leftovers::Trace;
 use super::protocol::{Decoder, Member, Report, Request, encode};
 use super::{NAME, kill};
 
@@ -85,6 +87,13 @@ pub fn start() -> io::Result<Started> {
     ours.set_nonblocking(true)?;
     let pid = i32::try_from(keeper.id()).expect("a process id is an i32");
     Ok(Started { stream: ours, pid: Pid::from_raw(pid) })
+}
+
+impl Started {
+    /// Leaves a trace in `folder`, for who comes after both are killed.
+    pub fn leave_trace(&self, folder: &Path) -> io::Result<Trace> {
+        Trace::leave(folder, self.pid)
+    }
 }
 
 impl Keeper {

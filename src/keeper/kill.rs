@@ -60,7 +60,7 @@ fn raw_kill(pid: Pid, signal: i32) -> nix::Result<()> {
 }
 
 /// How long a sweep waits for what has been killed to go.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Kills every descendant of this process until none is left, and returns those
 /// that it may not kill or that don't go.

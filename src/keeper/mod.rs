@@ -5,11 +5,13 @@
 //! has been given out again. ganger and its keeper clean up after each other:
 //! when ganger goes, however it goes, the keeper kills what is left and follows;
 //! when the keeper goes, its children die with it, what they leave falls to
-//! ganger, and ganger kills that.
+//! ganger, and ganger kills that. When both are killed at one instant, the next
+//! ganger finds what they left.
 
 mod children;
 pub mod client;
 mod kill;
+pub mod leftovers;
 pub mod protocol;
 mod server;
 mod spawn;

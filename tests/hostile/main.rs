@@ -24,7 +24,8 @@ fn main() {
             std::thread::sleep(Duration::from_millis(50));
         },
         ["stubborn", ..] => stubborn(),
-        ["tree", tag] => tree(tag),
+        ["tree", tag] => tree(tag, true),
+        ["marked", tag] => tree(tag, false),
         ["lines", count, length] => lines(number(count), number(length)),
         ["bytes", count] => bytes(number(count)),
         ["leave", code, tag] => leave(number(code), tag),
@@ -103,12 +104,13 @@ fn stubborn() -> ! {
     forever()
 }
 
-/// Two grandchildren, and a daemon that nothing ties to its origin.
-fn tree(tag: &str) -> ! {
+/// Two grandchildren, and a daemon that nothing ties to its origin but, perhaps,
+/// its environment.
+fn tree(tag: &str, clear: bool) -> ! {
     for _ in 0..2 {
         again(&["leaf", tag]).spawn().expect("a grandchild");
     }
-    daemon(tag, true);
+    daemon(tag, clear);
     say("grown");
     forever()
 }

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{read, use_color};
 use crate::cli::{Global, Start};
 use crate::keeper::client::{self, Keeper};
-use crate::keeper::leftovers;
+use crate::keeper::leftovers::{self, Trace};
 use crate::logs::Logs;
 use crate::logs::format::Style;
 use crate::notice::Notice;
@@ -54,7 +54,6 @@ fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
     let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
     let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
     let keeper = client::start().context("failed to start the keeper")?;
-    let _trace = folder.and_then(|folder| keeper.leave_trace(&folder).ok());
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         // A refusal shows when descriptors run out.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
@@ -65,13 +64,18 @@ fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
         .build()
         .context("failed to start the engine")?;
     runtime.block_on(async {
+        let pid = keeper.pid();
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals = Signals::listen().context("failed to listen for signals")?;
         let logs = Logs::start(show.style).context("failed to start the output")?;
         if !leftovers.is_empty() {
             logs.say(Notice::Leftovers { members: leftovers });
         }
-        Ok(Engine::new(plan, show, keeper, logs, signals).run().await)
+        let mut engine = Engine::new(plan, show, keeper, logs, signals);
+        engine.begin();
+        // Takes time that is the keeper's now.
+        let _trace = folder.and_then(|folder| Trace::leave(&folder, pid).ok());
+        Ok(engine.run().await)
     })
 }
 

@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +16,6 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::leftovers::Trace;
 use super::protocol::{Decoder, Member, Report, Request, encode};
 use super::{NAME, kill};
 
@@ -90,9 +88,10 @@ pub fn start() -> io::Result<Started> {
 }
 
 impl Started {
-    /// Leaves a trace in `folder`, for who comes after both are killed.
-    pub fn leave_trace(&self, folder: &Path) -> io::Result<Trace> {
-        Trace::leave(folder, self.pid)
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
 }
 
@@ -213,15 +212,18 @@ impl Keeper {
     /// Sends what the socket takes. An error shows when reading.
     fn flush(&mut self) {
         while let Some(frame) = self.unsent.front_mut() {
-            let stream = &self.stream;
-            match stream.try_io(Interest::WRITABLE, || frame.send(stream)) {
+            match frame.send(&self.stream) {
                 Ok(()) => {
                     if frame.sent == frame.bytes.len() {
                         self.unsent.pop_front();
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Err(error) => {
+                    // Tells the runtime that the socket is to be waited for.
+                    let _ = self.stream.try_io(Interest::WRITABLE, || Err::<(), _>(error));
+                    return;
+                }
             }
         }
     }

@@ -40,7 +40,7 @@ pub struct Trace(PathBuf);
 
 impl Trace {
     /// A trace in `folder` of this process and its keeper.
-    pub(super) fn leave(folder: &Path, keeper: Pid) -> io::Result<Self> {
+    pub fn leave(folder: &Path, keeper: Pid) -> io::Result<Self> {
         let gone = || io::Error::other("the keeper is gone");
         let (us, keeper) = (identity(getpid()), identity(keeper));
         let (us, keeper) = (us.ok_or_else(gone)?, keeper.ok_or_else(gone)?);

@@ -77,10 +77,14 @@ impl Engine {
         }
     }
 
-    /// Runs everything to its end, and returns ganger's exit code.
-    pub async fn run(mut self) -> u8 {
+    /// Has everything started, without waiting for it.
+    pub fn begin(&mut self) {
         self.say_first();
         self.handle(Event::Tick);
+    }
+
+    /// Runs everything to its end, and returns ganger's exit code.
+    pub async fn run(mut self) -> u8 {
         let code = loop {
             if let Some(outcome) = self.supervisor.outcome() {
                 break outcome.code();

@@ -8,6 +8,7 @@ mod example;
 mod exit_codes;
 mod faults;
 mod formation;
+mod kills;
 mod limits;
 mod output;
 mod procfile;

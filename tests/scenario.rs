@@ -213,8 +213,14 @@ impl Running {
 
     /// The keeper: ganger's only child.
     pub fn keeper(&self) -> Pid {
+        self.keeper_if_any().unwrap()
+    }
+
+    /// The same, where ganger may not have one yet, or may be gone.
+    pub fn keeper_if_any(&self) -> Option<Pid> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid());
-        Pid::from_raw(fs::read_to_string(path).unwrap().trim().parse().unwrap())
+        let children = fs::read_to_string(path).unwrap_or_default();
+        children.trim().parse().ok().map(Pid::from_raw)
     }
 
     /// Waits for the end.

@@ -209,7 +209,8 @@ impl Keeper {
         }
     }
 
-    /// Sends what the socket takes. An error shows when reading.
+    /// Sends what the socket takes. A keeper that is gone is missed when reading;
+    /// there is nothing to send to it.
     fn flush(&mut self) {
         while let Some(frame) = self.unsent.front_mut() {
             match frame.send(&self.stream) {
@@ -219,11 +220,12 @@ impl Keeper {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     // Tells the runtime that the socket is to be waited for.
                     let _ = self.stream.try_io(Interest::WRITABLE, || Err::<(), _>(error));
                     return;
                 }
+                Err(_) => self.unsent.clear(),
             }
         }
     }
@@ -247,5 +249,33 @@ async fn overdue(owing: Option<Instant>) {
     match owing {
         Some(since) => sleep_until(since + PATIENCE).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_keeper_that_goes_with_something_still_to_be_sent_is_missed() {
+        let (send, lost) = channel();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (ours, theirs) = StdStream::pair().unwrap();
+                ours.set_nonblocking(true).unwrap();
+                let mut keeper = Keeper::new(Started { stream: ours, pid: Pid::this() }).unwrap();
+                // There is nothing to read, and everything could be written.
+                let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next()).await;
+                keeper.stream.writable().await.unwrap();
+                drop(theirs);
+                keeper.ask(&Request::Ping, None);
+                send.send(keeper.next().await.err()).unwrap();
+            });
+        });
+        assert_eq!(lost.recv_timeout(Duration::from_secs(20)), Ok(Some(Lost::Died)));
     }
 }

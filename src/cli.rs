@@ -102,7 +102,7 @@ pub struct Formed {
     /// Give out no ports
     #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
     pub no_port: bool,
-    /// The same as naming process types
+    /// The same as naming process types, by a flag
     #[arg(short = 'l', long = "processes", value_name = "NAMES", value_delimiter = ',')]
     #[arg(id = "only")]
     pub only: Vec<Formation>,
@@ -162,11 +162,10 @@ pub struct Start {
     pub stop_signals: Vec<(String, Signal)>,
     /// Begin every line with the time
     #[arg(short = 'T', long, env = "GANGER_TIMESTAMP", value_parser = BoolishValueParser::new())]
-    #[arg(overrides_with = "no_timestamp")]
     pub timestamp: bool,
     /// Begin no line with the time, as is the default
     #[arg(long)]
-    no_timestamp: bool,
+    pub no_timestamp: bool,
     /// Don't begin lines with the name of their process
     #[arg(long, env = "GANGER_NO_PREFIX", value_parser = BoolishValueParser::new())]
     pub no_prefix: bool,

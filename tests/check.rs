@@ -55,4 +55,9 @@ fn says_its_version_and_its_verbs() {
         assert!(help.contains(&format!("\n  {verb} ")), "{help}");
     }
     Scenario::new().run().code(2);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let scenario = Scenario::new().args("version").command(|command| {
+        command.stdout(full);
+    });
+    scenario.run().refused("No space left on device (os error 28)");
 }

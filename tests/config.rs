@@ -146,3 +146,20 @@ fn grace_and_signal() {
     assert!(finished.stdout().contains("a.1    | int\n"));
     assert!(finished.stderr().contains("a.1 is still up 0.1s after SIGINT: SIGKILL\n"));
 }
+
+#[test]
+fn a_flag_wins_over_its_variable_even_where_another_flag_turns_it_round() {
+    let app = || Scenario::procfile("web: echo $PS\nworker: echo $PS\n");
+    let app =
+        |args: &str| app().env("GANGER_PROCESSES", "web").args("start --no-prefix").args(args);
+    assert_eq!(app("").run().code(0).stdout(), "web.1\n");
+    assert_eq!(app("-l worker").run().code(0).stdout(), "worker.1\n");
+    assert_eq!(app("worker").run().code(0).stdout(), "worker.1\n");
+    let stamped = || app("").env("GANGER_TIMESTAMP", "1");
+    assert!(stamped().run().code(0).stdout().ends_with(" web.1\n"));
+    assert_eq!(stamped().args("--no-timestamp").run().code(0).stdout(), "web.1\n");
+    Scenario::procfile("web: a\n")
+        .args("start web -l web")
+        .run()
+        .refused("process types are named twice: by `--processes`, and without");
+}

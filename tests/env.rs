@@ -153,3 +153,15 @@ fn a_process_knows_itself_and_the_others() {
         .chain(plain[2..].iter().copied());
     assert_eq!(of("--compat-env"), compat.collect::<Vec<_>>());
 }
+
+#[test]
+fn one_ganger_under_another_marks_its_own() {
+    let finished = Scenario::procfile("a: exec $GANGER start -f inner\n")
+        .file("inner", "b: env\n")
+        .args("start")
+        .run()
+        .code(0);
+    let out = finished.stdout();
+    let marks: Vec<&str> = out.lines().filter(|line| line.contains("GANGER_SESSION=")).collect();
+    assert!(marks.len() == 1 && marks[0].ends_with("/4294967296"), "{marks:?}");
+}

@@ -15,6 +15,7 @@ fn is_that_of_the_process() {
     assert_eq!(code_of("exec $HOSTILE killed SIGKILL"), 137);
     assert_eq!(code_of("exec $HOSTILE killed SIGSEGV"), 139);
     assert_eq!(code_of("$HOSTILE killed SIGSEGV; exit $?"), 139);
+    assert_eq!(code_of("kill -34 $$"), 162, "a real-time signal");
     assert_eq!(code_of("no-such-program --flag"), 127);
     assert_eq!(code_of("/etc/passwd"), 126);
 }

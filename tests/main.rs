@@ -11,6 +11,7 @@ mod formation;
 mod kills;
 mod limits;
 mod output;
+mod places;
 mod procfile;
 mod run;
 mod scenario;

@@ -185,6 +185,51 @@ fn a_full_disk_drops_output_and_nothing_else() {
 }
 
 #[test]
+fn a_full_disk_under_everything_keeps_nobody_from_ending() {
+    for procfile in ["a: echo one\n", "a: echo one; sleep 0.1; echo two; exit 3\n"] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let too = full.try_clone().unwrap();
+        let scenario = Scenario::procfile(procfile).args("start").command(|command| {
+            command.stdout(Stdio::from(full)).stderr(Stdio::from(too));
+        });
+        scenario.run().code(if procfile.contains("exit 3") { 3 } else { 0 });
+    }
+}
+
+#[test]
+fn a_user_need_not_wait_for_a_slow_reader() {
+    const LINES: usize = 3000;
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut running = Scenario::procfile(format!("a: exec $HOSTILE lines {LINES} 100\n"))
+        .args("start")
+        .command(|command| {
+            command.stdout(writer);
+        })
+        .start();
+    let slowly = std::thread::spawn(move || {
+        let (mut total, mut piece) = (0, [0; 4000]);
+        while let Ok(count @ 1..) = reader.read(&mut piece) {
+            total += count;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        total
+    });
+    // Notices don't wait for the reader: by now only the output is left to do.
+    running.wait_for("a.1 exited (0), stopping all\n").wait_until("nobody", |running| {
+        let children = running.keeper_if_any().and_then(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()
+        });
+        children.is_some_and(|children| children.is_empty())
+    });
+    // The first may still ask processes to stop, if the last isn't known to be gone.
+    while running.child.try_wait().unwrap().is_none() {
+        running.signal(Signal::SIGINT);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(slowly.join().unwrap() < LINES * 100);
+}
+
+#[test]
 fn a_quiet_reader_holds_the_processes_back_and_loses_nothing() {
     let finished = Scenario::of("bash")
         .file("Procfile", "a: exec $HOSTILE lines 100000 100\n")
@@ -265,6 +310,17 @@ fn a_prompt_is_shown_on_a_terminal() {
     assert!(screen.contains("\na.1    | name? "), "{screen}");
     // What ganger says next stands on a line of its own.
     assert!(screen.contains("name? \r\nganger | "), "{screen}");
+}
+
+#[test]
+fn a_prompt_that_goes_on_leaves_no_empty_row() {
+    let procfile = "a: printf 'name? '; until test -e go; do sleep 0.01; done; \
+                    printf 'x\\nsecond'; sleep 0.3; echo; echo third; sleep 1000\n\
+                    b: until test -e go; do sleep 0.01; done; sleep 0.3; echo other; sleep 1000\n\
+                    c: sleep 0.3; echo between; touch go; sleep 1000\n";
+    let screen = on_a_terminal(procfile, "third");
+    assert!(screen.contains("a.1    | name? \r\nc.1    | between\r\na.1    |+x\r\n"), "{screen}");
+    assert!(!screen.contains("\n\r\n"), "{screen}");
 }
 
 #[test]

@@ -77,6 +77,10 @@ fn runs_in_the_folder_of_the_app() {
     let folder = lines.next().unwrap();
     assert!(folder.ends_with("/app"));
     assert_eq!(lines.next().unwrap(), format!("{folder} 1"));
+    let env = Scenario::new().file("app/Procfile", "web: a\n").args("-d app run env").run();
+    assert!(
+        env.code(0).stdout().lines().any(|line| line.starts_with("PWD=") && line.ends_with("/app"))
+    );
 }
 
 #[test]
@@ -107,6 +111,13 @@ fn passes_on_term_and_hup_and_leaves_int_to_the_command() {
     running.signal(Signal::SIGQUIT);
     drop(running.child.stdin.take());
     running.finish().code(4);
+}
+
+#[test]
+fn leaves_ignored_what_was_ignored() {
+    let scenario = Scenario::of("nohup").file("Procfile", "a: true\n").arg(crate::scenario::GANGER);
+    let scenario = scenario.args("run sh -c").arg("kill -HUP $$; kill -HUP $PPID; echo alive");
+    assert_eq!(scenario.run().code(0).stdout(), "alive\n");
 }
 
 #[test]

@@ -55,6 +55,22 @@ fn in_colour_where_it_is_wanted() {
 }
 
 #[test]
+fn each_output_has_colours_of_its_own() {
+    let terminal = openpty(None, None).unwrap();
+    let slave = File::from(terminal.slave);
+    let scenario = Scenario::procfile("a: echo 1\n").args("start").env("TERM", "xterm");
+    let scenario = scenario.command(|command| {
+        command.stdout(slave);
+    });
+    let finished = scenario.run().code(0);
+    assert!(finished.stderr().contains("ganger | a.1 exited (0), stopping all\n"));
+    assert!(!finished.stderr().contains('\x1b'), "{:?}", finished.stderr());
+    let mut screen = [0; 1000];
+    let count = File::from(terminal.master).read(&mut screen).unwrap();
+    assert!(screen[..count].starts_with(b"\x1b["), "{:?}", &screen[..count]);
+}
+
+#[test]
 fn some_are_not_shown() {
     let procfile = "a: echo 1\nb: echo 2\n";
     let finished = Scenario::procfile(procfile).args("start -q a --any-can-die").run().code(0);

@@ -4,7 +4,7 @@ mod check;
 mod run;
 mod start;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -28,7 +28,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Run(run) => run::run(&cli.global, &run)?,
         Verb::Check(check) => check::check(&cli.global, check)?,
         Verb::Version => {
-            println!("ganger {}", env!("CARGO_PKG_VERSION"));
+            writeln!(std::io::stdout(), "ganger {}", env!("CARGO_PKG_VERSION"))?;
             0
         }
     };
@@ -49,10 +49,15 @@ fn read(global: &Global) -> anyhow::Result<Sources> {
 impl Formed {
     /// What these flags say of the plan.
     fn options(self) -> anyhow::Result<Options> {
-        let chosen = self.processes.into_iter().chain(self.only);
+        // A flag wins over a variable, and the names have that of `--processes`.
+        let from_variable = std::env::var_os("GANGER_PROCESSES").is_some();
+        if !self.only.is_empty() && !self.processes.is_empty() && !from_variable {
+            bail!("process types are named twice: by `--processes`, and without");
+        }
+        let named = if self.only.is_empty() { self.processes } else { self.only };
         Ok(Options {
             formation: self.formation,
-            chosen: chosen.flat_map(|formation| formation.0).collect(),
+            chosen: named.into_iter().flat_map(|formation| formation.0).collect(),
             ignored: self.ignored_processes,
             port: self.port,
             port_step: self.port_step,
@@ -90,7 +95,7 @@ fn find_shell(shell: &Path) -> anyhow::Result<PathBuf> {
 
 /// Whether to use colours: `NO_COLOR` and `CLICOLOR_FORCE` are what
 /// no-color.org and bixense.com/clicolors say.
-fn use_color(when: When) -> bool {
+fn use_color(when: When, on: &impl IsTerminal) -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let forced = std::env::var_os("CLICOLOR_FORCE");
     match when {
@@ -100,7 +105,7 @@ fn use_color(when: When) -> bool {
         When::Auto if forced.is_some_and(|value| !value.is_empty() && value != "0") => true,
         When::Auto => {
             let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-            std::io::stdout().is_terminal() && !dumb
+            on.is_terminal() && !dumb
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use anyhow::Context;
-use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -20,6 +20,7 @@ use super::read;
 use crate::cli::{Global, Run};
 use crate::plan::sources::reason;
 use crate::plan::{Plan, identity, shell};
+use crate::supervise::signals::is_ignored;
 
 pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
     let sources = read(global)?;
@@ -77,7 +78,7 @@ impl Program {
                     Some(text) if text.contains(SHELLS_BUSINESS) => through_shell(text),
                     Some(_) | None => command.to_vec(),
                 };
-                Self { argv, dir: plan.root.clone(), env: identity(NAME, compat) }
+                Self { argv, dir: plan.root.clone(), env: identity(NAME, &plan.root, compat) }
             }
         }
     }
@@ -90,22 +91,34 @@ const NAME: &str = "run.1";
 const SHELLS_BUSINESS: &[char] =
     &[' ', '\t', '\n', '$', '|', '&', ';', '<', '>', '(', ')', '`', '"', '\''];
 
-/// What ganger is sent while the command runs.
+/// What ganger is sent while the command runs; none where whoever started ganger
+/// chose to ignore it, as nohup(1) does, and the command is to do the same.
 struct Signals {
-    int: Signal,
-    quit: Signal,
-    term: Signal,
-    hup: Signal,
+    int: Option<Signal>,
+    quit: Option<Signal>,
+    term: Option<Signal>,
+    hup: Option<Signal>,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
+        let listen = |number| {
+            let heard = !is_ignored(number);
+            heard.then(|| signal(SignalKind::from_raw(number as i32))).transpose()
+        };
         Ok(Self {
-            int: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            term: signal(SignalKind::terminate())?,
-            hup: signal(SignalKind::hangup())?,
+            int: listen(SIGINT)?,
+            quit: listen(SIGQUIT)?,
+            term: listen(SIGTERM)?,
+            hup: listen(SIGHUP)?,
         })
+    }
+}
+
+async fn next(signals: &mut Option<Signal>) {
+    match signals {
+        Some(signals) => drop(signals.recv().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -123,10 +136,10 @@ async fn wait(mut child: Child, mut signals: Signals) -> anyhow::Result<u8> {
     loop {
         tokio::select! {
             status = child.wait() => return Ok(code(status.context("failed to wait for the command")?)),
-            _ = signals.int.recv() => {}
-            _ = signals.quit.recv() => {}
-            _ = signals.term.recv() => forward(SIGTERM),
-            _ = signals.hup.recv() => forward(SIGHUP),
+            () = next(&mut signals.int) => {}
+            () = next(&mut signals.quit) => {}
+            () = next(&mut signals.term) => forward(SIGTERM),
+            () = next(&mut signals.hup) => forward(SIGHUP),
         }
     }
 }

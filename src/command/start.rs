@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{read, use_color};
@@ -13,7 +13,6 @@ use crate::keeper::leftovers::{self, Trace};
 use crate::logs::Logs;
 use crate::logs::format::Style;
 use crate::notice::Notice;
-use crate::plan::formation::{did_you_mean, nearest};
 use crate::plan::{Options, Plan};
 use crate::runtime;
 use crate::supervise::engine::{Engine, Show};
@@ -28,28 +27,27 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         auto_restart: start.auto_restart,
         can_die: start.can_die,
         any_can_die: start.any_can_die,
+        quiet: start.quiet,
         stop_signals: start.stop_signals,
         ..start.formed.options()?
     };
     let plan = Plan::new(&read(global)?, &options)?;
-    check_quiet(&start.quiet, &plan)?;
     let style = Style {
-        color: use_color(global.color),
-        timestamp: start.timestamp,
+        color: use_color(global.color, &std::io::stdout()),
+        timestamp: start.timestamp && !start.no_timestamp,
         prefix: !start.no_prefix,
         width: 0,
     };
     let show = Show {
         style: style.fit(plan.processes.iter().map(|process| process.name.as_str())),
         palette: start.colors,
-        quiet: start.quiet,
     };
     let _title = Title::set(start.title.as_deref());
-    supervise(plan, show)
+    supervise(plan, show, use_color(global.color, &std::io::stderr()))
 }
 
 /// Runs the plan to its end, and returns the exit code that it gives.
-fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
+fn supervise(plan: Plan, show: Show, colored_notices: bool) -> anyhow::Result<u8> {
     spare_descriptors()?;
     let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
     let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
@@ -67,7 +65,8 @@ fn supervise(plan: Plan, show: Show) -> anyhow::Result<u8> {
         let pid = keeper.pid();
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals = Signals::listen().context("failed to listen for signals")?;
-        let logs = Logs::start(show.style).context("failed to start the output")?;
+        let logs =
+            Logs::start(show.style, colored_notices).context("failed to start the output")?;
         if !leftovers.is_empty() {
             logs.say(Notice::Leftovers { members: leftovers });
         }
@@ -90,17 +89,6 @@ fn spare_descriptors() -> anyhow::Result<()> {
             "failed to start: the limit of open files is too low (raise it with `ulimit -n`)",
         ),
     }
-}
-
-fn check_quiet(quiet: &[String], plan: &Plan) -> anyhow::Result<()> {
-    let types = || plan.entries.iter().map(|entry| entry.name.as_str());
-    for name in quiet {
-        if !types().any(|known| known == name) {
-            let meant = did_you_mean(nearest(name, types()));
-            bail!("`--quiet` names `{name}`, which is not in `{}`{meant}", plan.procfile);
-        }
-    }
-    Ok(())
 }
 
 /// The title of the terminal's window, which is put back at the end (xterm's

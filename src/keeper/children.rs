@@ -11,17 +11,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::kill::{self, send, send_to_group};
-use super::leftovers;
-use super::protocol::{ChildId, Member, Report, Spawn, Wait};
+use super::protocol::{ChildId, MARK, Member, Report, Spawn, Wait};
 use super::spawn::{self, Limits};
 use super::tree::{self, Seen};
-
-/// The variable that marks whatever descends from a child.
-pub(super) const MARK: &str = "GANGER_SESSION";
+use super::wait;
 
 /// A process for good: a number alone may be given out again.
 type Identity = (Pid, u64);
@@ -64,6 +60,25 @@ impl Child {
     }
 }
 
+/// Who was seen below the keeper, and to whom each belongs.
+struct Around {
+    strangers: Vec<Seen>,
+    owners: Vec<Option<Pid>>,
+    /// Leaders of whom two walks did not see the same.
+    unsettled: HashSet<Pid>,
+}
+
+impl Around {
+    fn of(&self, owner: Option<Pid>) -> impl Iterator<Item = &Seen> {
+        let pairs = self.strangers.iter().zip(&self.owners);
+        pairs.filter(move |(_, found)| **found == owner).map(|(seen, _)| seen)
+    }
+
+    fn members(&self, leader: Pid) -> impl Iterator<Item = &Seen> {
+        self.of(Some(leader))
+    }
+}
+
 /// All children, by the process id of their leader.
 pub(super) struct Children {
     by_leader: BTreeMap<Pid, Child>,
@@ -84,7 +99,7 @@ impl Children {
             leaders: HashMap::new(),
             seen: HashMap::new(),
             strays: Strays::Ignored,
-            session: leftovers::session(getpid()),
+            session: tree::identity(getpid()).unwrap_or_else(|| getpid().to_string()),
             limits,
         }
     }
@@ -92,8 +107,8 @@ impl Children {
     /// Starts a child, which writes to `output`.
     pub(super) fn spawn(&mut self, request: &Spawn, output: OwnedFd) -> Report {
         let id = request.id;
-        let mark = format!("{MARK}={}/{}", self.session, id.0);
-        match spawn::spawn(request, mark, output, self.limits) {
+        let session = format!("{}/{}", self.session, id.0);
+        match spawn::spawn(request, &session, output, self.limits) {
             Ok(spawned) => {
                 let pid = spawned.pid;
                 let child =
@@ -162,17 +177,14 @@ impl Children {
     /// Finds out who has ended, and does what follows from it.
     pub(super) fn look(&mut self, reports: &mut Vec<Report>) {
         self.reap();
-        // Who is never still is looked at again, until it is swept.
-        let Some(strangers) = self.strangers() else { return };
-        let owners = self.owners(&strangers);
-        self.tell_strays(&strangers, &owners, reports);
+        let around = self.look_around();
+        self.tell_strays(&around, reports);
         let ended = self.by_leader.iter().filter(|(_, child)| !child.runs());
+        // Whose members are never still is looked at again, until it is swept.
+        let ended = ended.filter(|(leader, _)| !around.unsettled.contains(leader));
         let ended: Vec<Pid> = ended.map(|(leader, _)| *leader).collect();
         for leader in ended {
-            let owned =
-                |(seen, owner): &(&Seen, &Option<Pid>)| **owner == Some(leader) && seen.alive;
-            let left: Vec<&Seen> =
-                strangers.iter().zip(&owners).filter(owned).map(|(seen, _)| seen).collect();
+            let left: Vec<&Seen> = around.members(leader).filter(|seen| seen.alive).collect();
             self.look_at_ended(leader, &left, reports);
         }
     }
@@ -188,7 +200,7 @@ impl Children {
             Leader::Lingering => {}
         }
         if left.is_empty() {
-            reap(leader);
+            wait::reap(leader);
             self.by_leader.remove(&leader);
             self.leaders.remove(&id);
             self.seen.retain(|_, owner| *owner != leader);
@@ -207,14 +219,14 @@ impl Children {
     fn reap(&mut self) {
         for (leader, child) in &mut self.by_leader {
             if child.runs()
-                && let Some(wait) = ended(*leader)
+                && let Some(wait) = wait::ended(*leader)
             {
                 child.leader = Leader::Ended(wait);
             }
         }
         for pid in self.all() {
             if !self.by_leader.contains_key(&pid) {
-                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+                wait::reap(pid);
             }
         }
     }
@@ -222,22 +234,30 @@ impl Children {
     /// Whoever lives below the keeper and not below a child of its making.
     ///
     /// A parent may end during the walk, and its children turn up elsewhere: only
-    /// what two walks agree on is taken for all, and none is if they never do.
-    fn strangers(&self) -> Option<Vec<Seen>> {
-        let walk =
-            || tree::walk(self.all().into_iter().filter(|pid| !self.by_leader.contains_key(pid)));
+    /// what two walks agree on is taken for all that belongs to a leader.
+    fn look_around(&self) -> Around {
+        let walk = || {
+            let below = self.all().into_iter().filter(|pid| !self.by_leader.contains_key(pid));
+            let strangers = tree::walk(below);
+            let owners = self.owners(&strangers);
+            Around { strangers, owners, unsettled: HashSet::new() }
+        };
         let mut before = walk();
         for _ in 0..5 {
-            if before.is_empty() {
-                return Some(before);
+            if before.strangers.is_empty() {
+                break;
             }
-            let again = walk();
-            if again == before {
-                return Some(again);
-            }
+            let mut again = walk();
+            let leaders = before.owners.iter().chain(&again.owners).flatten().copied();
+            again.unsettled = leaders
+                .filter(|leader| !before.members(*leader).eq(again.members(*leader)))
+                .collect();
             before = again;
+            if before.unsettled.is_empty() {
+                break;
+            }
         }
-        None
+        before
     }
 
     /// The keeper's children, strangers among them.
@@ -252,10 +272,7 @@ impl Children {
     fn members(&mut self, leader: Pid) -> Vec<Seen> {
         let alive = self.by_leader.get(&leader).is_some_and(Child::runs);
         let mut members = if alive { tree::walk([leader]) } else { Vec::new() };
-        let strangers = self.strangers().unwrap_or_default();
-        let owners = self.owners(&strangers);
-        let owned = strangers.into_iter().zip(owners).filter(|(_, owner)| *owner == Some(leader));
-        members.extend(owned.map(|(seen, _)| seen));
+        members.extend(self.look_around().members(leader).cloned());
         members.retain(|seen| seen.alive);
         for seen in members.iter().filter(|seen| seen.session != leader) {
             self.seen.insert((seen.pid, seen.started), leader);
@@ -285,17 +302,10 @@ impl Children {
         self.leaders.get(&ChildId(id)).copied()
     }
 
-    fn tell_strays(
-        &mut self,
-        strangers: &[Seen],
-        owners: &[Option<Pid>],
-        reports: &mut Vec<Report>,
-    ) {
+    fn tell_strays(&mut self, around: &Around, reports: &mut Vec<Report>) {
         let Strays::Stopping { told, reported } = &mut self.strays else { return };
-        let nobodys =
-            strangers.iter().zip(owners).filter(|(seen, owner)| owner.is_none() && seen.alive);
         let mut left = Vec::new();
-        for (stray, _) in nobodys {
+        for stray in around.of(None).filter(|seen| seen.alive) {
             left.push(stray.member());
             if told.insert((stray.pid, stray.started)) {
                 let _ = send(stray, libc::SIGTERM);
@@ -313,28 +323,5 @@ fn signal_all(leader: Pid, members: &[Seen], signal: i32) {
     let _ = send_to_group(leader, signal);
     for member in members.iter().filter(|member| member.group != leader) {
         let _ = send(member, signal);
-    }
-}
-
-/// How a child ended, if it has; it stays a zombie where the system allows it.
-fn ended(pid: Pid) -> Option<Wait> {
-    #[cfg(target_os = "linux")]
-    let status = {
-        use nix::sys::wait::{Id, waitid};
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        waitid(Id::Pid(pid), flags)
-    };
-    #[cfg(not(target_os = "linux"))]
-    let status = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-    match status {
-        Ok(WaitStatus::Exited(_, code)) => Some(Wait::Code(code)),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Some(Wait::Signal(signal as i32)),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-fn reap(leader: Pid) {
-    if cfg!(target_os = "linux") {
-        let _ = waitpid(leader, None);
     }
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, getpid};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::protocol::{Decoder, Member, Report, Request, encode};
-use super::{NAME, kill};
+use super::{NAME, kill, tree, wait};
 
 /// A keeper that owes an answer for longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -151,9 +151,10 @@ impl Keeper {
                 }
                 () = overdue(self.owing) => {
                     // It may have been this process that stood still: what the
-                    // keeper said meanwhile counts.
+                    // keeper said meanwhile counts. And a program on a disk that
+                    // doesn't answer keeps the keeper from answering.
                     tokio::task::yield_now().await;
-                    if !self.read()? {
+                    if !self.read()? && !tree::is_held_up(self.pid) {
                         return Err(Lost::Silent);
                     }
                     self.forgive();
@@ -167,11 +168,14 @@ impl Keeper {
         self.owing = self.owing.map(|_| Instant::now());
     }
 
-    /// Finds out, after a SIGCHLD, whether the keeper has been suspended; if so,
-    /// it now owes an answer.
+    /// After a SIGCHLD: finds out whether the keeper has been suspended, in which
+    /// case it now owes an answer, and waits for strangers that have ended. They
+    /// fall to ganger where it is the first process of its namespace.
     pub fn check(&mut self) {
-        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
-        if let Ok(WaitStatus::Stopped(..)) = waitpid(self.pid, Some(flags)) {
+        for stranger in tree::children(getpid()).into_iter().filter(|pid| *pid != self.pid) {
+            wait::reap(stranger);
+        }
+        if wait::is_suspended(self.pid) {
             self.ask(&Request::Ping, None);
         }
     }

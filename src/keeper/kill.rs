@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::protocol::Member;
 use super::tree::{self, Seen};
+use super::wait;
 
 /// Sends a signal to a process that was seen, and to no other that may have got
 /// its number since.
@@ -53,10 +52,9 @@ pub(super) fn send_to_group(leader: Pid, signal: i32) -> nix::Result<()> {
 
 /// kill(2) with any number: nix knows no real-time signals.
 fn raw_kill(pid: Pid, signal: i32) -> nix::Result<()> {
-    match Signal::try_from(signal) {
-        Ok(signal) => kill(pid, signal),
-        Err(errno) => Err(errno),
-    }
+    #[expect(unsafe_code, reason = "nix knows no real-time signals")]
+    // SAFETY: kill(2) takes two numbers.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
 /// How long a sweep waits for what has been killed to go.
@@ -79,7 +77,7 @@ pub(super) fn sweep() -> Vec<Member> {
                 Ok(()) | Err(_) => killed = true,
             }
         }
-        if reap_all() {
+        if wait::reap_all() {
             return Vec::new();
         }
         let impatient = since.elapsed() > PATIENCE;
@@ -94,17 +92,6 @@ pub(super) fn sweep() -> Vec<Member> {
             std::thread::sleep(Duration::from_millis(1));
         } else {
             std::thread::yield_now();
-        }
-    }
-}
-
-/// Waits for whoever has ended; true if there is no child at all.
-fn reap_all() -> bool {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => return false,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return true,
         }
     }
 }

@@ -12,20 +12,9 @@ use std::time::Instant;
 
 use nix::unistd::{Pid, getpid};
 
-use super::children::MARK;
 use super::kill::{PATIENCE, send};
-use super::protocol::Member;
+use super::protocol::{MARK, Member};
 use super::tree::{self, Seen};
-
-/// What tells a keeper's descendants from those of any other, at any time.
-pub(super) fn session(keeper: Pid) -> String {
-    identity(keeper).unwrap_or_else(|| keeper.to_string())
-}
-
-/// A process for good: its number may be given out again.
-fn identity(pid: Pid) -> Option<String> {
-    tree::look(pid).map(|seen| format!("{pid}-{}", seen.started))
-}
 
 /// Whether the process of this identity runs.
 fn is_alive(identity: &str) -> bool {
@@ -42,7 +31,7 @@ impl Trace {
     /// A trace in `folder` of this process and its keeper.
     pub fn leave(folder: &Path, keeper: Pid) -> io::Result<Self> {
         let gone = || io::Error::other("the keeper is gone");
-        let (us, keeper) = (identity(getpid()), identity(keeper));
+        let (us, keeper) = (tree::identity(getpid()), tree::identity(keeper));
         let (us, keeper) = (us.ok_or_else(gone)?, keeper.ok_or_else(gone)?);
         let path = folder.join(format!("{}_{us}_{keeper}", namespace("self")?));
         File::create(&path)?;
@@ -103,8 +92,11 @@ pub fn sweep(folder: &Path) -> Vec<Member> {
     }
 }
 
-/// Who lives and has the mark of one of these sessions.
+/// Who lives and has the mark of one of these sessions. A shell that was left may
+/// be where this ganger was started: who it descends from is let be.
 fn marked(sessions: &[String], here: &str) -> Vec<Seen> {
+    let parent = |pid: &Pid| tree::look(*pid).map(|seen| seen.parent);
+    let ours: Vec<Pid> = std::iter::successors(Some(getpid()), parent).collect();
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let has_mark = |pid: &Pid| {
@@ -113,6 +105,7 @@ fn marked(sessions: &[String], here: &str) -> Vec<Seen> {
         session.is_some_and(|(session, _)| sessions.iter().any(|dead| dead == session))
             && namespace(&pid.to_string()).is_ok_and(|namespace| namespace == here)
     };
-    let found = pids.map(Pid::from_raw).filter(has_mark).filter_map(tree::look);
+    let others = pids.map(Pid::from_raw).filter(|pid| !ours.contains(pid));
+    let found = others.filter(has_mark).filter_map(tree::look);
     found.filter(|seen| seen.alive).collect()
 }

@@ -16,6 +16,7 @@ pub mod protocol;
 mod server;
 mod spawn;
 mod tree;
+mod wait;
 
 pub use server::run;
 

@@ -215,11 +215,14 @@ impl Server {
         if received.bytes == 0 {
             return Err(Gone);
         }
-        let mut passed = false;
+        if received.flags.contains(MsgFlags::MSG_CTRUNC) {
+            // The system had no descriptor left for it.
+            self.outputs.push_back(None);
+            return Ok(received.bytes);
+        }
         for message in received.cmsgs().map_err(|_| Gone)? {
             if let ControlMessageOwned::ScmRights(descriptors) = message {
                 for raw in descriptors {
-                    passed = true;
                     #[expect(unsafe_code, reason = "recvmsg returns bare numbers")]
                     // SAFETY: the descriptor was just made for us by the kernel.
                     let output = unsafe { OwnedFd::from_raw_fd(raw) };
@@ -228,9 +231,6 @@ impl Server {
                     self.outputs.push_back(Some(output));
                 }
             }
-        }
-        if !passed && received.flags.contains(MsgFlags::MSG_CTRUNC) {
-            self.outputs.push_back(None);
         }
         Ok(received.bytes)
     }

@@ -15,9 +15,10 @@ use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::Mode;
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use super::protocol::{Spawn, Stdin, Step};
+use super::protocol::{MARK, Spawn, Stdin, Step};
 
 /// A child that runs its program.
 pub(super) struct Spawned {
@@ -71,18 +72,26 @@ impl Strings {
 /// Starts a program, which writes to `output`, and waits until it runs.
 pub(super) fn spawn(
     request: &Spawn,
-    mark: String,
+    session: &str,
     output: OwnedFd,
     limits: Limits,
 ) -> Result<Spawned, Failed> {
+    let mark = [MARK.as_bytes(), b"=", session.as_bytes()].concat();
     let in_fork = |errno| Failed { step: Step::Fork, errno };
     let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).map_err(|_| in_fork(Errno::EINVAL));
     let texts = |list: &[Vec<u8>]| list.iter().map(text).collect::<Result<Vec<_>, _>>();
-    let mut env = texts(&request.env)?;
-    env.push(text(&mark.into_bytes())?);
+    // ganger itself may run under another ganger, whose mark is not ours.
+    let is_mark = |pair: &&Vec<u8>| {
+        pair.strip_prefix(MARK.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+    };
+    let env = request.env.iter().filter(|pair| !is_mark(pair)).chain([&mark]).map(text);
+    let env = env.collect::<Result<Vec<_>, _>>()?;
     let (stdin, held) = match request.stdin {
         Stdin::Silent => {
             let (read, write) = pipe().map_err(in_fork)?;
+            // Nothing is ever in it, and a user may have only so much of pipes.
+            #[cfg(target_os = "linux")]
+            let _ = nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1));
             (read, Some(write))
         }
         Stdin::Null => {
@@ -110,7 +119,7 @@ pub(super) fn spawn(
     match File::from(read).read_exact(&mut message) {
         Err(_) => Ok(Spawned { pid, stdin: held }),
         Ok(()) => {
-            let _ = nix::sys::wait::waitpid(pid, None);
+            let _ = waitpid(pid, None);
             let [step, errno @ ..] = message;
             let step = if step == 1 { Step::Dir } else { Step::Exec };
             Err(Failed { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })

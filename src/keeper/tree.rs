@@ -34,6 +34,11 @@ impl Seen {
     }
 }
 
+/// What tells a process from all that ever had or will have its number.
+pub(super) fn identity(pid: Pid) -> Option<String> {
+    look(pid).map(|seen| format!("{pid}-{}", seen.started))
+}
+
 /// All descendants of `roots`, and they themselves, parents before children.
 pub(super) fn walk(roots: impl IntoIterator<Item = Pid>) -> Vec<Seen> {
     let mut found: Vec<Seen> = roots.into_iter().filter_map(look).collect();
@@ -90,6 +95,13 @@ mod linux {
         })
     }
 
+    /// Whether a process waits for the system, and can't be interrupted.
+    pub(in crate::keeper) fn is_held_up(pid: Pid) -> bool {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&stat);
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('D'))
+    }
+
     /// The value of a variable in the environment that a process was started
     /// with, if it may be read.
     pub(in crate::keeper) fn variable(pid: Pid, name: &str) -> Option<String> {
@@ -129,7 +141,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{children, look, variable};
+pub(super) use linux::{children, is_held_up, look, variable};
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
@@ -143,10 +155,14 @@ mod elsewhere {
         None
     }
 
+    pub(in crate::keeper) fn is_held_up(_pid: Pid) -> bool {
+        false
+    }
+
     pub(in crate::keeper) fn variable(_pid: Pid, _name: &str) -> Option<String> {
         None
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{children, look, variable};
+pub(super) use elsewhere::{children, is_held_up, look, variable};

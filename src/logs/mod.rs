@@ -55,8 +55,8 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the threads, which write to standard output, and notices to
-    /// standard error.
-    pub fn start(style: Style) -> io::Result<Self> {
+    /// standard error; `colored` says whether those are.
+    pub fn start(style: Style, colored: bool) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let (commands, receive) = channel();
@@ -68,6 +68,7 @@ impl Logs {
             commands: receive,
             events: send,
             style,
+            notice_style: Style { color: colored, ..style },
             terminal: stdout.is_terminal(),
         };
         let apart = !mux::is_same_file(&stdout, &stderr);

@@ -36,6 +36,8 @@ pub(super) struct Setup {
     pub(super) commands: Receiver<Command>,
     pub(super) events: UnboundedSender<Event>,
     pub(super) style: Style,
+    /// How notices are put out, which may go elsewhere.
+    pub(super) notice_style: Style,
     /// Whether the stream goes to a terminal.
     pub(super) terminal: bool,
 }
@@ -45,6 +47,7 @@ pub(super) struct Mux {
     commands: Receiver<Command>,
     events: UnboundedSender<Event>,
     style: Style,
+    notice_style: Style,
     sources: Sources,
     /// What is still to be done, in order.
     inbox: VecDeque<Task>,
@@ -94,6 +97,7 @@ impl Mux {
             commands: setup.commands,
             events: setup.events,
             style: setup.style,
+            notice_style: setup.notice_style,
             sources: Sources::new(setup.terminal),
             inbox: VecDeque::new(),
             stopping: None,
@@ -118,7 +122,7 @@ impl Mux {
                     WAKER => {}
                     STDOUT if event.is_write_closed() || event.is_error() => self.on_closed(),
                     STDOUT => {}
-                    Token(id) => self.sources.on_readable(id as SourceId),
+                    token => self.sources.on_readable(token, event.is_read_closed()),
                 }
             }
             self.take_commands();
@@ -208,7 +212,7 @@ impl Mux {
     }
 
     fn say(&mut self, notice: &Notice) {
-        let bytes = self.style.notice(&notice.to_string());
+        let bytes = self.notice_style.notice(&notice.to_string());
         let sink = match &mut self.notices {
             Some(sink) => sink,
             None => {
@@ -237,7 +241,16 @@ impl Mux {
         }
         match trouble {
             Some(Trouble::Closed) => self.on_closed(),
-            Some(Trouble::Discarded(bytes, why)) => self.say(&Notice::Discarded { bytes, why }),
+            Some(Trouble::Discarded(bytes, why)) => {
+                let notice = Notice::Discarded { bytes, why };
+                if self.notices.is_some() {
+                    self.say(&notice);
+                } else if self.output.is_good() {
+                    self.say(&notice);
+                    let _ = self.output.advance(self.stopping, now);
+                }
+                // Else it would go where nothing can be written.
+            }
             None => {}
         }
         if let Some(notices) = &mut self.notices {

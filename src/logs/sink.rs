@@ -35,8 +35,9 @@ enum Health {
     Good,
     /// The system takes no more for now: the disk is full.
     Refused(Errno),
-    /// ganger is stopping, and nobody reads.
-    Stuck,
+    /// ganger is stopping, and nobody reads. So much is under way, and counted
+    /// as lost.
+    Stuck(u64),
     /// Nobody will ever read again.
     Closed,
 }
@@ -47,6 +48,7 @@ pub(super) struct Sink {
     pending: Vec<u8>,
     /// Whether writing a little never waits once the file says that it is ready.
     inline: bool,
+    terminal: bool,
     health: Health,
     discarded: u64,
 }
@@ -59,6 +61,7 @@ impl Sink {
             writer: Writer::start(file, waker)?,
             pending: Vec::new(),
             inline: matches!(kind, Ok(SFlag::S_IFIFO | SFlag::S_IFREG)),
+            terminal: matches!(kind, Ok(SFlag::S_IFCHR)),
             health: Health::Good,
             discarded: 0,
         })
@@ -74,10 +77,15 @@ impl Sink {
         self.pending.len() >= LIMIT
     }
 
+    /// Whether it takes what it is given.
+    pub(super) fn is_good(&self) -> bool {
+        self.health == Health::Good
+    }
+
     /// Whether everything has been written or given up.
     pub(super) fn is_drained(&self) -> bool {
         match self.health {
-            Health::Stuck | Health::Closed => true,
+            Health::Stuck(_) | Health::Closed => true,
             Health::Good | Health::Refused(_) => self.pending.is_empty() && self.writer.is_idle(),
         }
     }
@@ -92,7 +100,7 @@ impl Sink {
         let stuck = self.writer.stuck_since(now)?;
         match self.health {
             Health::Good | Health::Refused(_) => Some(stopping?.max(stuck) + STUCK_AFTER),
-            Health::Stuck | Health::Closed => None,
+            Health::Stuck(_) | Health::Closed => None,
         }
     }
 
@@ -102,11 +110,13 @@ impl Sink {
         let back = self.writer.take_back();
         let mut trouble = back.and_then(|written| self.note(written));
         if self.deadline(stopping, now).is_some_and(|deadline| deadline <= now) {
-            self.health = Health::Stuck;
+            let under_way = self.writer.under_way();
+            self.discarded += under_way;
+            self.health = Health::Stuck(under_way);
         }
         match self.health {
             Health::Closed => self.pending.clear(),
-            Health::Stuck => {
+            Health::Stuck(_) => {
                 self.discarded += self.pending.len() as u64;
                 self.pending.clear();
             }
@@ -130,22 +140,36 @@ impl Sink {
     pub(super) fn take_discarded(&mut self) -> Option<Trouble> {
         let why = match self.health {
             Health::Refused(errno) => Discarded::Refused(errno.desc().to_owned()),
-            Health::Stuck | Health::Good => Discarded::Blocked,
+            Health::Stuck(_) | Health::Good => Discarded::Blocked,
             Health::Closed => return None,
         };
         let bytes = std::mem::take(&mut self.discarded);
         (bytes > 0).then_some(Trouble::Discarded(bytes, why))
     }
 
+    /// Whether nobody will read any more.
+    fn is_end(&self, errno: Errno) -> bool {
+        match errno {
+            Errno::EPIPE | Errno::ENXIO | Errno::ECONNRESET => true,
+            // A terminal that has hung up; of a file, it is a disk that fails.
+            Errno::EIO => self.terminal,
+            _ => false,
+        }
+    }
+
     fn note(&mut self, written: Result<(), (usize, Errno)>) -> Option<Trouble> {
+        if let Health::Stuck(under_way) = self.health {
+            // Now it is known what became of it.
+            self.discarded = self.discarded.saturating_sub(under_way);
+        }
         match (self.health, written) {
             (Health::Good, Ok(())) | (Health::Closed, _) => None,
-            (Health::Refused(_) | Health::Stuck, Ok(())) => {
+            (Health::Refused(_) | Health::Stuck(_), Ok(())) => {
                 let trouble = self.take_discarded();
                 self.health = Health::Good;
                 trouble
             }
-            (_, Err((_, Errno::EPIPE | Errno::EIO | Errno::ENXIO | Errno::ECONNRESET))) => {
+            (_, Err((_, errno))) if self.is_end(errno) => {
                 self.health = Health::Closed;
                 Some(Trouble::Closed)
             }

@@ -22,17 +22,26 @@ const PROMPT_AFTER: Duration = Duration::from_millis(100);
 pub(super) const PIPE_MAX: usize = 1 << 20;
 
 struct Source {
+    token: Token,
     file: File,
     label: Option<Label>,
     cutter: Cutter,
     /// When a line that is still unfinished is shown.
     show_at: Option<Instant>,
+    /// Whether there may be something to read.
     ready: bool,
+    /// Whether nobody can write to it any more, so that its end is to be read.
+    ending: bool,
+    /// Whether it is in the queue of those to be read.
+    queued: bool,
 }
 
 /// All sources.
 pub(super) struct Sources {
     by_id: HashMap<SourceId, Source>,
+    /// By the numbers that the poll knows them by.
+    by_token: HashMap<Token, SourceId>,
+    next_token: usize,
     /// Those with something to read, in turn.
     ready: VecDeque<SourceId>,
     buffer: Vec<u8>,
@@ -46,6 +55,8 @@ impl Sources {
     pub(super) fn new(prompts: bool) -> Self {
         Self {
             by_id: HashMap::new(),
+            by_token: HashMap::new(),
+            next_token: 0,
             ready: VecDeque::new(),
             buffer: vec![0; LONGEST],
             prompts,
@@ -60,20 +71,27 @@ impl Sources {
         file: OwnedFd,
         label: Option<Label>,
     ) {
-        let token = usize::try_from(id).map(Token).expect("ids fit a token");
+        let token = Token(self.next_token);
+        self.next_token += 1;
         let raw = file.as_raw_fd();
         let registered = registry.register(&mut SourceFd(&raw), token, Interest::READABLE);
         debug_assert!(registered.is_ok(), "a pipe can be waited for: {registered:?}");
         let (file, cutter) = (File::from(file), Cutter::default());
-        self.by_id.insert(id, Source { file, label, cutter, show_at: None, ready: false });
+        let (ready, ending, queued) = (false, false, false);
+        let source = Source { token, file, label, cutter, show_at: None, ready, ending, queued };
+        self.by_id.insert(id, source);
+        self.by_token.insert(token, id);
     }
 
-    pub(super) fn on_readable(&mut self, id: SourceId) {
-        if let Some(source) = self.by_id.get_mut(&id)
-            && !source.ready
-        {
-            source.ready = true;
-            self.ready.push_back(id);
+    /// There is something to read, or `ending`: the end is.
+    pub(super) fn on_readable(&mut self, token: Token, ending: bool) {
+        let Some(id) = self.by_token.get(&token) else { return };
+        let Some(source) = self.by_id.get_mut(id) else { return };
+        source.ready = true;
+        source.ending |= ending;
+        if !source.queued {
+            source.queued = true;
+            self.ready.push_back(*id);
         }
     }
 
@@ -96,8 +114,11 @@ impl Sources {
             }
             let Some(id) = self.ready.pop_front() else { break };
             read += self.read(id, stamp, to).unwrap_or_default();
-            if self.by_id.get(&id).is_some_and(|source| source.ready) {
-                self.ready.push_back(id);
+            if let Some(source) = self.by_id.get_mut(&id) {
+                source.queued = source.ready;
+                if source.queued {
+                    self.ready.push_back(id);
+                }
             }
         }
         read
@@ -145,8 +166,8 @@ impl Sources {
                 None
             }
             Ok(count) => {
-                // Less than was asked for: there was no more.
-                source.ready = count == self.buffer.len();
+                // Less than was asked for: there was no more, but perhaps its end.
+                source.ready = count == self.buffer.len() || source.ending;
                 self.take_in(id, count, stamp, to);
                 Some(count)
             }
@@ -177,7 +198,9 @@ impl Sources {
     fn end(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) {
         self.emit(id, to, |source, label, out| source.cutter.finish(label.prefix(stamp), out));
         self.row.take_if(|row| *row == id);
-        self.by_id.remove(&id);
+        if let Some(source) = self.by_id.remove(&id) {
+            self.by_token.remove(&source.token);
+        }
         self.ready.retain(|ready| *ready != id);
     }
 
@@ -194,7 +217,6 @@ impl Sources {
                 source.show_at = None;
                 source.cutter.show(label.prefix(stamp), out);
             });
-            self.row = Some(id);
         }
     }
 
@@ -211,9 +233,14 @@ impl Sources {
         let start = out.len();
         put(source, &label, out);
         source.label = Some(label);
-        if out.len() > start && self.row.is_some_and(|row| row != id) {
+        if out.len() == start {
+            return;
+        }
+        let unfinished = out.last() != Some(&b'\n');
+        if self.row.is_some_and(|row| row != id) {
             self.leave_row(out, start);
         }
+        self.row = unfinished.then_some(id);
     }
 
     /// Begins a new row at `at`, if the cursor stands behind an unfinished line.

@@ -5,15 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Waker;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The most that is written at once, so that a slow reader is not taken for one
-/// that has stopped.
+/// that has stopped; and to one that has already shown itself slow.
 const PIECE: usize = 64 << 10;
+const SMALL_PIECE: usize = 4 << 10;
+const SLOW: Duration = Duration::from_millis(100);
 
 /// A batch of output that comes back when it has been written.
 struct Job {
@@ -32,6 +34,8 @@ pub(super) struct Writer {
     /// Bytes written; tells waiting from standing still.
     progress: Arc<AtomicU64>,
     seen: (u64, Instant),
+    /// What `progress` will be when the batch under way is written.
+    goal: u64,
 }
 
 impl Writer {
@@ -53,7 +57,7 @@ impl Writer {
             },
         )?;
         let seen = (0, Instant::now());
-        Ok(Self { file, jobs, done, spare: Some(Vec::new()), progress, seen })
+        Ok(Self { file, jobs, done, spare: Some(Vec::new()), progress, seen, goal: 0 })
     }
 
     /// Whether the next batch would be written at once.
@@ -67,6 +71,7 @@ impl Writer {
         if let Some(spare) = self.spare.take() {
             let bytes = std::mem::replace(bytes, spare);
             self.seen = (self.progress.load(Ordering::Relaxed), now);
+            self.goal = self.seen.0 + bytes.len() as u64;
             let _ = self.jobs.send(Job { bytes, written: Ok(()) });
         }
     }
@@ -78,6 +83,12 @@ impl Writer {
         job.bytes.clear();
         self.spare = Some(job.bytes);
         Some(job.written)
+    }
+
+    /// How much of the batch under way isn't written yet. A write that waits may
+    /// have put some of its piece out already.
+    pub(super) fn under_way(&self) -> u64 {
+        if self.is_idle() { 0 } else { self.goal - self.progress.load(Ordering::Relaxed) }
     }
 
     /// Since when nothing has been written, though there was something to write.
@@ -110,9 +121,14 @@ impl Writer {
 /// Writes all of it, however long that takes; else how much is left, and why.
 fn write_all(file: BorrowedFd, bytes: &[u8], progress: &AtomicU64) -> Result<(), (usize, Errno)> {
     let mut rest = bytes;
+    let mut piece = PIECE;
     while !rest.is_empty() {
-        match nix::unistd::write(file, &rest[..rest.len().min(PIECE)]) {
+        let since = Instant::now();
+        match nix::unistd::write(file, &rest[..rest.len().min(piece)]) {
             Ok(written) => {
+                if since.elapsed() > SLOW {
+                    piece = SMALL_PIECE;
+                }
                 rest = &rest[written..];
                 progress.fetch_add(written as u64, Ordering::Relaxed);
             }

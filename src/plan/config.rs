@@ -138,13 +138,17 @@ pub fn parse_signal(text: &str) -> Result<Signal, String> {
         .map_err(|_| format!("`{text}` is not a signal{}", did_you_mean(nearest(short, known()))))
 }
 
+/// The longest time that can be asked for: what is added to a clock must not
+/// pass its end.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
 /// A time: `500ms`, `1m 30s`, or bare seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    match seconds {
-        Some(duration) => Ok(duration),
-        None => humantime::parse_duration(text)
-            .map_err(|_| format!("`{text}` is not a time; expected `30s` or `500ms`")),
+    match seconds.or_else(|| humantime::parse_duration(text).ok()) {
+        Some(duration) if duration <= LONGEST => Ok(duration),
+        Some(_) => Err(format!("`{text}` is too long; expected a year at most")),
+        None => Err(format!("`{text}` is not a time; expected `30s` or `500ms`")),
     }
 }
 
@@ -253,6 +257,7 @@ mod tests {
         assert_eq!(parse_duration("5"), Ok(Duration::from_secs(5)));
         assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("1e19").is_err() && parse_duration("2years").is_err());
         assert!(parse_duration("-1").is_err() && parse_duration("nan").is_err());
     }
 

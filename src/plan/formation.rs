@@ -132,12 +132,13 @@ pub fn count(types: &[&str], procfile: &str, wanted: &Wanted) -> Result<Counts, 
     }
     let in_formation = |name: &str| listed.iter().find(|term| term.name == name)?.count;
     let all = in_formation(ALL);
+    let is_ignored = |name: &str| wanted.ignored.iter().any(|other| other == name || other == ALL);
     let mut unlisted = Vec::new();
     let mut of = Vec::new();
     for &name in types {
         let chosen = wanted.chosen.iter().rev().find(|term| term.name == name || term.name == ALL);
         let count = match (in_formation(name), chosen) {
-            _ if name == RELEASE || wanted.ignored.iter().any(|ignored| ignored == name) => 0,
+            _ if name == RELEASE || is_ignored(name) => 0,
             (_, Some(Term { count: Some(count), .. })) => *count,
             (listed, Some(Term { count: None, .. })) => listed.unwrap_or(1),
             (_, None) if !wanted.chosen.is_empty() => 0,

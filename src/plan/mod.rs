@@ -13,7 +13,7 @@ pub mod shell;
 pub mod sources;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use config::Config;
 use env::{Env, Layer, Origin, Var};
@@ -62,6 +62,8 @@ pub struct Process {
     pub port: Option<u16>,
     /// What it has beside the shared environment, or instead of it.
     pub env: Env,
+    /// Whether what it says is shown.
+    pub shown: bool,
     /// How it is kept.
     pub policy: Policy,
     /// What it reads.
@@ -206,9 +208,7 @@ impl Plan {
         }
         let dir = from_file.and_then(|process| process.dir.as_ref());
         let dir = dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir));
-        // As a shell would; what was inherited names ganger's own folder.
-        env.insert("PWD".into(), Var { value: dir.clone().into(), origin: Origin::Ganger });
-        env.extend(identity(&name, options.compat_env));
+        env.extend(identity(&name, &dir, options.compat_env));
         if let Some(port) = port {
             env.insert("PORT".into(), given(port.to_string()));
         }
@@ -218,6 +218,7 @@ impl Plan {
             dir,
             port,
             env,
+            shown: !options.quiet.contains(&entry.name),
             policy: options.policy(&entry.name, from_file),
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
             name,
@@ -225,13 +226,16 @@ impl Plan {
     }
 }
 
-/// The variables that tell a process its own name.
+/// The variables that tell a process its own name and, as a shell would, where it
+/// is: what was inherited names ganger's own folder.
 #[must_use]
-pub fn identity(name: &str, compat: bool) -> Env {
+pub fn identity(name: &str, dir: &Path, compat: bool) -> Env {
     let others: &[&str] =
         if compat { &["FOREMAN_WORKER_NAME", "HONCHO_PROCESS_NAME", "DYNO"] } else { &[] };
     let names = ["PS"].iter().chain(others);
-    names.map(|key| (OsString::from(key), given(name.to_owned()))).collect()
+    let names = names.map(|key| (OsString::from(*key), given(name.to_owned())));
+    let folder = Var { value: dir.into(), origin: Origin::Ganger };
+    names.chain([("PWD".into(), folder)]).collect()
 }
 
 fn given(value: String) -> Var {

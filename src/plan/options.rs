@@ -32,6 +32,8 @@ pub struct Options {
     pub can_die: Vec<String>,
     /// `--any-can-die`.
     pub any_can_die: bool,
+    /// `--quiet`.
+    pub quiet: Vec<String>,
     /// `--stop-signals`.
     pub stop_signals: Vec<(String, Signal)>,
     /// `--shell`; absolute.
@@ -73,6 +75,9 @@ impl Options {
         for name in &self.can_die {
             check("--can-die", name)?;
         }
+        for name in &self.quiet {
+            check("--quiet", name)?;
+        }
         for (name, _) in &self.stop_signals {
             check("--stop-signals", name)?;
         }
@@ -108,10 +113,9 @@ impl Options {
             stop_signal: signal
                 .or_else(|| config.and_then(|process| process.stop_signal))
                 .unwrap_or(default.stop_signal),
-            grace: config
-                .and_then(|process| process.grace)
-                .filter(|_| self.grace.is_none())
-                .or(self.grace)
+            grace: self
+                .grace
+                .or_else(|| config.and_then(|process| process.grace))
                 .unwrap_or(default.grace),
         }
     }

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, raise};
 use tokio::time::sleep_until;
 
 use super::exit::Exit;
-use super::signals::{Request as Asked, Signals};
+use super::signals::{Asked, Signals};
 use super::supervisor::{Action, Event, ProcessId, State, Supervisor};
 use crate::keeper::client::{Keeper, Lost};
 use crate::keeper::protocol::{ChildId, Report, Request, Spawn, Stdin, Step};
@@ -34,8 +34,6 @@ pub struct Show {
     /// Colours for the types, in the order of the Procfile; none: those that
     /// ganger chooses.
     pub palette: Vec<Color>,
-    /// Types whose output goes nowhere.
-    pub quiet: Vec<String>,
 }
 
 /// Everything that runs.
@@ -104,7 +102,20 @@ impl Engine {
             }
         };
         self.logs.finish();
-        while self.logs.next().await != logs::Event::Finished {}
+        loop {
+            tokio::select! {
+                event = self.logs.next() => match event {
+                    logs::Event::Finished => break,
+                    logs::Event::StdoutClosed => {}
+                },
+                asked = self.signals.next() => match asked {
+                    // Whoever reads is slow, and the user would not wait.
+                    Asked::Stop(Signal::SIGINT) => break,
+                    Asked::Stop(_) | Asked::Forward(_) | Asked::Status | Asked::Suspend
+                    | Asked::Resume | Asked::Keeper => {}
+                },
+            }
+        }
         self.keeper.leave();
         code
     }
@@ -189,10 +200,9 @@ impl Engine {
     fn hear(&mut self, id: ProcessId) {
         let Some(read) = self.unheard.remove(&id) else { return };
         let process = &self.plan.processes[id.index as usize];
-        let quiet = self.show.quiet.contains(&process.kind);
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
-        let label = (!quiet).then(|| self.show.style.label(&process.name, color));
+        let label = process.shown.then(|| self.show.style.label(&process.name, color));
         self.logs.add(child(id).0, read, label);
     }
 

@@ -62,8 +62,12 @@ impl Shutdown {
     /// When [`Self::reconcile`] has something to do though nothing happens.
     pub(super) fn deadline(&self, all_down: bool) -> Option<Instant> {
         match self.sweep {
-            Sweep::NotYet if all_down => Some(self.kill_at),
-            Sweep::NotYet => Some(self.remind_at),
+            Sweep::NotYet if !all_down => Some(self.remind_at),
+            Sweep::NotYet => match &self.strays {
+                Strays::Left(_) => Some(self.kill_at),
+                // Nothing to do before it is known who they are.
+                Strays::LetBe | Strays::Asked => None,
+            },
             Sweep::Asked | Sweep::Done => None,
         }
     }

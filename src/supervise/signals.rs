@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Request {
+pub enum Asked {
     /// Stop everything.
     Stop(Signal),
     /// Pass it on to every process.
@@ -28,22 +28,22 @@ pub enum Request {
 const MAY_BE_IGNORED: [Signal; 4] =
     [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP];
 
-const REQUESTS: [(Signal, Request); 10] = [
-    (Signal::SIGINT, Request::Stop(Signal::SIGINT)),
-    (Signal::SIGTERM, Request::Stop(Signal::SIGTERM)),
-    (Signal::SIGHUP, Request::Stop(Signal::SIGHUP)),
-    (Signal::SIGQUIT, Request::Status),
-    (Signal::SIGUSR1, Request::Forward(Signal::SIGUSR1)),
-    (Signal::SIGUSR2, Request::Forward(Signal::SIGUSR2)),
-    (Signal::SIGWINCH, Request::Forward(Signal::SIGWINCH)),
-    (Signal::SIGTSTP, Request::Suspend),
-    (Signal::SIGCONT, Request::Resume),
-    (Signal::SIGCHLD, Request::Keeper),
+const REQUESTS: [(Signal, Asked); 10] = [
+    (Signal::SIGINT, Asked::Stop(Signal::SIGINT)),
+    (Signal::SIGTERM, Asked::Stop(Signal::SIGTERM)),
+    (Signal::SIGHUP, Asked::Stop(Signal::SIGHUP)),
+    (Signal::SIGQUIT, Asked::Status),
+    (Signal::SIGUSR1, Asked::Forward(Signal::SIGUSR1)),
+    (Signal::SIGUSR2, Asked::Forward(Signal::SIGUSR2)),
+    (Signal::SIGWINCH, Asked::Forward(Signal::SIGWINCH)),
+    (Signal::SIGTSTP, Asked::Suspend),
+    (Signal::SIGCONT, Asked::Resume),
+    (Signal::SIGCHLD, Asked::Keeper),
 ];
 
 /// Signals to come, in the order in which they are taken.
 #[derive(Debug)]
-pub struct Signals(UnboundedReceiver<Request>);
+pub struct Signals(UnboundedReceiver<Asked>);
 
 impl Signals {
     /// Takes over all signals but those that were ignored from the start; needs
@@ -64,7 +64,7 @@ impl Signals {
     }
 
     /// The next one. Nothing is lost if this is cancelled.
-    pub async fn next(&mut self) -> Request {
+    pub async fn next(&mut self) -> Asked {
         match self.0.recv().await {
             Some(request) => request,
             None => std::future::pending().await,
@@ -72,7 +72,8 @@ impl Signals {
     }
 }
 
-fn is_ignored(number: Signal) -> bool {
+/// Whether whoever started ganger chose to ignore this signal.
+pub(crate) fn is_ignored(number: Signal) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     #[expect(unsafe_code, reason = "nix asks for a new action, too")]
     // SAFETY: with no new action, sigaction(2) writes the old one and changes

@@ -20,6 +20,7 @@ fn plan(policies: &[Policy]) -> Plan {
         dir: PathBuf::from("/"),
         port: None,
         env: Env::new(),
+        shown: true,
         policy: *policy,
         stdin: Stdin::Pipe,
     };

@@ -1,0 +1,177 @@
+//! Where ganger is run: as the first process, as another user, without a
+//! terminal, an environment or an output, and in the middle of a storm.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::scenario::{GANGER, Scenario, hostile, is_alive, tag, tagged, wait_until_gone};
+
+/// The children of a process.
+fn children(pid: Pid) -> Vec<Pid> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
+}
+
+#[test]
+fn as_the_first_process_of_a_namespace() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE stray {tag}\nb: read x; exit 7\n");
+    let mut running = Scenario::of("unshare")
+        .file("Procfile", procfile)
+        .args("--pid --fork --mount-proc --kill-child")
+        .arg(GANGER)
+        .args("start")
+        .start();
+    running.wait_for("astray\n");
+    let ganger = children(running.pid())[0];
+    // A stranger leaves an orphan, which falls to the first process.
+    let stranger = std::process::Command::new("nsenter")
+        .args(["--target", &ganger.to_string(), "--pid", "--mount"])
+        .args(["sh", "-c", "(sleep 0.1 &)"])
+        .status();
+    assert!(stranger.unwrap().success());
+    running.wait_until("only the keeper", |_| children(ganger).len() == 1);
+    // What the stranger's orphan was is gone, and ganger passes on what b says.
+    let b = children(children(ganger)[0])[1];
+    kill(b, Signal::SIGKILL).unwrap();
+    running.finish().code(137);
+    wait_until_gone(&tag);
+}
+
+/// ganger as a user who may not do much, in a folder that isn't his.
+fn as_nobody(procfile: &str) -> Scenario {
+    let scenario = Scenario::of("setpriv").file("Procfile", procfile);
+    let folder = scenario.folder().to_path_buf();
+    std::fs::copy(GANGER, folder.join("ganger")).unwrap();
+    std::fs::copy(hostile(), folder.join("hostile")).unwrap();
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+    let hostile = folder.join("hostile");
+    let scenario = scenario.env("HOSTILE", hostile.to_str().unwrap());
+    scenario.args("--reuid 65534 --regid 65534 --clear-groups").env("HOME", "/nonexistent")
+}
+
+#[test]
+fn as_another_user_in_a_folder_that_cannot_be_written() {
+    let tag = tag();
+    let procfile = format!("a: id -u; touch x || echo refused; exec $HOSTILE tree {tag}\n");
+    let mut running = as_nobody(&procfile).args("./ganger start").start();
+    running.wait_for("grown\n").signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert_eq!(finished.lines_of("a.1")[0], "65534");
+    assert!(finished.lines_of("a.1").contains(&"refused".to_owned()));
+    assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn where_no_process_more_is_allowed() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
+    let scenario = as_nobody(&procfile).args("prlimit --nproc=30 ./ganger start -m a=60");
+    let finished = scenario.run().code(126);
+    let expected = "could not be started: Try again, stopping all\n";
+    assert!(finished.stderr().contains(expected), "{}", finished.stderr());
+    assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn without_an_environment() {
+    let scenario = Scenario::procfile("a: ls -d /\n").args("start").command(|command| {
+        command.env_clear();
+    });
+    assert_eq!(scenario.run().code(0).lines_of("a.1"), ["/"]);
+}
+
+#[test]
+fn without_an_output() {
+    let finished = Scenario::of("sh")
+        .file("Procfile", "a: echo lost; exit 3\n")
+        .args("-c")
+        .arg("exec $GANGER start >&- 2>&-")
+        .run();
+    assert_eq!((finished.stdout(), finished.stderr()), (String::new(), String::new()));
+    finished.code(3);
+}
+
+#[test]
+fn under_nohup_and_under_timeout() {
+    let mut running = Scenario::of("nohup")
+        .file("Procfile", "a: echo up; sleep 1000\n")
+        .arg(GANGER)
+        .args("start")
+        .start();
+    running.wait_for("| up\n").signal(Signal::SIGHUP);
+    running.signal(Signal::SIGQUIT);
+    running.wait_for("a.1 (pid ").signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert!(!finished.stderr().contains("SIGHUP"), "{}", finished.stderr());
+    let scenario = Scenario::of("timeout").file("Procfile", "a: sleep 1000\n");
+    let finished = scenario.args("--preserve-status 1").arg(GANGER).args("start").run().code(0);
+    assert!(finished.stderr().ends_with("SIGTERM: stopping all\nganger | a.1 stopped\n"));
+}
+
+#[test]
+fn on_a_terminal_that_hangs_up() {
+    let tag = tag();
+    let terminal = openpty(None, None).unwrap();
+    // Or ganger would hold the end that is to be closed.
+    fcntl(&terminal.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    let slave = File::from(terminal.slave);
+    let (out, err) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
+    let scenario = Scenario::of("setsid")
+        .file("Procfile", format!("a: exec $HOSTILE tree {tag}\n"))
+        .arg("-c")
+        .arg(GANGER)
+        .args("start")
+        .command(|command| {
+            command.stdin(Stdio::from(slave)).stdout(Stdio::from(out)).stderr(Stdio::from(err));
+        });
+    let mut running = scenario.start();
+    running.wait_until("four", |_| tagged(&tag).len() == 4);
+    drop(terminal.master);
+    assert_eq!(running.wait().code(), Some(0));
+    assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn in_a_storm_of_signals() {
+    let mut running = Scenario::procfile("a: exec $HOSTILE tick\n").args("start -t 1000").start();
+    running.wait_for("tick");
+    for _ in 0..10_000 {
+        running.signal(Signal::SIGWINCH);
+    }
+    let before = running.said_times("tick");
+    running.wait_until("it goes on", |running| running.said_times("tick") > before);
+    for _ in 0..5000 {
+        // The last may come when it is gone.
+        let _ = kill(running.pid(), Signal::SIGTERM);
+        let _ = kill(running.pid(), Signal::SIGHUP);
+    }
+    running.finish().code(0);
+}
+
+#[test]
+fn suspended_while_it_waits_for_one_to_go() {
+    let procfile = "a: exec $HOSTILE stubborn\n";
+    let mut running = Scenario::procfile(procfile).args("start -t 1").start();
+    running.wait_for("stubborn").signal(Signal::SIGTERM);
+    running.wait_for("stopping all").signal(Signal::SIGTSTP);
+    let keeper = running.keeper();
+    let child = children(keeper)[0];
+    let pid = running.pid();
+    let suspended = |pid: Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    running.wait_until("both suspended", |_| suspended(pid) && suspended(child));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(is_alive(child), "the time during which nothing ran was taken for grace");
+    running.signal(Signal::SIGCONT);
+    running.finish().code(137);
+}

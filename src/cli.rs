@@ -162,6 +162,7 @@ pub struct Start {
     pub stop_signals: Vec<(String, Signal)>,
     /// Begin every line with the time
     #[arg(short = 'T', long, env = "GANGER_TIMESTAMP", value_parser = BoolishValueParser::new())]
+    #[arg(alias = "show-timestamps")]
     pub timestamp: bool,
     /// Begin no line with the time, as is the default
     #[arg(long)]

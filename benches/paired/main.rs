@@ -11,6 +11,7 @@
 //!
 //! `GANGER_BIN` measures another binary than the one that cargo just built.
 
+mod death;
 mod footprint;
 mod output;
 mod proc;
@@ -28,13 +29,14 @@ use std::time::SystemTime;
 type Measure = fn(usize) -> io::Result<Vec<report::Row>>;
 
 /// Name, title and function of each group; the last one runs only when asked for.
-const GROUPS: [(&str, &str, Measure); 7] = [
+const GROUPS: [(&str, &str, Measure); 8] = [
     ("start", "Start: from the spawn to the first instruction", timing::start),
     ("output", "Output", output::output),
     ("memory", "Memory: peak of ganger and keeper", footprint::memory),
     ("latency", "Latency of a line", timing::latency),
     ("idle", "Idle", footprint::idle),
     ("many", "Many processes", timing::many),
+    ("death", "Death: 50 trees of four", death::death),
     ("peers", "Peers: 1M lines of 100 bytes into a file in memory, at most 5 runs", output::peers),
 ];
 const ONLY_WHEN_ASKED_FOR: &str = "peers";

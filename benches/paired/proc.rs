@@ -97,6 +97,11 @@ pub(crate) fn name(pid: Pid) -> String {
     read(pid, "comm").trim_end().to_owned()
 }
 
+/// The arguments of a process, each with a NUL behind it.
+pub(crate) fn command_line(pid: Pid) -> String {
+    read(pid, "cmdline")
+}
+
 /// Is there such a process, and is it no zombie?
 pub(crate) fn lives(pid: Pid) -> bool {
     program(pid).is_some()

@@ -69,6 +69,7 @@ impl Samples {
 enum Gate {
     Median(f64),
     Best(f64),
+    Worst(f64),
 }
 
 /// One figure, with its gate if it has one.
@@ -100,6 +101,11 @@ impl Row {
         Self { gate: Some(Gate::Best(bound)), ..self }
     }
 
+    /// No run must be worse than `bound`.
+    pub(crate) fn gate_worst(self, bound: f64) -> Self {
+        Self { gate: Some(Gate::Worst(bound)), ..self }
+    }
+
     pub(crate) fn note(self, note: impl Into<String>) -> Self {
         Self { note: note.into(), ..self }
     }
@@ -111,11 +117,19 @@ impl Row {
         }
     }
 
+    fn worst(&self) -> f64 {
+        match self.unit.better {
+            Better::Less => self.samples.max(),
+            Better::More => self.samples.min(),
+        }
+    }
+
     fn verdict(&self) -> String {
         let (which, value, bound) = match self.gate {
             None => return String::new(),
             Some(Gate::Median(bound)) => ("median", self.samples.median(), bound),
             Some(Gate::Best(bound)) => ("best", self.best(), bound),
+            Some(Gate::Worst(bound)) => ("worst", self.worst(), bound),
         };
         // NaN, a figure that could not be had, satisfies neither.
         let (sign, pass) = match self.unit.better {

@@ -217,6 +217,15 @@ pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
+/// Waits for `look`, until it is worth looking again, but not for ever.
+pub(crate) fn wait_a_little(since: Instant, look: Duration) -> io::Result<()> {
+    if since.elapsed() > Duration::from_mins(1) {
+        return Err(io::Error::other("not all are up, or not all gone, after a minute"));
+    }
+    thread::sleep(look);
+    Ok(())
+}
+
 /// How long a shell takes for `script`, its output going nowhere.
 pub(crate) fn time_shell(dir: &Path, script: &str) -> io::Result<Duration> {
     let mut command = Command::new("/bin/sh");

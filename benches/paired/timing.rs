@@ -3,14 +3,13 @@
 use std::fs;
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::Pid;
 
 use crate::proc;
 use crate::report::{MB, MICROSECONDS, MILLISECONDS, Row, SECONDS, Samples};
-use crate::runner::{self, Run, Runner, Stage, number, worker_command};
+use crate::runner::{self, Run, Runner, Stage, number, wait_a_little, worker_command};
 use crate::worker::{self, TICK_DIGITS, TICK_END};
 
 /// From just before the spawn to the first instruction of the process.
@@ -124,7 +123,7 @@ pub(crate) fn many(runs: usize) -> io::Result<Vec<Row>> {
         let asked = Instant::now();
         run.terminate()?;
         while sleepers.iter().any(|&pid| proc::lives(pid)) {
-            wait_a_little(asked)?;
+            wait_a_little(asked, LOOK)?;
         }
         gone.push(asked.elapsed().as_secs_f64());
         let outcome = run.finish()?;
@@ -153,16 +152,8 @@ fn wait_for_sleepers(runner: Pid) -> io::Result<Vec<Pid>> {
                 return Ok(found);
             }
         }
-        wait_a_little(started)?;
+        wait_a_little(started, LOOK)?;
     }
-}
-
-fn wait_a_little(since: Instant) -> io::Result<()> {
-    if since.elapsed() > Duration::from_mins(1) {
-        return Err(io::Error::other("500 processes are not up, or not gone, after a minute"));
-    }
-    thread::sleep(LOOK);
-    Ok(())
 }
 
 /// What this machine takes to spawn as many from one plain loop.
@@ -175,7 +166,7 @@ fn spawn_many() -> io::Result<f64> {
     let pids = sleepers.iter().map(runner::pid);
     for pid in pids {
         while proc::name(pid) != "sleep" {
-            wait_a_little(started)?;
+            wait_a_little(started, LOOK)?;
         }
     }
     let up = started.elapsed();

@@ -127,7 +127,8 @@ fn one_who_changes_its_group() {
 #[test]
 fn one_who_takes_all_memory() {
     let finished = Scenario::procfile("a: exec $HOSTILE eat\n").args("start").run();
-    finished.code(134).stderr().contains("a.1 was killed by SIGABRT");
+    let stderr = finished.code(134).stderr();
+    assert!(stderr.contains("a.1 was killed by SIGABRT, stopping all\n"), "{stderr}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn explain(plan: &Plan) -> String {
         if let Some(port) = process.port {
             let _ = writeln!(text, "  port     {port}");
         }
-        for (key, var) in plan.environment(process) {
+        for (key, var) in process.environment() {
             let key = key.display();
             let _ = match var.origin {
                 Origin::Environment

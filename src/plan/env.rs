@@ -59,6 +59,14 @@ pub struct Var {
     pub origin: Origin,
 }
 
+impl Var {
+    /// A value of ganger's own.
+    #[must_use]
+    pub fn given(value: String) -> Self {
+        Self { value: value.into(), origin: Origin::Ganger }
+    }
+}
+
 /// A value may be a secret: only its origin is shown.
 impl fmt::Debug for Var {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,12 +8,14 @@ pub mod formation;
 mod options;
 mod policy;
 pub mod port;
+mod process;
 pub mod procfile;
 pub mod shell;
 pub mod sources;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use config::Config;
 use env::{Env, Layer, Origin, Var};
@@ -23,6 +25,7 @@ use sources::{EnvFiles, Sources};
 
 pub use options::Options;
 pub use policy::{Backoff, OnExit, Policy, Stdin};
+pub use process::{Process, identity};
 
 /// Everything resolved: what runs, and how.
 #[derive(Clone, Debug)]
@@ -34,40 +37,17 @@ pub struct Plan {
     /// All entries of the Procfile, in its order.
     pub entries: Vec<procfile::Entry>,
     /// What runs, in the order of the Procfile.
-    pub processes: Vec<Process>,
+    pub processes: Vec<Arc<Process>>,
     /// The shell that commands are given to; absolute.
     pub shell: PathBuf,
     /// The environment that all processes share.
-    pub env: Env,
+    pub env: Arc<Env>,
     /// Variables that a file and the real environment set differently.
     pub clashes: Vec<String>,
     /// Whether the files won those.
     pub files_win: bool,
     /// Types that run once because the formation leaves them out.
     pub unlisted: Vec<String>,
-}
-
-/// One running instance of a process type, to be.
-#[derive(Clone, Debug)]
-pub struct Process {
-    /// `web.1`.
-    pub name: String,
-    /// `web`.
-    pub kind: String,
-    /// What the shell is given.
-    pub command: String,
-    /// The working directory; absolute.
-    pub dir: PathBuf,
-    /// The value of PORT, if it is given one.
-    pub port: Option<u16>,
-    /// What it has beside the shared environment, or instead of it.
-    pub env: Env,
-    /// Whether what it says is shown.
-    pub shown: bool,
-    /// How it is kept.
-    pub policy: Policy,
-    /// What it reads.
-    pub stdin: Stdin,
 }
 
 /// Why there is no plan. None of these carries a value from a `.env` file.
@@ -115,7 +95,7 @@ impl Plan {
                     ports.map(|ports| ports.port(&entry.name, index, instance)).transpose()?;
                 let name = format!("{}.{instance}", entry.name);
                 let process = plan.process(index, name, port, &config, options);
-                plan.processes.push(process);
+                plan.processes.push(Arc::new(process));
             }
         }
         plan.unlisted = counts.unlisted;
@@ -128,7 +108,7 @@ impl Plan {
         let (mut plan, config, _) = Self::without_processes(sources, options)?;
         let each = 0..plan.entries.len();
         let process = |index| plan.process(index, name.to_owned(), None, &config, options);
-        plan.processes = each.map(process).collect();
+        plan.processes = each.map(process).map(Arc::new).collect();
         Ok(plan)
     }
 
@@ -149,18 +129,19 @@ impl Plan {
         let layers = layers(sources, &config)?;
         let resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
         let ports = ports(&config, options, &resolved.env)?;
-        let mut plan = Self {
+        let mut env = resolved.env;
+        name_ports(&mut env, &entries, ports);
+        let plan = Self {
             root: sources.root.clone(),
             procfile,
             processes: Vec::new(),
             shell: options.shell.clone().unwrap_or_else(|| PathBuf::from(shell::DEFAULT)),
-            env: resolved.env,
+            env: Arc::new(env),
             clashes: resolved.clashes,
             files_win: options.env_override,
             unlisted: Vec::new(),
             entries,
         };
-        plan.name_ports(ports);
         Ok((plan, config, ports))
     }
 
@@ -168,24 +149,6 @@ impl Plan {
     #[must_use]
     pub fn types(&self) -> Vec<&str> {
         self.entries.iter().map(|entry| entry.name.as_str()).collect()
-    }
-
-    /// The variables of a process, its own over the shared ones.
-    #[must_use]
-    pub fn environment(&self, process: &Process) -> Env {
-        let mut env = self.env.clone();
-        env.extend(process.env.iter().map(|(key, var)| (key.clone(), var.clone())));
-        env
-    }
-
-    /// Tells every process where the first instance of each type listens.
-    fn name_ports(&mut self, ports: Option<Ports>) {
-        for (index, entry) in self.entries.iter().enumerate() {
-            if let Some(Ok(port)) = ports.map(|ports| ports.port(&entry.name, index, 1)) {
-                let key = format!("GANGER_PROCESS_{}_PORT", entry.name.replace('-', "_"));
-                self.env.insert(key.into(), given(port.to_string()));
-            }
-        }
     }
 
     fn process(
@@ -210,13 +173,14 @@ impl Plan {
         let dir = dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir));
         env.extend(identity(&name, &dir, options.compat_env));
         if let Some(port) = port {
-            env.insert("PORT".into(), given(port.to_string()));
+            env.insert("PORT".into(), Var::given(port.to_string()));
         }
         Process {
             kind: entry.name.clone(),
             command: entry.command.clone(),
             dir,
             port,
+            shared: Arc::clone(&self.env),
             env,
             shown: !options.quiet.contains(&entry.name),
             policy: options.policy(&entry.name, from_file),
@@ -226,20 +190,14 @@ impl Plan {
     }
 }
 
-/// The variables that tell a process its own name and, as a shell would, where it
-/// is: what was inherited names ganger's own folder.
-#[must_use]
-pub fn identity(name: &str, dir: &Path, compat: bool) -> Env {
-    let others: &[&str] =
-        if compat { &["FOREMAN_WORKER_NAME", "HONCHO_PROCESS_NAME", "DYNO"] } else { &[] };
-    let names = ["PS"].iter().chain(others);
-    let names = names.map(|key| (OsString::from(*key), given(name.to_owned())));
-    let folder = Var { value: dir.into(), origin: Origin::Ganger };
-    names.chain([("PWD".into(), folder)]).collect()
-}
-
-fn given(value: String) -> Var {
-    Var { value: value.into(), origin: Origin::Ganger }
+/// Tells every process where the first instance of each type listens.
+fn name_ports(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
+    for (index, entry) in entries.iter().enumerate() {
+        if let Some(Ok(port)) = ports.map(|ports| ports.port(&entry.name, index, 1)) {
+            let key = format!("GANGER_PROCESS_{}_PORT", entry.name.replace('-', "_"));
+            env.insert(key.into(), Var::given(port.to_string()));
+        }
+    }
 }
 
 fn layers(sources: &Sources, config: &Config) -> Result<Vec<Layer>, Error> {
@@ -298,7 +256,7 @@ mod tests {
 
     fn ports(sources: &Sources, options: &Options) -> Result<Vec<(String, Option<u16>)>, String> {
         let plan = Plan::new(sources, options).map_err(|error| error.to_string())?;
-        Ok(plan.processes.into_iter().map(|process| (process.name, process.port)).collect())
+        Ok(plan.processes.iter().map(|process| (process.name.clone(), process.port)).collect())
     }
 
     #[test]
@@ -334,7 +292,7 @@ mod tests {
         let sources = sources(config, "A=file", &[("B", "real")]);
         let options = Options { compat_env: true, ..Options::default() };
         let plan = Plan::new(&sources, &options).unwrap();
-        let env = plan.environment(&plan.processes[0]);
+        let env = plan.processes[0].environment();
         let shown: Vec<String> = env
             .iter()
             .map(|(key, var)| format!("{}={}", key.display(), var.value.display()))

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -24,7 +25,7 @@ use crate::plan::{self, Plan, shell};
 /// Pipes of this size are worth their memory, for as many as an unprivileged
 /// user may have without harming others' (pipe(7), `pipe-user-pages-soft`).
 const PIPE_SIZE: i32 = 256 << 10;
-const LARGE_PIPES: u32 = 64;
+const LARGE_PIPES: usize = 64;
 
 /// What the engine shows, beside the plan.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +47,7 @@ pub struct Engine {
     logs: Logs,
     signals: Signals,
     /// What processes write that are being started: it is read once that is said.
-    unheard: HashMap<ProcessId, OwnedFd>,
+    unheard: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
     /// How long everything was suspended: that time doesn't count.
     suspended: Duration,
     /// What happened while something was being done.
@@ -148,8 +149,8 @@ impl Engine {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn(id) => {
-                if let Err(error) = self.spawn(id) {
+            Action::Spawn(id, process) => {
+                if let Err(error) = self.spawn(id, process) {
                     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
                     let exit = Exit::NotStarted { step: Step::Fork, errno };
                     self.follow_up.push_back(Event::Exited(id, exit, Vec::new()));
@@ -168,16 +169,15 @@ impl Engine {
         }
     }
 
-    fn spawn(&mut self, id: ProcessId) -> io::Result<()> {
-        let process = &self.plan.processes[id.index as usize];
+    fn spawn(&mut self, id: ProcessId, process: Arc<plan::Process>) -> io::Result<()> {
         let (read, write) = io::pipe()?;
         let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        if id.index < LARGE_PIPES {
+        if self.supervisor.count() <= LARGE_PIPES {
             enlarge(&read);
         }
         let argv = shell::argv(&self.plan.shell, &process.command);
-        let env = self.plan.environment(process);
+        let env = process.environment();
         let pair = |(key, var): (&std::ffi::OsString, &plan::env::Var)| {
             [key.as_bytes(), b"=", var.value.as_bytes()].concat()
         };
@@ -192,14 +192,13 @@ impl Engine {
             },
         };
         self.keeper.ask(&Request::Spawn(spawn), Some(write));
-        self.unheard.insert(id, read);
+        self.unheard.insert(id, (read, process));
         Ok(())
     }
 
     /// Has the output of a process read, if it isn't yet.
     fn hear(&mut self, id: ProcessId) {
-        let Some(read) = self.unheard.remove(&id) else { return };
-        let process = &self.plan.processes[id.index as usize];
+        let Some((read, process)) = self.unheard.remove(&id) else { return };
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
         let label = process.shown.then(|| self.show.style.label(&process.name, color));
@@ -288,6 +287,7 @@ impl Engine {
                     format!("stopping, SIGKILL in {}", time(kill_at.saturating_duration_since(now)))
                 }
                 State::Killed { .. } => "killed".to_owned(),
+                State::Stuck { .. } => "killed, and still there".to_owned(),
             };
             format!("{name}{pid}: {state}")
         };

@@ -6,4 +6,5 @@ pub mod exit;
 mod process;
 mod shutdown;
 pub mod signals;
+mod state;
 pub mod supervisor;

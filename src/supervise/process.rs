@@ -3,30 +3,23 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
+use super::state::{Leader, ProcessId, State, Want};
 use crate::keeper::protocol::Member;
 use crate::notice::{Next, Notice, members};
 use crate::plan::{self, OnExit, Policy};
 
-/// One life of one process: nothing of an earlier life is taken for this one.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct ProcessId {
-    /// Its place in the plan.
-    pub index: u32,
-    /// How often it has been started, this time included.
-    pub life: u32,
-}
-
 /// Something that has to be done.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Start a process.
-    Spawn(ProcessId),
+    /// Start a process, as the plan has it.
+    Spawn(ProcessId, Arc<plan::Process>),
     /// Ask a process and all that belongs to it to end, or kill them.
     Stop(ProcessId, Signal),
     /// Ask those who belong to no process to end.
@@ -37,71 +30,16 @@ pub enum Action {
     Say(Notice),
 }
 
-/// What a process is to be.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Want {
-    Up,
-    Down,
-}
-
-/// What a process is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
-    /// Nothing of it is there.
-    Down {
-        /// How it ended last.
-        last: Option<Exit>,
-    },
-    /// The same, until it is started again.
-    Backoff {
-        /// When that is.
-        until: Instant,
-    },
-    /// It is being started.
-    Starting,
-    /// It runs.
-    Up {
-        /// Since when.
-        since: Instant,
-        /// Its process id.
-        pid: i32,
-    },
-    /// It was asked to end.
-    Stopping {
-        /// When it is killed.
-        kill_at: Instant,
-        /// What has become of the process that was started.
-        leader: Leader,
-    },
-    /// It was killed.
-    Killed {
-        /// When nobody waits for it any longer.
-        give_up_at: Instant,
-        /// What has become of the process that was started.
-        leader: Leader,
-    },
-}
-
-/// What has become of the process that was started, while others of it may live.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Leader {
-    /// It runs.
-    Up,
-    /// It ended by itself, which has been said.
-    Exited(Exit),
-    /// It ended because it was told to, which is said when nobody is left.
-    Stopped(Exit),
-}
-
 /// How long something that was killed may take to be gone.
 const KILLED_IS_GONE_IN: Duration = Duration::from_secs(5);
 
 /// A process of the plan, through all its lives.
 pub(super) struct Process {
     index: u32,
-    name: String,
-    pub(super) policy: Policy,
-    port: Option<u16>,
+    /// What the plan says of it.
+    pub(super) plan: Arc<plan::Process>,
+    /// Whether the plan has it no more: once down, it is forgotten.
+    retired: bool,
     pub(super) want: Want,
     pub(super) state: State,
     life: u32,
@@ -114,13 +52,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process at `index` in the plan, wanted up.
-    pub(super) fn new(index: usize, process: &plan::Process) -> Self {
+    /// A new process of the plan, wanted up.
+    pub(super) fn new(index: u32, plan: Arc<plan::Process>) -> Self {
         Self {
-            index: u32::try_from(index).expect("few processes"),
-            name: process.name.clone(),
-            policy: process.policy,
-            port: process.port,
+            index,
+            plan,
+            retired: false,
             want: Want::Up,
             state: State::Down { last: None },
             life: 0,
@@ -135,53 +72,65 @@ impl Process {
         ProcessId { index: self.index, life: self.life }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        self.plan.policy
+    }
+
+    /// The plan says something new of it, or has it again: what runs is started
+    /// again if it would run otherwise now.
+    pub(super) fn adopt(
+        &mut self,
+        plan: Arc<plan::Process>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let as_before = plan.runs_like(&self.plan);
+        self.plan = plan;
+        if std::mem::take(&mut self.retired) {
+            self.want = Want::Up;
+        }
+        if as_before {
+            return;
+        }
+        self.crashes = 0;
+        self.pause_until = None;
+        match self.state {
+            State::Starting | State::Up { .. } => self.ask_to_stop(Leader::Up, now, actions),
+            State::Backoff { .. } => self.state = State::Down { last: None },
+            // It comes back, if at all, as what it is now.
+            State::Stopping { .. }
+            | State::Killed { .. }
+            | State::Stuck { .. }
+            | State::Down { .. } => {}
+        }
+    }
+
+    /// The plan has it no more.
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
+        self.want = Want::Down;
+    }
+
+    /// Whether it can be forgotten.
+    pub(super) fn is_past(&self) -> bool {
+        self.retired && matches!(self.state, State::Down { .. })
+    }
+
     /// Its name, state and process id.
     pub(super) fn status(&self) -> (&str, State, Option<i32>) {
-        (&self.name, self.state, self.pid)
+        (self.name(), self.state, self.pid)
     }
 
     /// What it is called where it is waited for.
     pub(super) fn known_as(&self) -> String {
         match self.pid {
-            _ if !self.left.is_empty() => format!("{} ({})", self.name, members(&self.left)),
-            Some(pid) => format!("{} (pid {pid})", self.name),
-            None => self.name.clone(),
-        }
-    }
-
-    pub(super) fn is_down(&self) -> bool {
-        matches!(self.state, State::Down { .. })
-    }
-
-    /// Whether something of it is there.
-    pub(super) fn runs(&self) -> bool {
-        match self.state {
-            State::Starting | State::Up { .. } | State::Stopping { .. } | State::Killed { .. } => {
-                true
-            }
-            State::Down { .. } | State::Backoff { .. } => false,
-        }
-    }
-
-    /// When it is killed, if it has been asked to end.
-    pub(super) fn kill_at(&self) -> Option<Instant> {
-        match self.state {
-            State::Stopping { kill_at, .. } => Some(kill_at),
-            State::Down { .. }
-            | State::Backoff { .. }
-            | State::Starting
-            | State::Up { .. }
-            | State::Killed { .. } => None,
-        }
-    }
-
-    /// When [`Self::reconcile`] has something to do though nothing happens.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            State::Backoff { until } => Some(until),
-            State::Stopping { kill_at, .. } => Some(kill_at),
-            State::Killed { give_up_at, .. } => Some(give_up_at),
-            State::Down { .. } | State::Starting | State::Up { .. } => None,
+            _ if !self.left.is_empty() => format!("{} ({})", self.name(), members(&self.left)),
+            Some(pid) => format!("{} (pid {pid})", self.name()),
+            None => self.name().to_owned(),
         }
     }
 
@@ -189,10 +138,10 @@ impl Process {
         self.pid = Some(pid);
         match self.state {
             State::Starting => self.state = State::Up { since: now, pid },
-            State::Stopping { .. } | State::Killed { .. } => {}
+            State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } => {}
             State::Down { .. } | State::Backoff { .. } | State::Up { .. } => return,
         }
-        let (name, port) = (self.name.clone(), self.port);
+        let (name, port) = (self.name().to_owned(), self.plan.port);
         actions.push(Action::Say(Notice::Started { name, pid, port }));
     }
 
@@ -209,7 +158,9 @@ impl Process {
         let since = match &mut self.state {
             State::Starting => None,
             State::Up { since, .. } => Some(*since),
-            State::Stopping { leader, .. } | State::Killed { leader, .. } => {
+            State::Stopping { leader, .. }
+            | State::Killed { leader, .. }
+            | State::Stuck { leader } => {
                 *leader = Leader::Stopped(exit);
                 self.left = left;
                 if self.left.is_empty() {
@@ -223,12 +174,10 @@ impl Process {
         if left.is_empty() {
             self.is_gone(exit);
         } else {
-            let kill_at = now + self.policy.grace;
-            self.state = State::Stopping { kill_at, leader: Leader::Exited(exit) };
-            actions.push(Action::Stop(self.id(), self.policy.stop_signal));
+            self.ask_to_stop(Leader::Exited(exit), now, actions);
         }
         self.left.clone_from(&left);
-        let name = self.name.clone();
+        let name = self.name().to_owned();
         actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
         Some(next)
     }
@@ -246,14 +195,14 @@ impl Process {
             self.crashes = 0;
         }
         self.crashes += u32::from(exit.failed());
-        let backoff = self.policy.backoff;
-        let restart = match self.policy.on_exit {
+        let backoff = self.policy().backoff;
+        let restart = match self.policy().on_exit {
             OnExit::Restart => true,
             OnExit::RestartOnFailure => exit.failed(),
             OnExit::StopAll | OnExit::Ignore => false,
         };
         let too_many = backoff.give_up_after.is_some_and(|most| self.crashes >= most);
-        let next = match (self.policy.on_exit, restart) {
+        let next = match (self.policy().on_exit, restart) {
             (OnExit::StopAll, _) => Next::StopAll,
             (_, true) if exit.failed() && too_many => Next::GiveUp(self.crashes),
             (_, true) => Next::Restart(pause(backoff, self.crashes, chance)),
@@ -272,7 +221,9 @@ impl Process {
     /// Of what had ended, nobody is left.
     pub(super) fn on_empty(&mut self, actions: &mut Vec<Action>) {
         let leader = match self.state {
-            State::Stopping { leader, .. } | State::Killed { leader, .. } => leader,
+            State::Stopping { leader, .. }
+            | State::Killed { leader, .. }
+            | State::Stuck { leader } => leader,
             State::Down { .. } | State::Backoff { .. } | State::Starting | State::Up { .. } => {
                 return;
             }
@@ -282,7 +233,7 @@ impl Process {
             Leader::Exited(exit) => self.is_gone(exit),
             Leader::Stopped(exit) => {
                 self.is_gone(exit);
-                let name = self.name.clone();
+                let name = self.name().to_owned();
                 actions.push(Action::Say(Notice::Stopped { name, exit }));
             }
         }
@@ -309,32 +260,37 @@ impl Process {
             }
             (Want::Down, State::Backoff { .. }) => self.state = State::Down { last: None },
             (Want::Down, State::Starting | State::Up { .. }) => {
-                let kill_at = now + self.policy.grace;
-                self.state = State::Stopping { kill_at, leader: Leader::Up };
-                actions.push(Action::Stop(self.id(), self.policy.stop_signal));
+                self.ask_to_stop(Leader::Up, now, actions);
             }
             (Want::Up | Want::Down, State::Stopping { kill_at, .. }) => {
                 if kill_at <= now {
-                    return self.kill(Some(self.policy.grace), now, actions);
+                    return self.kill(Some(self.policy().grace), now, actions);
                 }
             }
             (Want::Up | Want::Down, State::Killed { give_up_at, leader }) => {
                 if give_up_at <= now {
-                    self.want = Want::Down;
-                    self.state = State::Down { last: leader.exit() };
-                    let name = self.name.clone();
+                    self.state = State::Stuck { leader };
+                    let name = self.name().to_owned();
                     actions.push(Action::Say(Notice::Unkillable { name }));
                 }
             }
-            (Want::Up, State::Starting | State::Up { .. }) | (Want::Down, State::Down { .. }) => {}
+            (Want::Up, State::Starting | State::Up { .. })
+            | (Want::Down, State::Down { .. })
+            | (Want::Up | Want::Down, State::Stuck { .. }) => {}
         }
         false
+    }
+
+    fn ask_to_stop(&mut self, leader: Leader, now: Instant, actions: &mut Vec<Action>) {
+        let Policy { grace, stop_signal, .. } = self.policy();
+        self.state = State::Stopping { kill_at: now + grace, leader };
+        actions.push(Action::Stop(self.id(), stop_signal));
     }
 
     fn spawn(&mut self, actions: &mut Vec<Action>) {
         self.state = State::Starting;
         self.life += 1;
-        actions.push(Action::Spawn(self.id()));
+        actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
     }
 
     /// Kills it, if it has been asked to end; true if so. `grace`: how long it
@@ -348,17 +304,8 @@ impl Process {
         let State::Stopping { leader, .. } = self.state else { return false };
         self.state = State::Killed { give_up_at: now + KILLED_IS_GONE_IN, leader };
         actions.push(Action::Stop(self.id(), Signal::SIGKILL));
-        let (name, signal) = (self.name.clone(), self.policy.stop_signal);
+        let (name, signal) = (self.name().to_owned(), self.policy().stop_signal);
         actions.push(Action::Say(Notice::Killing { name, signal, grace }));
         true
-    }
-}
-
-impl Leader {
-    fn exit(self) -> Option<Exit> {
-        match self {
-            Self::Up => None,
-            Self::Exited(exit) | Self::Stopped(exit) => Some(exit),
-        }
     }
 }

@@ -99,10 +99,11 @@ impl Shutdown {
             self.strays = Strays::Asked;
             actions.push(Action::StopStrays);
         }
-        let up: Vec<&Process> = processes.iter().filter(|process| !process.is_down()).collect();
+        let up: Vec<&Process> =
+            processes.iter().filter(|process| !process.state.is_down()).collect();
         if !up.is_empty() && self.remind_at <= now {
             self.remind_at = now + REMIND_EVERY;
-            let next_kill = up.iter().filter_map(|process| process.kill_at()).min();
+            let next_kill = up.iter().filter_map(|process| process.state.kill_at()).min();
             let kill_in = next_kill.map(|at| at.saturating_duration_since(now));
             let names = up.iter().map(|process| process.known_as()).collect();
             actions.push(Action::Say(Notice::Waiting { names, kill_in }));

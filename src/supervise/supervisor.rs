@@ -6,19 +6,22 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::backoff::Chance;
 use super::exit::{Exit, Outcome};
-use super::process::{Process, Want};
+use super::process::Process;
 use super::shutdown::Shutdown;
 use crate::keeper::protocol::Member;
 use crate::notice::{Cause, Next, Notice};
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 
-pub use super::process::{Action, ProcessId, State};
+pub use super::process::Action;
+use super::state::Want;
+pub use super::state::{ProcessId, State};
 
 /// Something that happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -39,11 +42,19 @@ pub enum Event {
     Asked(Signal),
     /// Nobody reads the output any more.
     StdoutClosed,
+    /// This is what is wanted from now on: what is new is started, what is gone is
+    /// stopped, what has changed is started again, and the rest is let be.
+    Plan(Vec<Arc<plan::Process>>),
 }
 
 /// What is known of all processes, and what is wanted of them.
 pub struct Supervisor {
+    /// In the order of the plan; behind them those that it has no more.
     processes: Vec<Process>,
+    next_index: u32,
+    /// Whether nothing is up because that is what was asked for, and not because
+    /// everything came to its end.
+    told_down: bool,
     shutdown: Option<Shutdown>,
     interrupted: Option<Instant>,
     outcome: Outcome,
@@ -58,15 +69,20 @@ impl Supervisor {
     /// All that the plan has, wanted up. `seed` is for what is left to chance.
     #[must_use]
     pub fn new(plan: &Plan, seed: u64) -> Self {
-        let processes = plan.processes.iter().enumerate();
-        Self {
-            processes: processes.map(|(index, process)| Process::new(index, process)).collect(),
+        let mut supervisor = Self {
+            processes: Vec::new(),
+            next_index: 0,
+            told_down: false,
             shutdown: None,
             interrupted: None,
             outcome: Outcome::default(),
             chance: Chance(seed),
             actions: Vec::new(),
+        };
+        for process in &plan.processes {
+            supervisor.add(Arc::clone(process));
         }
+        supervisor
     }
 
     /// Takes note of an event, and returns what to do about it.
@@ -92,6 +108,7 @@ impl Supervisor {
             Event::Swept(left) => self.on_swept(left),
             Event::Asked(signal) => self.on_asked(signal, now),
             Event::StdoutClosed => self.shut_down(Cause::StdoutClosed, now),
+            Event::Plan(plan) => self.on_plan(plan, now),
         }
         self.reconcile(now);
         std::mem::take(&mut self.actions)
@@ -100,7 +117,7 @@ impl Supervisor {
     /// When to call [`Self::handle`] with [`Event::Tick`], if nothing happens first.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let of_processes = self.processes.iter().filter_map(Process::deadline);
+        let of_processes = self.processes.iter().filter_map(|process| process.state.deadline());
         let of_shutdown = self.shutdown.iter().filter_map(|down| down.deadline(self.all_down()));
         of_processes.chain(of_shutdown).min()
     }
@@ -126,7 +143,40 @@ impl Supervisor {
     /// Every process of which something runs.
     #[must_use]
     pub fn running(&self) -> Vec<ProcessId> {
-        self.processes.iter().filter(|process| process.runs()).map(Process::id).collect()
+        self.processes.iter().filter(|process| process.state.runs()).map(Process::id).collect()
+    }
+
+    /// How many processes there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.processes.len()
+    }
+
+    fn add(&mut self, plan: Arc<plan::Process>) {
+        self.processes.push(Process::new(self.next_index, plan));
+        self.next_index += 1;
+    }
+
+    fn on_plan(&mut self, plan: Vec<Arc<plan::Process>>, now: Instant) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        let mut before = std::mem::take(&mut self.processes);
+        for process in plan {
+            match before.iter().position(|known| known.name() == process.name) {
+                Some(at) => {
+                    let mut known = before.remove(at);
+                    known.adopt(process, now, &mut self.actions);
+                    self.processes.push(known);
+                }
+                None => self.add(process),
+            }
+        }
+        for mut gone in before {
+            gone.retire();
+            self.processes.push(gone);
+        }
+        self.told_down = self.is_unwanted();
     }
 
     fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Member>, now: Instant) {
@@ -175,7 +225,7 @@ impl Supervisor {
         for process in &mut self.processes {
             process.want = Want::Down;
         }
-        let longest = self.processes.iter().map(|process| process.policy.grace).max();
+        let longest = self.processes.iter().map(|process| process.policy().grace).max();
         self.shutdown = Some(Shutdown::new(now, longest.unwrap_or_default()));
         if cause != Cause::Exit {
             self.actions.push(Action::Say(Notice::StoppingAll { cause }));
@@ -199,8 +249,9 @@ impl Supervisor {
             // What a crash left behind may be killed any time, and is no failure.
             self.outcome.killed |= killed && self.shutdown.is_some();
         }
-        let unwanted = self.processes.iter().all(|process| process.want == Want::Down);
-        if self.shutdown.is_none() && unwanted && self.all_down() {
+        self.processes.retain(|process| !process.is_past());
+        let ended = self.is_unwanted() && !self.told_down && self.all_down();
+        if self.shutdown.is_none() && ended {
             self.shut_down(Cause::AllDown, now);
         }
         if let Some(shutdown) = &mut self.shutdown {
@@ -208,14 +259,18 @@ impl Supervisor {
         }
     }
 
+    fn is_unwanted(&self) -> bool {
+        self.processes.iter().all(|process| process.want == Want::Down)
+    }
+
     fn all_down(&self) -> bool {
-        self.processes.iter().all(Process::is_down)
+        self.processes.iter().all(|process| process.state.is_down())
     }
 }
 
 /// The process, if this is its present life.
 fn current(processes: &mut [Process], id: ProcessId) -> Option<&mut Process> {
-    processes.get_mut(id.index as usize).filter(|process| process.id() == id)
+    processes.iter_mut().find(|process| process.id() == id)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The supervisor, event by event, with a clock that moves only when told to.
 
 mod histories;
+mod plans;
 mod tables;
 
 use std::path::PathBuf;
@@ -12,25 +13,30 @@ fn policy(on_exit: OnExit) -> Policy {
     Policy { on_exit, ..Policy::default() }
 }
 
-fn plan(policies: &[Policy]) -> Plan {
-    let process = |(index, policy): (usize, &Policy)| crate::plan::Process {
+fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::Process> {
+    Arc::new(plan::Process {
         name: format!("p.{index}"),
         kind: "p".into(),
-        command: "run".into(),
+        command: command.into(),
         dir: PathBuf::from("/"),
         port: None,
+        shared: Arc::default(),
         env: Env::new(),
         shown: true,
-        policy: *policy,
+        policy,
         stdin: Stdin::Pipe,
-    };
+    })
+}
+
+fn plan(policies: &[Policy]) -> Plan {
+    let process = |(index, policy): (usize, &Policy)| process(index, "run", *policy);
     Plan {
         root: PathBuf::from("/"),
         procfile: "Procfile".into(),
         entries: Vec::new(),
         processes: policies.iter().enumerate().map(process).collect(),
         shell: PathBuf::from("/bin/sh"),
-        env: Env::new(),
+        env: Arc::default(),
         clashes: Vec::new(),
         files_win: false,
         unlisted: Vec::new(),
@@ -73,7 +79,7 @@ impl Bench {
 
     fn on(&mut self, event: Event) -> Vec<Done> {
         let done = |action| match action {
-            Action::Spawn(id) => Some(Done::Spawn(id.index)),
+            Action::Spawn(id, _) => Some(Done::Spawn(id.index)),
             Action::Stop(id, signal) => Some(Done::Stop(id.index, signal)),
             Action::StopStrays => Some(Done::StopStrays),
             Action::Sweep => Some(Done::Sweep),

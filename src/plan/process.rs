@@ -1,0 +1,71 @@
+//! One process of the plan.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::env::{Env, Origin, Var};
+use super::policy::{Policy, Stdin};
+
+/// One running instance of a process type, to be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Process {
+    /// `web.1`.
+    pub name: String,
+    /// `web`.
+    pub kind: String,
+    /// What the shell is given.
+    pub command: String,
+    /// The working directory; absolute.
+    pub dir: PathBuf,
+    /// The value of PORT, if it is given one.
+    pub port: Option<u16>,
+    /// The environment that all processes share.
+    pub shared: Arc<Env>,
+    /// What it has beside that, or instead of it.
+    pub env: Env,
+    /// Whether what it says is shown.
+    pub shown: bool,
+    /// How it is kept.
+    pub policy: Policy,
+    /// What it reads.
+    pub stdin: Stdin,
+}
+
+impl Process {
+    /// All its variables, its own over the shared ones.
+    #[must_use]
+    pub fn environment(&self) -> Env {
+        let mut env = Env::clone(&self.shared);
+        env.extend(self.env.iter().map(|(key, var)| (key.clone(), var.clone())));
+        env
+    }
+
+    /// Whether what runs by the one would run just so by the other; how it is kept
+    /// may differ.
+    #[must_use]
+    pub fn runs_like(&self, other: &Self) -> bool {
+        let rest = |process: &Self| (process.port, process.stdin);
+        let values = |process: &Self| {
+            // Where a value stands may have changed, as every line number does.
+            let pairs = process.environment().into_iter();
+            pairs.map(|(key, var)| (key, var.value)).collect::<Vec<_>>()
+        };
+        self.command == other.command
+            && self.dir == other.dir
+            && rest(self) == rest(other)
+            && values(self) == values(other)
+    }
+}
+
+/// The variables that tell a process its own name and, as a shell would, where it
+/// is: what was inherited names ganger's own folder.
+#[must_use]
+pub fn identity(name: &str, dir: &Path, compat: bool) -> Env {
+    let others: &[&str] =
+        if compat { &["FOREMAN_WORKER_NAME", "HONCHO_PROCESS_NAME", "DYNO"] } else { &[] };
+    let names = ["PS"].iter().chain(others);
+    let names = names.map(|key| (OsString::from(*key), Var::given(name.to_owned())));
+    let folder = Var { value: dir.into(), origin: Origin::Ganger };
+    names.chain([("PWD".into(), folder)]).collect()
+}

@@ -1,0 +1,120 @@
+//! What a process is, what is wanted of it, and what can be said of that alone.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use std::time::Instant;
+
+use super::exit::Exit;
+
+/// One life of one process: nothing of an earlier life is taken for this one.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ProcessId {
+    /// Its number, which no other process ever has.
+    pub index: u32,
+    /// How often it has been started, this time included.
+    pub life: u32,
+}
+
+/// What a process is to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Want {
+    Up,
+    Down,
+}
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// Nothing of it is there.
+    Down {
+        /// How it ended last.
+        last: Option<Exit>,
+    },
+    /// The same, until it is started again.
+    Backoff {
+        /// When that is.
+        until: Instant,
+    },
+    /// It is being started.
+    Starting,
+    /// It runs.
+    Up {
+        /// Since when.
+        since: Instant,
+        /// Its process id.
+        pid: i32,
+    },
+    /// It was asked to end.
+    Stopping {
+        /// When it is killed.
+        kill_at: Instant,
+        /// What has become of the process that was started.
+        leader: Leader,
+    },
+    /// It was killed.
+    Killed {
+        /// When nobody waits for it any longer.
+        give_up_at: Instant,
+        /// What has become of the process that was started.
+        leader: Leader,
+    },
+    /// It was killed and doesn't go: nobody waits for it, but as long as it is
+    /// there, it is not started again.
+    Stuck {
+        /// What has become of the process that was started.
+        leader: Leader,
+    },
+}
+
+/// What has become of the process that was started, while others of it may live.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leader {
+    /// It runs.
+    Up,
+    /// It ended by itself, which has been said.
+    Exited(Exit),
+    /// It ended because it was told to, which is said when nobody is left.
+    Stopped(Exit),
+}
+
+impl State {
+    /// Whether nobody has to wait for it.
+    pub(super) fn is_down(self) -> bool {
+        matches!(self, Self::Down { .. } | Self::Stuck { .. })
+    }
+
+    /// Whether something of it is there.
+    pub(super) fn runs(self) -> bool {
+        match self {
+            Self::Starting
+            | Self::Up { .. }
+            | Self::Stopping { .. }
+            | Self::Killed { .. }
+            | Self::Stuck { .. } => true,
+            Self::Down { .. } | Self::Backoff { .. } => false,
+        }
+    }
+
+    /// When it is killed, if it has been asked to end.
+    pub(super) fn kill_at(self) -> Option<Instant> {
+        match self {
+            Self::Stopping { kill_at, .. } => Some(kill_at),
+            Self::Down { .. }
+            | Self::Backoff { .. }
+            | Self::Starting
+            | Self::Up { .. }
+            | Self::Killed { .. }
+            | Self::Stuck { .. } => None,
+        }
+    }
+
+    /// When it ends by itself: something is to be done then.
+    pub(super) fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Backoff { until } => Some(until),
+            Self::Stopping { kill_at, .. } => Some(kill_at),
+            Self::Killed { give_up_at, .. } => Some(give_up_at),
+            Self::Down { .. } | Self::Starting | Self::Up { .. } | Self::Stuck { .. } => None,
+        }
+    }
+}

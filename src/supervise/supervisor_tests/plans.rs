@@ -1,0 +1,100 @@
+//! What follows from a new plan, exactly.
+
+use Done::{Spawn, Stop};
+use Signal::{SIGKILL, SIGTERM};
+
+use super::*;
+
+fn like(policies: &[Policy]) -> Event {
+    Event::Plan(plan(policies).processes)
+}
+
+const KEPT: Policy = Policy {
+    on_exit: OnExit::Restart,
+    backoff: Backoff {
+        min: Duration::from_millis(100),
+        max: Duration::from_secs(30),
+        give_up_after: None,
+    },
+    stop_signal: SIGTERM,
+    grace: Duration::from_secs(5),
+};
+
+#[test]
+fn more_are_started_and_fewer_are_stopped() {
+    let mut b = Bench::up(&[KEPT]);
+    assert_eq!(b.on(like(&[KEPT; 3])), [Spawn(1), Spawn(2)]);
+    b.spawned(1);
+    b.spawned(2);
+    assert_eq!(b.on(like(&[KEPT])), [Stop(1, SIGTERM), Stop(2, SIGTERM)]);
+    assert_eq!(b.wait(), [Stop(1, SIGKILL), Stop(2, SIGKILL)]);
+    b.exited(1, Exit::Signal(9));
+    b.exited(1, Exit::Signal(9));
+    assert_eq!(b.supervisor.count(), 1);
+    assert_eq!(b.code(), None);
+}
+
+#[test]
+fn the_same_again_changes_nothing() {
+    let mut b = Bench::up(&[KEPT; 2]);
+    assert_eq!(b.all(like(&[KEPT; 2])), []);
+}
+
+#[test]
+fn what_runs_otherwise_is_started_again() {
+    let mut b = Bench::up(&[KEPT; 2]);
+    let changed = vec![process(0, "run", KEPT), process(1, "run faster", KEPT)];
+    assert_eq!(b.on(Event::Plan(changed)), [Stop(1, SIGTERM)]);
+    assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
+}
+
+#[test]
+fn how_it_is_kept_holds_at_once() {
+    let mut b = Bench::up(&[KEPT]);
+    let ignored = Policy { on_exit: OnExit::Ignore, ..KEPT };
+    assert_eq!(b.on(like(&[ignored])), []);
+    assert_eq!(b.exited(0, Exit::Code(0)), [Done::StopStrays]);
+}
+
+#[test]
+fn one_that_is_wanted_back_while_it_goes_comes_back_once() {
+    let mut b = Bench::up(&[KEPT; 2]);
+    assert_eq!(b.on(like(&[KEPT])), [Stop(1, SIGTERM)]);
+    assert_eq!(b.on(like(&[KEPT; 2])), []);
+    assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
+}
+
+#[test]
+fn a_pause_ends_for_what_has_changed() {
+    let mut b = Bench::up(&[KEPT]);
+    b.exited(0, Exit::Code(1));
+    assert_eq!(b.on(like(&[KEPT])), []);
+    assert_eq!(b.on(Event::Plan(vec![process(0, "run better", KEPT)])), [Spawn(0)]);
+}
+
+#[test]
+fn none_at_all_is_no_end() {
+    let mut b = Bench::up(&[KEPT]);
+    assert_eq!(b.on(Event::Plan(vec![])), [Stop(0, SIGTERM)]);
+    assert_eq!(b.exited(0, Exit::Signal(15)), []);
+    assert_eq!((b.supervisor.count(), b.code()), (0, None));
+    assert_eq!(b.on(like(&[KEPT])), [Spawn(1)]);
+}
+
+#[test]
+fn one_that_does_not_go_is_not_started_beside_itself() {
+    let mut b = Bench::up(&[KEPT]);
+    b.on(Event::Plan(vec![]));
+    assert_eq!(b.wait(), [Stop(0, SIGKILL)]);
+    b.now += Duration::from_secs(10);
+    assert_eq!(b.on(Event::Tick), []);
+    assert_eq!(b.on(like(&[KEPT])), []);
+    assert_eq!(b.exited(0, Exit::Signal(9)), [Spawn(0)]);
+}
+
+#[test]
+fn nothing_is_planned_during_a_shutdown() {
+    let mut b = Bench::up(&[KEPT]);
+    b.on(Event::Asked(SIGTERM));
+    assert_eq!(b.on(like(&[KEPT; 3])), []);
+}

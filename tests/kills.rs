@@ -5,24 +5,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::chance::Chance;
 use crate::scenario::{Running, Scenario, is_alive, tag, tagged};
-
-/// Always the same numbers, which look like chance (`SplitMix64`).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn moment(&mut self, micros: u64) -> Duration {
-        Duration::from_micros(self.below(micros))
-    }
-}
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Phase {
@@ -41,13 +25,17 @@ enum Victim {
     Stopped,
 }
 
+fn moment(chance: &mut Chance, micros: u64) -> Duration {
+    Duration::from_micros(chance.below(micros))
+}
+
 /// What one schedule hit.
 fn once(phase: Phase, victim: Victim, chance: &mut Chance) -> Option<(Phase, Victim)> {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE marked {tag}\nb: exec $HOSTILE stubborn {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m a=2 -t 0.05").start();
     match phase {
-        Phase::Start => std::thread::sleep(chance.moment(6000)),
+        Phase::Start => std::thread::sleep(moment(chance, 6000)),
         Phase::Run | Phase::Shutdown => {
             running.wait_until("nine", |running| {
                 running.said_times("grown\n") == 2 && running.said_times("stubborn\n") == 1
@@ -56,10 +44,10 @@ fn once(phase: Phase, victim: Victim, chance: &mut Chance) -> Option<(Phase, Vic
     }
     match phase {
         Phase::Start => {}
-        Phase::Run => std::thread::sleep(chance.moment(3000)),
+        Phase::Run => std::thread::sleep(moment(chance, 3000)),
         Phase::Shutdown => {
             running.signal(Signal::SIGTERM);
-            std::thread::sleep(chance.moment(70_000));
+            std::thread::sleep(moment(chance, 70_000));
         }
     }
     let hit = strike(&mut running, victim).map(|()| (phase, victim));

@@ -1,6 +1,7 @@
 //! The real ganger, in a folder of its own, by feature.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod chance;
 mod check;
 mod config;
 mod env;
@@ -8,6 +9,7 @@ mod example;
 mod exit_codes;
 mod faults;
 mod formation;
+mod histories;
 mod kills;
 mod limits;
 mod output;

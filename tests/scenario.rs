@@ -19,17 +19,22 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// The binary under test.
 pub const GANGER: &str = env!("CARGO_BIN_EXE_ganger");
 
-/// A program that misbehaves on request, up to date: cargo builds examples only
-/// where all tests are run.
-pub fn hostile() -> &'static Path {
+/// A program that misbehaves on request.
+pub fn hostile() -> PathBuf {
+    examples().join("hostile")
+}
+
+/// The folder of the programs that belong to the tests, up to date: cargo builds
+/// examples only where all tests are run.
+pub fn examples() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let folder = Path::new(GANGER).parent().unwrap();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--example", "hostile"]);
+        build.args(["build", "--quiet", "--examples"]);
         build.args(folder.ends_with("release").then_some("--release"));
         assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
-        folder.join("examples/hostile")
+        folder.join("examples")
     })
 }
 

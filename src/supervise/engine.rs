@@ -157,7 +157,7 @@ impl Engine {
                 }
             }
             Action::Stop(id, signal) => {
-                let request = Request::Stop { id: child(id), signal: signal as i32 };
+                let request = Request::Stop { id: id.into(), signal: signal as i32 };
                 self.keeper.ask(&request, None);
             }
             Action::StopStrays => {
@@ -182,7 +182,7 @@ impl Engine {
             [key.as_bytes(), b"=", var.value.as_bytes()].concat()
         };
         let spawn = Spawn {
-            id: child(id),
+            id: id.into(),
             argv: argv.into_iter().map(OsStringExt::into_vec).collect(),
             env: env.iter().map(pair).collect(),
             dir: process.dir.as_os_str().as_bytes().to_vec(),
@@ -202,28 +202,28 @@ impl Engine {
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
         let label = process.shown.then(|| self.show.style.label(&process.name, color));
-        self.logs.add(child(id).0, read, label);
+        self.logs.add(ChildId::from(id).0, read, label);
     }
 
     fn on_report(&mut self, report: Report) {
         let event = match report {
             Report::Spawned { id, pid } => {
-                self.handle(Event::Spawned(process(id), pid));
-                return self.hear(process(id));
+                self.handle(Event::Spawned(id.into(), pid));
+                return self.hear(id.into());
             }
             Report::SpawnFailed { id, step, errno } => {
-                self.unheard.remove(&process(id));
+                self.unheard.remove(&id.into());
                 let exit = Exit::NotStarted { step, errno: Errno::from_raw(errno) };
-                Event::Exited(process(id), exit, Vec::new())
+                Event::Exited(id.into(), exit, Vec::new())
             }
             Report::Exited { id, wait, left } => {
                 // Its last lines come before what is said of its end.
                 self.logs.drain(id.0);
-                Event::Exited(process(id), wait.into(), left)
+                Event::Exited(id.into(), wait.into(), left)
             }
             Report::Empty { id } => {
                 self.logs.drain(id.0);
-                Event::Empty(process(id))
+                Event::Empty(id.into())
             }
             Report::Strays { left } => Event::Strays(left),
             Report::Swept { left } => Event::Swept(left),
@@ -257,7 +257,7 @@ impl Engine {
     /// Passes a signal on to all that run.
     fn signal_all(&mut self, signal: Signal) {
         for id in self.supervisor.running() {
-            let request = Request::Signal { id: child(id), signal: signal as i32 };
+            let request = Request::Signal { id: id.into(), signal: signal as i32 };
             self.keeper.ask(&request, None);
         }
     }
@@ -294,16 +294,6 @@ impl Engine {
         let lines = self.supervisor.status().map(line).collect();
         self.logs.say(Notice::Status { lines });
     }
-}
-
-/// A life of a process, as the keeper and the mux know it.
-fn child(id: ProcessId) -> ChildId {
-    ChildId((u64::from(id.life) << 32) | u64::from(id.index))
-}
-
-fn process(id: ChildId) -> ProcessId {
-    let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
-    ProcessId { index: half(id.0), life: half(id.0 >> 32) }
 }
 
 fn enlarge(pipe: impl AsFd) {

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::exit::Exit;
+use crate::keeper::protocol::ChildId;
 
 /// One life of one process: nothing of an earlier life is taken for this one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -13,6 +14,20 @@ pub struct ProcessId {
     pub index: u32,
     /// How often it has been started, this time included.
     pub life: u32,
+}
+
+/// How the keeper and the mux know it.
+impl From<ProcessId> for ChildId {
+    fn from(id: ProcessId) -> Self {
+        Self((u64::from(id.life) << 32) | u64::from(id.index))
+    }
+}
+
+impl From<ChildId> for ProcessId {
+    fn from(id: ChildId) -> Self {
+        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
+        Self { index: half(id.0), life: half(id.0 >> 32) }
+    }
 }
 
 /// What a process is to be.

@@ -1,0 +1,17 @@
+//! The supervisor and the real keeper through random histories; what the one
+//! believes is compared with what the system says, after each step.
+
+use std::process::Command;
+
+use crate::scenario::examples;
+
+#[test]
+fn what_is_believed_is_what_is() {
+    let mut histories = Command::new(examples().join("histories"));
+    let output = histories.args(["1", "200", "12"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    println!("{said}");
+    assert!(said.starts_with("200 histories: "), "{said}");
+}

@@ -165,3 +165,12 @@ fn one_ganger_under_another_marks_its_own() {
     let marks: Vec<&str> = out.lines().filter(|line| line.contains("GANGER_SESSION=")).collect();
     assert!(marks.len() == 1 && marks[0].ends_with("/4294967296"), "{marks:?}");
 }
+
+#[test]
+fn more_than_a_program_can_be_given_is_said_and_not_tried() {
+    let one = |name: usize| format!("A{name}={}\n", "x".repeat(100_000));
+    let all: String = (0..200).map(one).collect::<Vec<_>>().concat();
+    let finished = Scenario::procfile("a: true\n").file(".env", all).args("start").run().code(126);
+    let expected = "ganger | a.1 could not be started: Argument list too long, stopping all\n";
+    assert_eq!(finished.stderr(), expected);
+}

@@ -58,6 +58,15 @@ pub struct Spawn {
     pub stdin: Stdin,
 }
 
+impl Spawn {
+    /// Whether no system would execute it, however much memory it has.
+    #[must_use]
+    pub fn is_too_long(&self) -> bool {
+        let strings = self.argv.iter().chain(&self.env);
+        strings.map(|string| string.len() + 1).sum::<usize>() > LONGEST_SPAWN
+    }
+}
+
 /// What a child reads.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Stdin {
@@ -146,8 +155,10 @@ pub enum Step {
     Exec,
 }
 
-/// A frame longer than this is a broken peer: arguments and environment of a
-/// process can't be longer than 6 MiB (execve(2)).
+/// Arguments and environment of a process are never longer (execve(2)).
+const LONGEST_SPAWN: usize = 6 << 20;
+
+/// A frame longer than this is a broken peer.
 const LONGEST: usize = 16 << 20;
 
 /// The other side does not speak this protocol.

@@ -86,19 +86,39 @@ pub struct Resolved {
     pub clashes: Vec<String>,
 }
 
-/// Variables refer to each other in a circle.
+/// Why variables have no values. None of these carries one.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("`{file}` line {line}: the value of `{key}` refers to itself through `{through}`")]
-pub struct Cycle {
+#[error("`{file}` line {line}: the value of `{key}` {why}")]
+pub struct Error {
     /// The file as the user knows it.
     pub file: String,
     /// The line, counted from 1.
     pub line: usize,
     /// The variable's name.
     pub key: String,
-    /// The variable that leads back to it.
-    pub through: String,
+    /// What is wrong with it.
+    pub why: Why,
 }
+
+/// What is wrong with a value.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Why {
+    /// It leads back to itself through that variable.
+    #[error("refers to itself through `{0}`")]
+    Cycle(String),
+    /// It refers to one that refers to one that…
+    #[error("refers to others that refer to others, more than {DEEPEST} times")]
+    Deep,
+    /// No program could be given it.
+    #[error("is longer than a variable can be ({} KiB)", LONGEST >> 10)]
+    Long,
+}
+
+/// How far references may lead.
+const DEEPEST: usize = 100;
+/// The longest string that a program is given (execve(2), `MAX_ARG_STRLEN`); what
+/// doubles from line to line would else take all memory.
+const LONGEST: usize = 128 << 10;
 
 /// Lays `layers`, the later over the earlier, under the real environment, or
 /// over it if `files_win`.
@@ -109,7 +129,7 @@ pub fn resolve(
     real: &[(OsString, OsString)],
     layers: &[Layer],
     files_win: bool,
-) -> Result<Resolved, Cycle> {
+) -> Result<Resolved, Error> {
     let mut resolver = Resolver::new(real, layers, files_win);
     let mut env: Env = real
         .iter()
@@ -124,7 +144,7 @@ pub fn resolve(
         else {
             continue;
         };
-        from_files.push((key, at, resolver.place(key, at)?));
+        from_files.push((key, at, resolver.place(key, at, 0)?));
     }
     let values = resolver.values();
     let mut clashes = Vec::new();
@@ -174,7 +194,8 @@ struct Resolver<'a> {
     progress: HashMap<(&'a str, usize), Progress>,
     /// What dotenvy reads: one assignment a line, numbered from 0.
     text: String,
-    placed: usize,
+    /// The lengths of what was placed, by number.
+    placed: Vec<usize>,
 }
 
 /// The name under which dotenvy knows the assignment of that number.
@@ -205,42 +226,48 @@ impl<'a> Resolver<'a> {
         if files_win {
             add_real(&mut define);
         }
-        Self { definitions, progress: HashMap::new(), text: String::new(), placed: 0 }
+        Self { definitions, progress: HashMap::new(), text: String::new(), placed: Vec::new() }
     }
 
     /// Writes a definition, behind those it refers to, and returns its number.
-    fn place(&mut self, key: &'a str, at: usize) -> Result<usize, Cycle> {
+    fn place(&mut self, key: &'a str, at: usize, depth: usize) -> Result<usize, Error> {
         if let Some(Progress::Placed(number)) = self.progress.get(&(key, at)) {
             return Ok(*number);
         }
         self.progress.insert((key, at), Progress::Open);
         let definition = self.definitions[key][at];
-        let mut value = String::new();
+        let mut draft = Draft::default();
         match definition.assigned {
-            None => escape(&definition.value.to_string_lossy(), &mut value),
+            None => draft.add(&definition.value.to_string_lossy()),
             Some((layer, found)) => {
+                let error = |why| {
+                    let (file, line) = (layer.file.clone(), found.line);
+                    Error { file, line, key: key.to_owned(), why }
+                };
                 for piece in &found.value {
                     match piece {
-                        Piece::Text(text) => escape(text, &mut value),
+                        Piece::Text(text) => draft.add(text),
                         Piece::Reference { name, spelling } => match self.target(key, at, name) {
-                            None => escape(spelling, &mut value),
+                            None => draft.add(spelling),
                             Some((name, at)) if self.is_open(name, at) => {
-                                let (file, line) = (layer.file.clone(), found.line);
-                                let (key, through) = (key.to_owned(), name.to_owned());
-                                return Err(Cycle { file, line, key, through });
+                                return Err(error(Why::Cycle(name.to_owned())));
                             }
+                            Some(_) if depth == DEEPEST => return Err(error(Why::Deep)),
                             Some((name, at)) => {
-                                let number = self.place(name, at)?;
-                                let _ = write!(value, "${{{}}}", alias(number));
+                                let number = self.place(name, at, depth + 1)?;
+                                draft.refer(number, self.placed[number]);
                             }
                         },
                     }
                 }
+                if draft.length > LONGEST {
+                    return Err(error(Why::Long));
+                }
             }
         }
-        let number = self.placed;
-        self.placed += 1;
-        let _ = writeln!(self.text, "{}=\"{value}\"", alias(number));
+        let number = self.placed.len();
+        self.placed.push(draft.length);
+        let _ = writeln!(self.text, "{}=\"{}\"", alias(number), draft.text);
         self.progress.insert((key, at), Progress::Placed(number));
         Ok(number)
     }
@@ -260,6 +287,26 @@ impl<'a> Resolver<'a> {
     fn values(&self) -> Vec<String> {
         let read = dotenvy::from_read_iter(self.text.as_bytes());
         read.map(|pair| pair.expect("the text is escaped for dotenvy").1).collect()
+    }
+}
+
+/// A value as it is written for dotenvy.
+#[derive(Default)]
+struct Draft {
+    text: String,
+    /// How long it gets.
+    length: usize,
+}
+
+impl Draft {
+    fn add(&mut self, text: &str) {
+        escape(text, &mut self.text);
+        self.length += text.len();
+    }
+
+    fn refer(&mut self, number: usize, length: usize) {
+        let _ = write!(self.text, "${{{}}}", alias(number));
+        self.length += length;
     }
 }
 
@@ -326,6 +373,22 @@ mod tests {
         let circle = [layer(".env", "A=$B\nB=$C\nC=$A")];
         let error = resolve(&[], &circle, false).unwrap_err().to_string();
         assert_eq!(error, "`.env` line 3: the value of `C` refers to itself through `A`");
+    }
+
+    #[test]
+    fn what_would_take_all_memory_is_an_error() {
+        let resolve = |text: String| resolve(&[], &[layer(".env", &text)], false);
+        let error = |text: String| resolve(text).unwrap_err().to_string();
+        let reference = |n: usize| format!("A{n:03}=$A{:03}\n", n + 1);
+        let chain = |to: usize| (0..to).map(reference).collect::<String>();
+        assert!(resolve(chain(100)).is_ok());
+        let deep = "`.env` line 101: the value of `A100` refers to others that refer to others, \
+                    more than 100 times";
+        assert_eq!(error(chain(102)), deep);
+        let twice = |n: usize| format!("A{}=$A{n}$A{n}\n", n + 1);
+        let doubling = format!("A0=0123456789\n{}", (0..40).map(twice).collect::<String>());
+        let long = "`.env` line 15: the value of `A14` is longer than a variable can be (128 KiB)";
+        assert_eq!(error(doubling), long);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub enum Error {
     #[error("`{file}` {error}")]
     Dotenv { file: String, error: dotenv::Error },
     #[error(transparent)]
-    Cycle(#[from] env::Cycle),
+    Env(#[from] env::Error),
     #[error("`{file}` {error}")]
     Config { file: String, error: config::Error },
     #[error(transparent)]

@@ -191,6 +191,9 @@ impl Engine {
                 plan::Stdin::Null => Stdin::Null,
             },
         };
+        if spawn.is_too_long() {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
         self.keeper.ask(&Request::Spawn(spawn), Some(write));
         self.unheard.insert(id, (read, process));
         Ok(())

@@ -1,6 +1,7 @@
 //! The real ganger, in a folder of its own, by feature.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod bytes;
 mod chance;
 mod check;
 mod config;

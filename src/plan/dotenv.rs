@@ -30,12 +30,13 @@ pub enum Piece {
     },
 }
 
-/// A value may be a secret: only its shape is shown.
+/// A value may be a secret, and a `$` in it no reference after all: only its shape
+/// is shown.
 impl std::fmt::Debug for Piece {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
-            Self::Reference { name, .. } => write!(f, "Reference({name})"),
+            Self::Reference { spelling, .. } => write!(f, "Reference({} bytes)", spelling.len()),
         }
     }
 }

@@ -57,13 +57,15 @@ pub enum Error {
 /// nor a merge conflict makes a process disappear.
 pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let mut lines = text.split(|&byte| byte == b'\n').zip(1..).map(|(bytes, line)| {
-        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        match std::str::from_utf8(bytes) {
+    let mut lines =
+        text.split(|&byte| byte == b'\n').zip(1..).map(|(bytes, line)| match std::str::from_utf8(
+            bytes,
+        )
+        .map(|text| text.trim_end_matches('\r'))
+        {
             Ok(text) if !text.contains('\0') => Ok((text, line)),
             Ok(_) | Err(_) => Err(Error::NotText { line }),
-        }
-    });
+        });
     let mut entries: Vec<Entry> = Vec::new();
     let mut seen = HashMap::new();
     while let Some(next) = lines.next() {
@@ -80,7 +82,9 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
                 None => return Err(Error::OpenContinuation { line }),
             }
         }
-        if command.trim().is_empty() {
+        // A command may begin on the next line.
+        let command = command.trim_start().to_owned();
+        if command.is_empty() {
             return Err(Error::NotAnEntry { line });
         }
         if let Some(first) = seen.insert(name.to_owned(), line) {
@@ -101,7 +105,7 @@ pub fn is_name(name: &str) -> bool {
 
 fn split(line: &str) -> Option<(&str, &str)> {
     let (name, rest) = line.split_once(':')?;
-    is_name(name).then_some((name, rest.trim_start()))
+    is_name(name).then_some((name, rest))
 }
 
 /// A backslash that is itself escaped continues nothing.
@@ -131,7 +135,7 @@ mod tests {
         assert_eq!(commands("a_b-1:\t x: y | 'z'  "), one("a_b-1", "x: y | 'z'  "));
         assert_eq!(commands("web: a \\\n  b\\\nc\n"), one("web", "a   bc"));
         assert_eq!(commands("web: a\\\\\n"), one("web", "a\\\\"));
-        assert_eq!(commands("web: \\\n  run"), one("web", "  run"));
+        assert_eq!(commands("web: \\\n  run"), one("web", "run"));
     }
 
     #[test]

@@ -1,0 +1,151 @@
+//! What must hold for any bytes, for every parser and protocol: one function
+//! each, which the fuzzer and the tests share.
+//!
+//! ```text
+//! cargo +nightly fuzz run procfile
+//! ```
+
+use std::path::Path;
+
+use ganger::keeper::protocol::{Decoder, Report, Request, encode};
+use ganger::logs::lines::{Cutter, Prefix};
+use ganger::plan::env::Layer;
+use ganger::plan::formation::{Formation, Wanted, count};
+use ganger::plan::{config, dotenv, env, procfile, shell};
+
+/// What a Procfile says can be written down again, and then says the same.
+pub fn procfile(bytes: &[u8]) {
+    let entries = match procfile::parse(bytes) {
+        Ok(entries) => entries,
+        Err(error) => return assert!(!error.to_string().contains('\n')),
+    };
+    let mut again = Vec::new();
+    for entry in &entries {
+        assert!(procfile::is_name(&entry.name) && !entry.command.trim().is_empty());
+        assert!(!entry.command.contains(['\n', '\0']));
+        again.extend(format!("{}: {}\n", entry.name, entry.command).into_bytes());
+    }
+    assert!(entries.is_sorted_by(|before, after| before.line < after.line));
+    if entries.iter().any(|entry| entry.command.ends_with('\r')) {
+        // Put together from two lines, and not to be had from one.
+        return;
+    }
+    let parsed = procfile::parse(&again).expect("what was parsed parses");
+    let said = |entries: &[procfile::Entry]| {
+        let pairs = entries.iter().map(|entry| (entry.name.clone(), entry.command.clone()));
+        pairs.collect::<Vec<_>>()
+    };
+    assert_eq!(said(&parsed), said(&entries));
+}
+
+/// A `.env` file has values or an error, and neither shows any of them.
+pub fn dotenv(bytes: &[u8]) {
+    let assignments = match dotenv::parse(bytes) {
+        Ok(assignments) => assignments,
+        Err(error) => return assert!(!error.to_string().contains('\n')),
+    };
+    assert!(assignments.is_sorted_by(|before, after| before.line < after.line));
+    let keys: Vec<String> = assignments.iter().map(|found| found.key.clone()).collect();
+    let layer = Layer { file: ".env".into(), assignments };
+    let real = [("HOME".into(), "/".into())];
+    for files_win in [false, true] {
+        let Ok(resolved) = env::resolve(&real, std::slice::from_ref(&layer), files_win) else {
+            continue;
+        };
+        assert!(keys.iter().all(|key| resolved.env.contains_key(std::ffi::OsStr::new(key))));
+        let long = |value: &std::ffi::OsStr| value.len() >= 12;
+        let shown = format!("{layer:?}{resolved:?}");
+        for (key, var) in &resolved.env {
+            let value = var.value.to_string_lossy();
+            // What is in a name or in what Rust itself writes isn't shown by it.
+            let elsewhere = keys.iter().any(|key| key.contains(&*value));
+            let told = long(&var.value) && !elsewhere && shown.contains(&*value);
+            assert!(!told || key == "HOME", "a value is shown");
+        }
+    }
+}
+
+/// A formation has as many numbers as there are types, or an error.
+pub fn formation(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(formation) = text.parse::<Formation>() else { return };
+    let types = ["web", "worker", "release"];
+    let wanted = Wanted { formation: Some(&formation), chosen: &[], ignored: &[] };
+    if let Ok(counts) = count(&types, "Procfile", &wanted) {
+        assert_eq!(counts.of.len(), types.len());
+        assert!(counts.of[2] == 0 && counts.of.iter().any(|count| *count > 0));
+    }
+    let chosen = Wanted { formation: None, chosen: &formation.0, ignored: &[] };
+    let _ = count(&types, "Procfile", &chosen);
+}
+
+/// A configuration is read or refused, with a line.
+pub fn config(bytes: &[u8]) {
+    if let Err(error) = config::parse(bytes, &["web", "worker"], "Procfile") {
+        assert!(error.to_string().starts_with("line "), "{error}");
+    }
+}
+
+/// The pieces in which output comes don't matter, and nothing of it is lost. The
+/// first two bytes say how often the rest comes, and in which pieces.
+pub fn lines(bytes: &[u8]) {
+    let [times, piece, rest @ ..] = bytes else { return };
+    let text = rest.repeat(1 + usize::from(*times) * 8);
+    let prefix = Prefix { stamp: b"", line: b"a | ", more: b"a |+" };
+    let cut = |piece: usize| {
+        let (mut cutter, mut out) = (Cutter::default(), Vec::new());
+        for chunk in text.chunks(piece) {
+            cutter.feed(chunk, prefix, &mut out);
+        }
+        cutter.finish(prefix, &mut out);
+        out
+    };
+    let out = cut(1 + usize::from(*piece) * 100);
+    assert!(out == cut(64 << 10), "the pieces matter");
+    let mut joined = Vec::new();
+    for line in out.split_inclusive(|&byte| byte == b'\n') {
+        match line.strip_prefix(prefix.more) {
+            Some(more) => {
+                joined.pop();
+                joined.extend_from_slice(more);
+            }
+            None => joined.extend_from_slice(line.strip_prefix(prefix.line).expect("a prefix")),
+        }
+    }
+    let newline = !text.is_empty() && !text.ends_with(b"\n");
+    assert!(joined == [&text[..], if newline { b"\n" } else { b"" }].concat(), "something is lost");
+}
+
+/// Garbage is refused, and what is a message is the same when sent again. The
+/// first byte says in which pieces it comes.
+pub fn protocol(bytes: &[u8]) {
+    let [piece, rest @ ..] = bytes else { return };
+    let (mut requests, mut reports) = (Decoder::default(), Decoder::default());
+    for chunk in rest.chunks(1 + usize::from(*piece)) {
+        requests.push(chunk);
+        while let Ok(Some(request)) = requests.take::<Request>() {
+            let mut again = Decoder::default();
+            again.push(&encode(&request));
+            assert_eq!(again.take(), Ok(Some(request)));
+        }
+        reports.push(chunk);
+        while let Ok(Some(report)) = reports.take::<Report>() {
+            let mut again = Decoder::default();
+            again.push(&encode(&report));
+            assert_eq!(again.take(), Ok(Some(report)));
+        }
+    }
+}
+
+/// A command that is run without a shell means to a shell just those words.
+pub fn shell(bytes: &[u8]) {
+    let Ok(command) = std::str::from_utf8(bytes) else { return };
+    let argv = shell::argv(Path::new(shell::DEFAULT), command);
+    if argv.len() == 3 && argv[0] == shell::DEFAULT && argv[1] == "-c" {
+        return;
+    }
+    assert!(!command.contains(['$', '`', '\'', '"', '\\', '*', '?', '[', '~', '#', '&', '|']));
+    assert!(!command.contains(['<', '>', ';', '(', ')', '{', '}', '!', '\n']));
+    let words: Vec<&str> = command.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+    assert!(argv.iter().map(|arg| arg.to_str().expect("text")).eq(words));
+}

@@ -1,0 +1,94 @@
+//! Any bytes, thrown at every parser and protocol: what the fuzzer checks, for a
+//! moment and on any compiler, and on all that it has found.
+
+#[path = "../fuzz/src/lib.rs"]
+mod checks;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+/// Pieces that parsers care about, and any bytes between them.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let words: Vec<&[u8]> = vec![
+        b"\n",
+        b"\r\n",
+        b"\\\n",
+        b":",
+        b"=",
+        b"#",
+        b" ",
+        b"\"",
+        b"'",
+        b"$",
+        b"${",
+        b"}",
+        b"\\",
+        b"web: run",
+        b"worker",
+        b"A=1",
+        b"export ",
+        b"[process.web]\n",
+        b"env = ",
+        b"\xef\xbb\xbf",
+        b"all=0",
+        b",",
+        b"\0",
+        b"\xff",
+    ];
+    let piece = prop_oneof![
+        3 => proptest::sample::select(words).prop_map(<[u8]>::to_vec),
+        1 => proptest::collection::vec(any::<u8>(), 0..8),
+    ];
+    proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+fn check(target: &str, check: fn(&[u8])) {
+    let corpus = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let found: Vec<_> = std::fs::read_dir(corpus).unwrap().flatten().collect();
+    assert!(!found.is_empty());
+    for seed in found {
+        check(&std::fs::read(seed.path()).unwrap());
+    }
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) };
+    TestRunner::new(config)
+        .run(&bytes(), |bytes| {
+            check(&bytes);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn procfile() {
+    check("procfile", checks::procfile);
+}
+
+#[test]
+fn dotenv() {
+    check("dotenv", checks::dotenv);
+}
+
+#[test]
+fn formation() {
+    check("formation", checks::formation);
+}
+
+#[test]
+fn config() {
+    check("config", checks::config);
+}
+
+#[test]
+fn lines() {
+    check("lines", checks::lines);
+}
+
+#[test]
+fn protocol() {
+    check("protocol", checks::protocol);
+}
+
+#[test]
+fn shell() {
+    check("shell", checks::shell);
+}

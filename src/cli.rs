@@ -176,6 +176,9 @@ pub struct Start {
     /// Colours for the process types, as xterm numbers: `2,3,4`
     #[arg(short = 'b', long, value_name = "COLORS", value_delimiter = ',', env = "GANGER_COLORS")]
     pub colors: Vec<u8>,
+    /// Keep all processes in a namespace that nothing leaves and nothing outlives (Linux)
+    #[arg(long, env = "GANGER_ISOLATE", value_parser = BoolishValueParser::new())]
+    pub isolate: bool,
     /// What to call the terminal's window
     #[arg(short = 'w', long, env = "GANGER_TITLE")]
     pub title: Option<String>,

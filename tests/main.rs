@@ -11,6 +11,7 @@ mod exit_codes;
 mod faults;
 mod formation;
 mod histories;
+mod isolation;
 mod kills;
 mod limits;
 mod output;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
 
-use crate::scenario::{Scenario, peak_memory};
+use crate::scenario::{Scenario, children, peak_memory};
 
 /// How many lines of each process arrived whole, and in order.
 fn whole_lines(out: &[u8], length: usize) -> HashMap<String, usize> {
@@ -216,10 +216,7 @@ fn a_user_need_not_wait_for_a_slow_reader() {
     });
     // Notices don't wait for the reader: by now only the output is left to do.
     running.wait_for("a.1 exited (0), stopping all\n").wait_until("nobody", |running| {
-        let children = running.keeper_if_any().and_then(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()
-        });
-        children.is_some_and(|children| children.is_empty())
+        running.keeper_if_any().is_some_and(|keeper| children(keeper).is_empty())
     });
     // The first may still ask processes to stop, if the last isn't known to be gone.
     while running.child.try_wait().unwrap().is_none() {

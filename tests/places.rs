@@ -2,7 +2,6 @@
 //! terminal, an environment or an output, and in the middle of a storm.
 
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,13 +10,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::scenario::{GANGER, Scenario, hostile, is_alive, tag, tagged, wait_until_gone};
-
-/// The children of a process.
-fn children(pid: Pid) -> Vec<Pid> {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
-}
+use crate::scenario::{GANGER, Scenario, children, is_alive, tag, tagged, wait_until_gone};
 
 #[test]
 fn as_the_first_process_of_a_namespace() {
@@ -45,23 +38,11 @@ fn as_the_first_process_of_a_namespace() {
     wait_until_gone(&tag);
 }
 
-/// ganger as a user who may not do much, in a folder that isn't his.
-fn as_nobody(procfile: &str) -> Scenario {
-    let scenario = Scenario::of("setpriv").file("Procfile", procfile);
-    let folder = scenario.folder().to_path_buf();
-    std::fs::copy(GANGER, folder.join("ganger")).unwrap();
-    std::fs::copy(hostile(), folder.join("hostile")).unwrap();
-    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
-    let hostile = folder.join("hostile");
-    let scenario = scenario.env("HOSTILE", hostile.to_str().unwrap());
-    scenario.args("--reuid 65534 --regid 65534 --clear-groups").env("HOME", "/nonexistent")
-}
-
 #[test]
 fn as_another_user_in_a_folder_that_cannot_be_written() {
     let tag = tag();
     let procfile = format!("a: id -u; touch x || echo refused; exec $HOSTILE tree {tag}\n");
-    let mut running = as_nobody(&procfile).args("./ganger start").start();
+    let mut running = Scenario::as_nobody(&procfile).args("./ganger start").start();
     running.wait_for("grown\n").signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
     assert_eq!(finished.lines_of("a.1")[0], "65534");
@@ -73,7 +54,7 @@ fn as_another_user_in_a_folder_that_cannot_be_written() {
 fn where_no_process_more_is_allowed() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
-    let scenario = as_nobody(&procfile).args("prlimit --nproc=30 ./ganger start -m a=60");
+    let scenario = Scenario::as_nobody(&procfile).args("prlimit --nproc=30 ./ganger start -m a=60");
     let finished = scenario.run().code(126);
     let expected = "could not be started: Try again, stopping all\n";
     assert!(finished.stderr().contains(expected), "{}", finished.stderr());

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -70,6 +71,19 @@ impl Scenario {
     /// ganger in a folder with this Procfile.
     pub fn procfile(text: impl AsRef<[u8]>) -> Self {
         Self::new().file("Procfile", text)
+    }
+
+    /// ganger as a user who may not do much, in a folder that isn't his, through
+    /// setpriv(1): what follows is its command line.
+    pub fn as_nobody(procfile: &str) -> Self {
+        let scenario = Self::of("setpriv").file("Procfile", procfile);
+        let folder = scenario.folder().to_path_buf();
+        fs::copy(GANGER, folder.join("ganger")).unwrap();
+        let hostile_here = folder.join("hostile");
+        fs::copy(hostile(), &hostile_here).unwrap();
+        fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+        let scenario = scenario.env("HOSTILE", hostile_here.to_str().unwrap());
+        scenario.args("--reuid 65534 --regid 65534 --clear-groups").env("HOME", "/nonexistent")
     }
 
     pub fn file(self, name: &str, text: impl AsRef<[u8]>) -> Self {
@@ -223,9 +237,7 @@ impl Running {
 
     /// The same, where ganger may not have one yet, or may be gone.
     pub fn keeper_if_any(&self) -> Option<Pid> {
-        let path = format!("/proc/{0}/task/{0}/children", self.pid());
-        let children = fs::read_to_string(path).unwrap_or_default();
-        children.trim().parse().ok().map(Pid::from_raw)
+        children(self.pid()).first().copied()
     }
 
     /// Waits for the end.
@@ -390,6 +402,12 @@ pub fn is_alive(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// The children of a process.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
 }
 
 /// Waits until nobody with this tag is left, and returns how long that took.

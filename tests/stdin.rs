@@ -7,7 +7,7 @@ use std::process::Stdio;
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, children};
 
 #[test]
 fn who_leaves_at_its_end_stays_up() {
@@ -18,16 +18,11 @@ fn who_leaves_at_its_end_stays_up() {
     .start();
     running.wait_for("b.1    | up").wait_until("cat", |running| {
         // cat waits in read(2), and so it has had its chance to leave.
-        let children = format!("/proc/{0}/task/{0}/children", running.keeper());
-        let shells = std::fs::read_to_string(children).unwrap();
-        shells.split_whitespace().any(|shell| {
-            let cats = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
-            cats.unwrap_or_default().split_whitespace().any(|cat| {
-                let channel = std::fs::read_to_string(format!("/proc/{cat}/wchan"));
-                let name = std::fs::read_to_string(format!("/proc/{cat}/comm"));
-                name.is_ok_and(|name| name == "cat\n")
-                    && channel.is_ok_and(|channel| channel.contains("pipe"))
-            })
+        children(running.keeper()).into_iter().flat_map(children).any(|cat| {
+            let channel = std::fs::read_to_string(format!("/proc/{cat}/wchan"));
+            let name = std::fs::read_to_string(format!("/proc/{cat}/comm"));
+            name.is_ok_and(|name| name == "cat\n")
+                && channel.is_ok_and(|channel| channel.contains("pipe"))
         })
     });
     running.signal(Signal::SIGTERM);

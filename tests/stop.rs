@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::scenario::{Scenario, free_port, tag, tagged, tagged_as, wait_until_gone};
+use crate::scenario::{Scenario, children, free_port, tag, tagged, tagged_as, wait_until_gone};
 
 #[test]
 fn who_ignores_the_signal_is_killed_at_the_grace() {
@@ -140,10 +140,7 @@ fn everything_is_suspended_and_goes_on() {
     };
     let pid = running.pid();
     running.wait_until("ganger suspended", |_| stopped(format!("/proc/{pid}/stat")));
-    let keeper = running.keeper();
-    let children =
-        std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
-    let child = children.trim().to_owned();
+    let child = children(running.keeper())[0];
     running.wait_until("a.1 suspended", |_| stopped(format!("/proc/{child}/stat")));
     let before = running.said_times("tick");
     running.signal(Signal::SIGCONT);

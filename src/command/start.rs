@@ -43,15 +43,19 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
-    supervise(plan, show, use_color(global.color, &std::io::stderr()))
+    supervise(plan, show, use_color(global.color, &std::io::stderr()), start.isolate)
 }
 
 /// Runs the plan to its end, and returns the exit code that it gives.
-fn supervise(plan: Plan, show: Show, colored_notices: bool) -> anyhow::Result<u8> {
+fn supervise(plan: Plan, show: Show, colored_notices: bool, isolate: bool) -> anyhow::Result<u8> {
     spare_descriptors()?;
     let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
     let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
-    let keeper = client::start().context("failed to start the keeper")?;
+    let keeper = client::start(isolate).context(if isolate {
+        "failed to isolate"
+    } else {
+        "failed to start the keeper"
+    })?;
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         // A refusal shows when descriptors run out.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);

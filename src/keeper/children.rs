@@ -13,9 +13,10 @@ use std::os::fd::OwnedFd;
 
 use nix::unistd::{Pid, getpid};
 
+use super::isolation::Isolation;
 use super::kill::{self, send, send_to_group};
 use super::protocol::{ChildId, MARK, Member, Report, Spawn, Wait};
-use super::spawn::{self, Limits};
+use super::spawn::{self, Surroundings};
 use super::tree::{self, Seen};
 use super::wait;
 
@@ -88,19 +89,19 @@ pub(super) struct Children {
     strays: Strays,
     /// What tells this keeper's descendants from those of any other.
     session: String,
-    limits: Limits,
+    around: Surroundings,
 }
 
 impl Children {
-    /// No children; those to come have `limits` of open files.
-    pub(super) fn new(limits: Limits) -> Self {
+    /// No children; those to come have these `around` them.
+    pub(super) fn new(around: Surroundings) -> Self {
         Self {
             by_leader: BTreeMap::new(),
             leaders: HashMap::new(),
             seen: HashMap::new(),
             strays: Strays::Ignored,
             session: tree::identity(getpid()).unwrap_or_else(|| getpid().to_string()),
-            limits,
+            around,
         }
     }
 
@@ -108,7 +109,7 @@ impl Children {
     pub(super) fn spawn(&mut self, request: &Spawn, output: OwnedFd) -> Report {
         let id = request.id;
         let session = format!("{}/{}", self.session, id.0);
-        match spawn::spawn(request, &session, output, self.limits) {
+        match spawn::spawn(request, &session, output, &self.around) {
             Ok(spawned) => {
                 let pid = spawned.pid;
                 let child =
@@ -121,6 +122,11 @@ impl Children {
                 Report::SpawnFailed { id, step: failed.step, errno: failed.errno as i32 }
             }
         }
+    }
+
+    /// Whether there is still somewhere to start a child.
+    pub(super) fn have_a_place(&self) -> bool {
+        self.around.isolation.as_ref().is_none_or(Isolation::holds)
     }
 
     /// Sends a signal to all that belongs to a child.
@@ -225,7 +231,7 @@ impl Children {
             }
         }
         for pid in self.all() {
-            if !self.by_leader.contains_key(&pid) {
+            if !self.by_leader.contains_key(&pid) && !self.is_init(pid) {
                 wait::reap(pid);
             }
         }
@@ -238,7 +244,8 @@ impl Children {
     fn look_around(&self) -> Around {
         let walk = || {
             let below = self.all().into_iter().filter(|pid| !self.by_leader.contains_key(pid));
-            let strangers = tree::walk(below);
+            let mut strangers = tree::walk(below);
+            strangers.retain(|seen| !self.is_init(seen.pid));
             let owners = self.owners(&strangers);
             Around { strangers, owners, unsettled: HashSet::new() }
         };
@@ -258,6 +265,11 @@ impl Children {
             }
         }
         before
+    }
+
+    /// Whether it is the first process of the children's namespace.
+    fn is_init(&self, pid: Pid) -> bool {
+        self.around.isolation.as_ref().is_some_and(|isolation| isolation.init == pid)
     }
 
     /// The keeper's children, strangers among them.

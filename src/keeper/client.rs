@@ -1,13 +1,14 @@
 //! ganger's handle to its keeper.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::bail;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::sys::wait::waitpid;
@@ -17,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::protocol::{Decoder, Member, Report, Request, encode};
-use super::{NAME, kill, tree, wait};
+use super::{ISOLATE, NAME, kill, tree, wait};
 
 /// A keeper that owes an answer for longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,8 +65,9 @@ pub struct Started {
 /// Starts a keeper, and makes this process the one that its orphans fall to.
 ///
 /// This process raises its own limit of open files only after that, so that the
-/// keeper knows the one that children are to get.
-pub fn start() -> io::Result<Started> {
+/// keeper knows the one that children are to get. To `isolate` them fails where
+/// the system forbids it.
+pub fn start(isolate: bool) -> anyhow::Result<Started> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_child_subreaper(true)?;
     let (ours, theirs) = StdStream::pair()?;
@@ -77,14 +79,35 @@ pub fn start() -> io::Result<Started> {
     };
     let keeper = Command::new(program)
         .arg0(NAME)
+        .args(isolate.then_some(ISOLATE))
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
+    if isolate {
+        await_isolation(&ours)?;
+    }
     ours.set_nonblocking(true)?;
     let pid = i32::try_from(keeper.id()).expect("a process id is an i32");
     Ok(Started { stream: ours, pid: Pid::from_raw(pid) })
+}
+
+/// Nothing else is said before it was asked for.
+fn await_isolation(mut keeper: &StdStream) -> anyhow::Result<()> {
+    let (mut decoder, mut bytes) = (Decoder::default(), [0; 64]);
+    loop {
+        match keeper.read(&mut bytes)? {
+            0 => bail!("the keeper has died"),
+            count => decoder.push(&bytes[..count]),
+        }
+        if let Some(report) = decoder.take()? {
+            match report {
+                Report::Isolated(isolated) => return Ok(isolated?),
+                other => bail!("the keeper says {other:?}"),
+            }
+        }
+    }
 }
 
 impl Started {
@@ -130,6 +153,7 @@ impl Keeper {
                     | Report::Exited { .. }
                     | Report::Empty { .. }
                     | Report::Strays { .. }
+                    | Report::Isolated(_)
                     | Report::Swept { .. } => return Ok(report),
                 }
             }

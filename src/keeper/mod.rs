@@ -10,6 +10,7 @@
 
 mod children;
 pub mod client;
+mod isolation;
 mod kill;
 pub mod leftovers;
 pub mod protocol;
@@ -23,6 +24,9 @@ pub use server::run;
 /// What the keeper is called in the process list: something else than ganger,
 /// so that `pkill ganger` leaves somebody to clean up.
 pub const NAME: &str = "procfile-keeper";
+
+/// Its argument where children are to be isolated.
+const ISOLATE: &str = "isolate";
 
 /// Whether this process was started to be a keeper.
 #[must_use]

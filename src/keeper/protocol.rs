@@ -119,11 +119,40 @@ pub enum Report {
         /// They.
         left: Vec<Member>,
     },
+    /// Said first, where isolation was asked for: children get it, or why not.
+    Isolated(Result<(), Forbidden>),
     /// So many requests have been dealt with since the start.
     Answered {
         /// The number.
         requests: u64,
     },
+}
+
+/// Why children can't be isolated.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
+#[error("{barrier}: {}", nix::errno::Errno::from_raw(*errno).desc())]
+pub struct Forbidden {
+    /// What the system refuses.
+    pub barrier: Barrier,
+    /// In these words: an errno.
+    pub errno: i32,
+}
+
+/// What isolation takes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
+pub enum Barrier {
+    /// A process-id namespace.
+    #[error("the system refuses a process-id namespace")]
+    Namespace,
+    /// A user namespace, for one who is not root.
+    #[error(
+        "it takes root, or a user namespace, which the system refuses (see `sysctl user` and \
+         `sysctl kernel.unprivileged_userns_clone`)"
+    )]
+    User,
+    /// A `/proc` that shows the namespace.
+    #[error("the system refuses a `/proc` of its own, as it does where its own is masked")]
+    Mount,
 }
 
 /// A process that ganger did not start itself.

@@ -21,8 +21,10 @@ use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 
 use super::children::Children;
+use super::isolation::Isolation;
 use super::protocol::{Decoder, Report, Request, Step, encode};
-use super::spawn::{Limits, wake_on_child};
+use super::spawn::{Limits, Surroundings, wake_on_child};
+use super::{ISOLATE, kill};
 
 /// How often it looks for members whose exit nobody reports.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -33,17 +35,31 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// at the very start.
 pub fn run() -> nix::Result<()> {
     let (socket, limits) = settle()?;
+    let (isolation, unsent) = match is_to_isolate().then(Isolation::enter) {
+        None => (None, Vec::new()),
+        Some(Ok(isolation)) => (Some(isolation), encode(&Report::Isolated(Ok(())))),
+        Some(Err(forbidden)) => {
+            // ganger then has no more use for a keeper.
+            let _ = (&socket).write_all(&encode(&Report::Isolated(Err(forbidden))));
+            kill::sweep();
+            return Ok(());
+        }
+    };
     let mut server = Server {
         socket,
         decoder: Decoder::default(),
         outputs: VecDeque::new(),
-        unsent: Vec::new(),
+        unsent,
         requests: 0,
-        children: Children::new(limits),
+        children: Children::new(Surroundings { limits, isolation }),
     };
     server.serve();
     server.children.sweep();
     Ok(())
+}
+
+fn is_to_isolate() -> bool {
+    std::env::args_os().nth(1).is_some_and(|word| word == ISOLATE)
 }
 
 /// Makes this process what a keeper has to be, and returns the socket and the
@@ -161,7 +177,8 @@ impl Server {
     fn look(&mut self) -> Result<(), Gone> {
         let mut reports = Vec::new();
         self.children.look(&mut reports);
-        self.report(&reports)
+        self.report(&reports)?;
+        if self.children.have_a_place() { Ok(()) } else { Err(Gone) }
     }
 
     fn report(&mut self, reports: &[Report]) -> Result<(), Gone> {

@@ -18,6 +18,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use super::isolation::Isolation;
 use super::protocol::{MARK, Spawn, Stdin, Step};
 
 /// A child that runs its program.
@@ -37,8 +38,14 @@ pub(super) struct Failed {
 /// Soft and hard limit of open files.
 pub(super) type Limits = (u64, u64);
 
+/// What every child gets.
+pub(super) struct Surroundings {
+    pub(super) limits: Limits,
+    pub(super) isolation: Option<Isolation>,
+}
+
 /// What the child is made from.
-struct Image {
+struct Image<'a> {
     /// Where the program may be.
     programs: Vec<CString>,
     argv: Strings,
@@ -49,7 +56,8 @@ struct Image {
     dir: CString,
     stdin: OwnedFd,
     output: OwnedFd,
-    limits: Limits,
+    around: &'a Surroundings,
+    /// As the child sees it: who is outside of its namespace has no number.
     keeper: Pid,
     /// Closed by execve, or written to when it fails.
     failure: OwnedFd,
@@ -74,7 +82,7 @@ pub(super) fn spawn(
     request: &Spawn,
     session: &str,
     output: OwnedFd,
-    limits: Limits,
+    around: &Surroundings,
 ) -> Result<Spawned, Failed> {
     let mark = [MARK.as_bytes(), b"=", session.as_bytes()].concat();
     let in_fork = |errno| Failed { step: Step::Fork, errno };
@@ -110,8 +118,8 @@ pub(super) fn spawn(
         dir: text(&request.dir)?,
         stdin,
         output,
-        limits,
-        keeper: nix::unistd::getpid(),
+        around,
+        keeper: if around.isolation.is_some() { Pid::from_raw(0) } else { nix::unistd::getpid() },
         failure,
     };
     let pid = copy_and_become(image).map_err(in_fork)?;
@@ -234,13 +242,18 @@ fn prepare(image: &Image) -> Result<(), (u8, Errno)> {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = image.keeper;
+    #[cfg(target_os = "linux")]
+    if let Some(isolation) = &image.around.isolation {
+        nix::sched::setns(&isolation.mounts, nix::sched::CloneFlags::CLONE_NEWNS).map_err(other)?;
+    }
     nix::unistd::setsid().map_err(other)?;
     nix::unistd::dup2_stdin(&image.stdin).map_err(other)?;
     nix::unistd::dup2_stdout(&image.output).map_err(other)?;
     nix::unistd::dup2_stderr(&image.output).map_err(other)?;
     default_signals();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(other)?;
-    setrlimit(Resource::RLIMIT_NOFILE, image.limits.0, image.limits.1).map_err(other)?;
+    setrlimit(Resource::RLIMIT_NOFILE, image.around.limits.0, image.around.limits.1)
+        .map_err(other)?;
     nix::unistd::chdir(image.dir.as_c_str()).map_err(|errno| (1, errno))
 }
 

@@ -230,7 +230,7 @@ impl Engine {
             }
             Report::Strays { left } => Event::Strays(left),
             Report::Swept { left } => Event::Swept(left),
-            Report::Answered { .. } => return,
+            Report::Answered { .. } | Report::Isolated(_) => return,
         };
         self.handle(event);
     }

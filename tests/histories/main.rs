@@ -96,7 +96,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let plan = plan([2, 1, 1, 1], 0);
-        let started = client::start().unwrap();
+        let started = client::start(false).unwrap();
         let supervisor = Supervisor::new(&plan, seed);
         Self {
             chance: Chance(seed),
@@ -204,7 +204,7 @@ impl World {
                 Report::Empty { id } => Event::Empty(id.into()),
                 Report::Strays { left } => Event::Strays(left),
                 Report::Swept { left } => Event::Swept(left),
-                report @ (Report::SpawnFailed { .. } | Report::Answered { .. }) => panic!("{report:?}"),
+                report @ (Report::SpawnFailed { .. } | Report::Answered { .. } | Report::Isolated(_)) => panic!("{report:?}"),
             },
             () = tokio::time::sleep_until(deadline.into()) => Event::Tick,
         };

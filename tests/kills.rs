@@ -1,5 +1,6 @@
 //! Kills at random moments of start, run and shutdown: nobody is left.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -19,18 +20,28 @@ enum Phase {
 enum Victim {
     Ganger,
     Keeper,
-    /// Neither is there to clean up: the next start does.
     Both,
-    /// Not killed, but stopped for a while.
-    Stopped,
 }
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Fate {
+    /// Where both are, neither is there to clean up: the next start does.
+    Killed,
+    /// For a moment, after which ganger is told to end.
+    Stopped,
+    /// For good.
+    Frozen,
+}
+
+type Strike = (Phase, Victim, Fate);
 
 fn moment(chance: &mut Chance, micros: u64) -> Duration {
     Duration::from_micros(chance.below(micros))
 }
 
 /// What one schedule hit.
-fn once(phase: Phase, victim: Victim, chance: &mut Chance) -> Option<(Phase, Victim)> {
+fn once(strike: Strike, chance: &mut Chance) -> Option<Strike> {
+    let (phase, victim, fate) = strike;
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE marked {tag}\nb: exec $HOSTILE stubborn {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m a=2 -t 0.05").start();
@@ -50,61 +61,52 @@ fn once(phase: Phase, victim: Victim, chance: &mut Chance) -> Option<(Phase, Vic
             std::thread::sleep(moment(chance, 70_000));
         }
     }
-    let hit = strike(&mut running, victim).map(|()| (phase, victim));
+    let hit = hit(&mut running, victim, fate).map(|()| strike);
     running.wait();
     let keeper_is_gone = |running: &Running| {
         // ganger's end comes before its keeper's only where it was killed.
         keepers(running.folder()).iter().all(|keeper| !is_alive(*keeper))
     };
     running.wait_until("the keeper's end", keeper_is_gone);
-    if victim == Victim::Both {
+    if (victim, fate) == (Victim::Both, Fate::Killed) {
         let runtime = running.folder().to_str().unwrap().to_owned();
         let next = Scenario::procfile("a: true\n").env("XDG_RUNTIME_DIR", &runtime);
         next.args("start").run().code(0);
-        assert_eq!(tagged(&tag), [], "{phase:?} {victim:?}");
+        assert_eq!(tagged(&tag), [], "{strike:?}");
     }
     running.wait_until("nobody", |_| tagged(&tag).is_empty());
     hit
 }
 
-/// Kills, or stops; nothing if whoever it is isn't there at that moment.
-fn strike(running: &mut Running, victim: Victim) -> Option<()> {
+/// Kills or stops; nothing if whoever it is isn't there at that moment.
+fn hit(running: &mut Running, victim: Victim, fate: Fate) -> Option<()> {
     let ganger = running.pid();
     let keeper = running.keeper_if_any();
     if running.child.try_wait().unwrap().is_some() {
         return None;
     }
-    match victim {
-        Victim::Ganger => kill(ganger, Signal::SIGKILL).ok()?,
-        Victim::Keeper => {
-            // Without its keeper, or before it has one, ganger goes as well.
-            match keeper {
-                Some(keeper) => kill(keeper, Signal::SIGKILL).ok()?,
-                None => {
-                    running.signal(Signal::SIGKILL);
-                    return None;
-                }
-            }
+    let traced = !keepers(running.folder()).is_empty();
+    let victims = match (victim, keeper) {
+        (Victim::Ganger, _) => vec![ganger],
+        (Victim::Keeper, Some(keeper)) => vec![keeper],
+        (Victim::Both, Some(keeper)) if traced || fate != Fate::Killed => vec![keeper, ganger],
+        // Without its keeper, or before it has one, ganger goes as well.
+        (Victim::Keeper | Victim::Both, _) => {
+            running.signal(Signal::SIGKILL);
+            return None;
         }
-        Victim::Both => {
-            let traced = !keepers(running.folder()).is_empty();
-            let Some(keeper) = keeper.filter(|_| traced) else {
-                running.signal(Signal::SIGKILL);
-                return None;
-            };
-            for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-                for pid in [keeper, ganger] {
-                    kill(pid, signal).ok()?;
-                }
-            }
-        }
-        Victim::Stopped => {
-            kill(ganger, Signal::SIGSTOP).ok()?;
+    };
+    let send = |signal| victims.iter().try_for_each(|pid| kill(*pid, signal).ok());
+    send(Signal::SIGSTOP)?;
+    match fate {
+        Fate::Killed => send(Signal::SIGKILL)?,
+        Fate::Stopped => {
             std::thread::sleep(Duration::from_millis(3));
-            kill(ganger, Signal::SIGCONT).ok()?;
+            send(Signal::SIGCONT)?;
             // Nobody told it to end.
             running.signal(Signal::SIGTERM);
         }
+        Fate::Frozen => {}
     }
     Some(())
 }
@@ -119,25 +121,40 @@ fn keepers(folder: &std::path::Path) -> Vec<Pid> {
     traces.filter_map(keeper).collect()
 }
 
+const PHASES: [Phase; 3] = [Phase::Start, Phase::Run, Phase::Shutdown];
+
 #[test]
 fn at_any_moment_leave_nobody() {
-    let phases = [Phase::Start, Phase::Run, Phase::Shutdown];
-    let victims = [Victim::Ganger, Victim::Keeper, Victim::Both, Victim::Stopped];
     let mut chance = Chance(20);
-    let mut hits = std::collections::BTreeMap::new();
+    let mut hits = BTreeMap::new();
     for _ in 0..25 {
-        for phase in phases {
-            for victim in victims {
-                if let Some(hit) = once(phase, victim, &mut chance) {
-                    *hits.entry(hit).or_insert(0) += 1;
-                }
+        for strike in strikes() {
+            if let Some(hit) = once(strike, &mut chance) {
+                *hits.entry(hit).or_insert(0) += 1;
             }
         }
     }
     println!("{hits:?}");
-    for phase in phases {
-        for victim in victims {
-            assert!(hits.get(&(phase, victim)).is_some_and(|hits| *hits > 3), "{hits:?}");
-        }
+    for strike in strikes() {
+        assert!(hits.get(&strike).is_some_and(|hits| *hits > 3), "{hits:?}");
     }
+}
+
+fn strikes() -> impl Iterator<Item = Strike> {
+    let victims = [Victim::Ganger, Victim::Keeper, Victim::Both];
+    let fates = [Fate::Killed, Fate::Stopped];
+    let both = victims.into_iter().flat_map(move |victim| fates.map(|fate| (victim, fate)));
+    both.flat_map(|(victim, fate)| PHASES.map(|phase| (phase, victim, fate)))
+}
+
+#[test]
+fn a_keeper_that_freezes_at_any_moment_leaves_nobody() {
+    // Each takes as long as ganger is patient with its keeper.
+    let one = |(phase, seed)| once((phase, Victim::Keeper, Fate::Frozen), &mut Chance(seed));
+    let schedules = PHASES.into_iter().flat_map(|phase| (0..4).map(move |seed| (phase, seed)));
+    let hits = std::thread::scope(|scope| {
+        let all: Vec<_> = schedules.map(|it| scope.spawn(move || one(it))).collect();
+        all.into_iter().filter_map(|one| one.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(PHASES.iter().all(|phase| hits.iter().any(|hit| hit.0 == *phase)), "{hits:?}");
 }

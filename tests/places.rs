@@ -15,7 +15,8 @@ use crate::scenario::{GANGER, Scenario, children, is_alive, tag, tagged, wait_un
 #[test]
 fn as_the_first_process_of_a_namespace() {
     let tag = tag();
-    let procfile = format!("a: exec $HOSTILE stray {tag}\nb: read x; exit 7\n");
+    let procfile =
+        format!("a: trap '' USR1; exec $HOSTILE stray {tag}\nb: trap 'echo heard' USR1; while :; do sleep 0.05; done\n");
     let mut running = Scenario::of("unshare")
         .file("Procfile", procfile)
         .args("--pid --fork --mount-proc --kill-child")
@@ -31,11 +32,26 @@ fn as_the_first_process_of_a_namespace() {
         .status();
     assert!(stranger.unwrap().success());
     running.wait_until("only the keeper", |_| children(ganger).len() == 1);
-    // What the stranger's orphan was is gone, and ganger passes on what b says.
+    // What the stranger's orphan was is gone, and ganger passes on what it hears.
+    kill(ganger, Signal::SIGUSR1).unwrap();
+    running.wait_for("b.1    | heard\n");
     let b = children(children(ganger)[0])[1];
     kill(b, Signal::SIGKILL).unwrap();
     running.finish().code(137);
     wait_until_gone(&tag);
+}
+
+#[test]
+fn as_the_first_process_it_stops_when_it_is_told_to() {
+    let mut running = Scenario::of("unshare")
+        .file("Procfile", "a: echo up; sleep 1000\n")
+        .args("--pid --fork --mount-proc --kill-child")
+        .arg(GANGER)
+        .args("start")
+        .start();
+    running.wait_for("| up\n");
+    kill(children(running.pid())[0], Signal::SIGTERM).unwrap();
+    running.finish().code(0);
 }
 
 #[test]
@@ -48,6 +64,33 @@ fn as_another_user_in_a_folder_that_cannot_be_written() {
     assert_eq!(finished.lines_of("a.1")[0], "65534");
     assert!(finished.lines_of("a.1").contains(&"refused".to_owned()));
     assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn under_sudo() {
+    let procfile = "a: id -un; echo up; sleep 1000\n";
+    let mut running = Scenario::as_nobody(procfile)
+        .command(|command| {
+            let folder = command.get_current_dir().unwrap().to_owned();
+            *command = std::process::Command::new("sudo");
+            command.current_dir(folder).stdin(Stdio::null());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        })
+        .args("-n -u nobody ./ganger start")
+        .start();
+    running.wait_for("| up\n").signal(Signal::SIGTERM);
+    let finished = running.finish().code(0);
+    assert_eq!(finished.lines_of("a.1"), ["nobody", "up"]);
+    assert!(finished.stderr().ends_with("a.1 stopped\n"), "{}", finished.stderr());
+}
+
+#[test]
+fn in_a_folder_that_is_gone() {
+    let finished = Scenario::of("sh")
+        .args("-c")
+        .arg("mkdir gone && cd gone && rmdir ../gone && echo 'a: true' | $GANGER start -f -")
+        .run();
+    finished.refused("failed to read `.`: No such file or directory");
 }
 
 #[test]
@@ -135,6 +178,25 @@ fn in_a_storm_of_signals() {
         let _ = kill(running.pid(), Signal::SIGHUP);
     }
     running.finish().code(0);
+}
+
+#[test]
+fn suspended_while_it_starts() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
+    for micros in (0..40).map(|step| step * 200) {
+        let mut running = Scenario::procfile(&procfile).args("start -m a=3").start();
+        std::thread::sleep(Duration::from_micros(micros));
+        // What comes before ganger listens suspends it like any other program.
+        running.signal(Signal::SIGTSTP);
+        std::thread::sleep(Duration::from_millis(2));
+        running.signal(Signal::SIGCONT);
+        running.wait_until("three", |_| tagged(&tag).len() == 3);
+        running.wait_until("all said", |running| running.said_times(" started, pid ") == 3);
+        running.signal(Signal::SIGTERM);
+        running.finish().code(0);
+        assert_eq!(tagged(&tag), []);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! terminal, an environment or an output, and in the middle of a storm.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use crate::scenario::{GANGER, Scenario, children, is_alive, tag, tagged, wait_un
 #[test]
 fn as_the_first_process_of_a_namespace() {
     let tag = tag();
-    let procfile =
-        format!("a: trap '' USR1; exec $HOSTILE stray {tag}\nb: trap 'echo heard' USR1; while :; do sleep 0.05; done\n");
+    let procfile = format!(
+        "a: trap '' USR1; exec $HOSTILE stray {tag}\nb: trap 'echo heard' USR1; while :; do sleep 0.05; done\n"
+    );
     let mut running = Scenario::of("unshare")
         .file("Procfile", procfile)
         .args("--pid --fork --mount-proc --kill-child")
@@ -64,6 +66,22 @@ fn as_another_user_in_a_folder_that_cannot_be_written() {
     assert_eq!(finished.lines_of("a.1")[0], "65534");
     assert!(finished.lines_of("a.1").contains(&"refused".to_owned()));
     assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn beside_one_whom_it_may_not_kill() {
+    let tag = tag();
+    let scenario = Scenario::as_nobody(&format!("a: exec ./hostile become-root {tag}\n"));
+    let program = scenario.folder().join("hostile");
+    std::fs::set_permissions(program, PermissionsExt::from_mode(0o4755)).unwrap();
+    let mut running = scenario.args("./ganger start -t 0.2").start();
+    running.wait_for("root\n").signal(Signal::SIGTERM);
+    let stderr = running.finish().code(137).stderr();
+    let expected = "ganger | a.1 doesn't go, not even at SIGKILL: leaving it\n\
+                    ganger | could not kill hostile (pid N): still running\n";
+    assert!(stderr.ends_with(expected), "{stderr}");
+    let [left] = tagged(&tag)[..] else { panic!("not one is left") };
+    kill(left, Signal::SIGKILL).unwrap();
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn main() {
         ["mute", _tag] => faults::mute(),
         ["regroup", tag] => faults::regroup(tag),
         ["eat"] => faults::eat(),
+        ["become-root", _tag] => faults::become_root(),
         _ => {
             eprintln!("hostile: {args:?}?");
             exit(64);

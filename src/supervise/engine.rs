@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 
 use super::exit::Exit;
 use super::signals::{Asked, Signals};
-use super::supervisor::{Action, Event, ProcessId, State, Supervisor};
+use super::supervisor::{Action, Event, ProcessId, State, Status, Supervisor};
 use crate::keeper::client::{Keeper, Lost};
 use crate::keeper::protocol::{ChildId, Report, Request, Spawn, Stdin, Step};
 use crate::logs::format::{Color, Style, colors};
@@ -276,23 +276,22 @@ impl Engine {
 
     fn say_status(&mut self) {
         let now = self.now();
-        let line = |(name, state, pid): (&str, State, Option<i32>)| {
-            let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            let state = match state {
-                State::Down { last: Some(exit) } => format!("down, {exit}"),
-                State::Down { last: None } => "down".to_owned(),
-                State::Backoff { until } => {
-                    format!("down, started again in {}", time(until.saturating_duration_since(now)))
-                }
+        let line = |status: Status| {
+            let pid = status.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            let last = status.last.map(|exit| format!(", {exit}")).unwrap_or_default();
+            let until = |at: Instant| time(at.saturating_duration_since(now));
+            let state = match status.state {
+                State::Down => format!("down{last}"),
+                State::Backoff { until: at } => format!("down, started again in {}", until(at)),
                 State::Starting => "starting".to_owned(),
                 State::Up { since, .. } => format!("up {}", time(now.duration_since(since))),
                 State::Stopping { kill_at, .. } => {
-                    format!("stopping, SIGKILL in {}", time(kill_at.saturating_duration_since(now)))
+                    format!("stopping, SIGKILL in {}", until(kill_at))
                 }
                 State::Killed { .. } => "killed".to_owned(),
                 State::Stuck { .. } => "killed, and still there".to_owned(),
             };
-            format!("{name}{pid}: {state}")
+            format!("{}{pid}: {state}", status.plan.name)
         };
         let lines = self.supervisor.status().map(line).collect();
         self.logs.say(Notice::Status { lines });

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
-use super::state::{Leader, ProcessId, State, Want};
+use super::state::{Leader, Pace, ProcessId, State, Want};
 use crate::keeper::protocol::Member;
 use crate::notice::{Next, Notice, members};
 use crate::plan::{self, OnExit, Policy};
@@ -30,6 +30,21 @@ pub enum Action {
     Say(Notice),
 }
 
+/// What is known of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Status<'a> {
+    /// What the plan says of it.
+    pub plan: &'a Arc<plan::Process>,
+    /// What it is.
+    pub state: State,
+    /// Its process id, if something of it is there.
+    pub pid: Option<i32>,
+    /// How it ended last.
+    pub last: Option<Exit>,
+    /// How often it has been started again.
+    pub restarts: u32,
+}
+
 /// How long something that was killed may take to be gone.
 const KILLED_IS_GONE_IN: Duration = Duration::from_secs(5);
 
@@ -40,10 +55,14 @@ pub(super) struct Process {
     pub(super) plan: Arc<plan::Process>,
     /// Whether the plan has it no more: once down, it is forgotten.
     retired: bool,
+    /// Whether it is to be started again when its turn comes.
+    pub(super) due: bool,
     pub(super) want: Want,
     pub(super) state: State,
     life: u32,
     pid: Option<i32>,
+    /// How it ended last.
+    last: Option<Exit>,
     /// Who of it lived on when the process that was started ended.
     left: Vec<Member>,
     crashes: u32,
@@ -58,10 +77,12 @@ impl Process {
             index,
             plan,
             retired: false,
+            due: false,
             want: Want::Up,
-            state: State::Down { last: None },
+            state: State::Down,
             life: 0,
             pid: None,
+            last: None,
             left: Vec::new(),
             crashes: 0,
             pause_until: None,
@@ -80,49 +101,56 @@ impl Process {
         self.plan.policy
     }
 
-    /// The plan says something new of it, or has it again: what runs is started
-    /// again if it would run otherwise now.
-    pub(super) fn adopt(
-        &mut self,
-        plan: Arc<plan::Process>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    /// The plan says something new of it, or has it again. True if it is wanted, and
+    /// would run otherwise now.
+    pub(super) fn adopt(&mut self, plan: Arc<plan::Process>) -> bool {
         let as_before = plan.runs_like(&self.plan);
         self.plan = plan;
         if std::mem::take(&mut self.retired) {
             self.want = Want::Up;
         }
-        if as_before {
+        !as_before && self.want == Want::Up
+    }
+
+    /// Starts it again, whatever it is now, at once or when its turn comes.
+    pub(super) fn restart(&mut self, pace: Pace, now: Instant, actions: &mut Vec<Action>) {
+        if pace == Pace::Rolling {
+            self.due = true;
             return;
         }
+        self.due = false;
+        self.want = Want::Up;
         self.crashes = 0;
         self.pause_until = None;
         match self.state {
             State::Starting | State::Up { .. } => self.ask_to_stop(Leader::Up, now, actions),
-            State::Backoff { .. } => self.state = State::Down { last: None },
-            // It comes back, if at all, as what it is now.
-            State::Stopping { .. }
-            | State::Killed { .. }
-            | State::Stuck { .. }
-            | State::Down { .. } => {}
+            State::Backoff { .. } => self.state = State::Down,
+            // It comes back when it is gone.
+            State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } | State::Down => {}
         }
+    }
+
+    /// Lets it go down, and stay there.
+    pub(super) fn stop(&mut self) {
+        self.due = false;
+        self.want = Want::Down;
     }
 
     /// The plan has it no more.
     pub(super) fn retire(&mut self) {
         self.retired = true;
-        self.want = Want::Down;
+        self.stop();
     }
 
     /// Whether it can be forgotten.
     pub(super) fn is_past(&self) -> bool {
-        self.retired && matches!(self.state, State::Down { .. })
+        self.retired && matches!(self.state, State::Down)
     }
 
-    /// Its name, state and process id.
-    pub(super) fn status(&self) -> (&str, State, Option<i32>) {
-        (self.name(), self.state, self.pid)
+    pub(super) fn status(&self) -> Status<'_> {
+        let Self { plan, state, pid, last, life, .. } = self;
+        let restarts = life.saturating_sub(1);
+        Status { plan, state: *state, pid: *pid, last: *last, restarts }
     }
 
     /// What it is called where it is waited for.
@@ -139,7 +167,7 @@ impl Process {
         match self.state {
             State::Starting => self.state = State::Up { since: now, pid },
             State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } => {}
-            State::Down { .. } | State::Backoff { .. } | State::Up { .. } => return,
+            State::Down | State::Backoff { .. } | State::Up { .. } => return,
         }
         let (name, port) = (self.name().to_owned(), self.plan.port);
         actions.push(Action::Say(Notice::Started { name, pid, port }));
@@ -168,7 +196,7 @@ impl Process {
                 }
                 return None;
             }
-            State::Down { .. } | State::Backoff { .. } => return None,
+            State::Down | State::Backoff { .. } => return None,
         };
         let next = self.what_follows(exit, since, chance, now);
         if left.is_empty() {
@@ -224,7 +252,7 @@ impl Process {
             State::Stopping { leader, .. }
             | State::Killed { leader, .. }
             | State::Stuck { leader } => leader,
-            State::Down { .. } | State::Backoff { .. } | State::Starting | State::Up { .. } => {
+            State::Down | State::Backoff { .. } | State::Starting | State::Up { .. } => {
                 return;
             }
         };
@@ -241,10 +269,11 @@ impl Process {
 
     fn is_gone(&mut self, exit: Exit) {
         self.pid = None;
+        self.last = Some(exit);
         self.left.clear();
         self.state = match self.pause_until.take() {
             Some(until) => State::Backoff { until },
-            None => State::Down { last: Some(exit) },
+            None => State::Down,
         };
     }
 
@@ -252,13 +281,13 @@ impl Process {
     /// because it did not go.
     pub(super) fn reconcile(&mut self, now: Instant, actions: &mut Vec<Action>) -> bool {
         match (self.want, self.state) {
-            (Want::Up, State::Down { .. }) => self.spawn(actions),
+            (Want::Up, State::Down) => self.spawn(actions),
             (Want::Up, State::Backoff { until }) => {
                 if until <= now {
                     self.spawn(actions);
                 }
             }
-            (Want::Down, State::Backoff { .. }) => self.state = State::Down { last: None },
+            (Want::Down, State::Backoff { .. }) => self.state = State::Down,
             (Want::Down, State::Starting | State::Up { .. }) => {
                 self.ask_to_stop(Leader::Up, now, actions);
             }
@@ -275,7 +304,7 @@ impl Process {
                 }
             }
             (Want::Up, State::Starting | State::Up { .. })
-            | (Want::Down, State::Down { .. })
+            | (Want::Down, State::Down)
             | (Want::Up | Want::Down, State::Stuck { .. }) => {}
         }
         false

@@ -30,6 +30,15 @@ impl From<ChildId> for ProcessId {
     }
 }
 
+/// How many are started again at a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pace {
+    /// All.
+    AtOnce,
+    /// One, and the next when it is up.
+    Rolling,
+}
+
 /// What a process is to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Want {
@@ -41,10 +50,7 @@ pub(super) enum Want {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {
     /// Nothing of it is there.
-    Down {
-        /// How it ended last.
-        last: Option<Exit>,
-    },
+    Down,
     /// The same, until it is started again.
     Backoff {
         /// When that is.
@@ -95,7 +101,7 @@ pub enum Leader {
 impl State {
     /// Whether nobody has to wait for it.
     pub(super) fn is_down(self) -> bool {
-        matches!(self, Self::Down { .. } | Self::Stuck { .. })
+        matches!(self, Self::Down | Self::Stuck { .. })
     }
 
     /// Whether something of it is there.
@@ -106,7 +112,7 @@ impl State {
             | Self::Stopping { .. }
             | Self::Killed { .. }
             | Self::Stuck { .. } => true,
-            Self::Down { .. } | Self::Backoff { .. } => false,
+            Self::Down | Self::Backoff { .. } => false,
         }
     }
 
@@ -114,7 +120,7 @@ impl State {
     pub(super) fn kill_at(self) -> Option<Instant> {
         match self {
             Self::Stopping { kill_at, .. } => Some(kill_at),
-            Self::Down { .. }
+            Self::Down
             | Self::Backoff { .. }
             | Self::Starting
             | Self::Up { .. }
@@ -129,7 +135,7 @@ impl State {
             Self::Backoff { until } => Some(until),
             Self::Stopping { kill_at, .. } => Some(kill_at),
             Self::Killed { give_up_at, .. } => Some(give_up_at),
-            Self::Down { .. } | Self::Starting | Self::Up { .. } | Self::Stuck { .. } => None,
+            Self::Down | Self::Starting | Self::Up { .. } | Self::Stuck { .. } => None,
         }
     }
 }

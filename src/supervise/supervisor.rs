@@ -19,9 +19,9 @@ use crate::keeper::protocol::Member;
 use crate::notice::{Cause, Next, Notice};
 use crate::plan::{self, Plan};
 
-pub use super::process::Action;
+pub use super::process::{Action, Status};
 use super::state::Want;
-pub use super::state::{ProcessId, State};
+pub use super::state::{Pace, ProcessId, State};
 
 /// Something that happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,7 +44,11 @@ pub enum Event {
     StdoutClosed,
     /// This is what is wanted from now on: what is new is started, what is gone is
     /// stopped, what has changed is started again, and the rest is let be.
-    Plan(Vec<Arc<plan::Process>>),
+    Plan(Vec<Arc<plan::Process>>, Pace),
+    /// These are to be started again, or started if they are down.
+    Restart(Vec<String>, Pace),
+    /// These are to be down.
+    Stop(Vec<String>),
 }
 
 /// What is known of all processes, and what is wanted of them.
@@ -55,6 +59,8 @@ pub struct Supervisor {
     /// Whether nothing is up because that is what was asked for, and not because
     /// everything came to its end.
     told_down: bool,
+    /// Who was started again last, while others wait for their turn.
+    rolling: Option<u32>,
     shutdown: Option<Shutdown>,
     interrupted: Option<Instant>,
     outcome: Outcome,
@@ -73,6 +79,7 @@ impl Supervisor {
             processes: Vec::new(),
             next_index: 0,
             told_down: false,
+            rolling: None,
             shutdown: None,
             interrupted: None,
             outcome: Outcome::default(),
@@ -108,7 +115,9 @@ impl Supervisor {
             Event::Swept(left) => self.on_swept(left),
             Event::Asked(signal) => self.on_asked(signal, now),
             Event::StdoutClosed => self.shut_down(Cause::StdoutClosed, now),
-            Event::Plan(plan) => self.on_plan(plan, now),
+            Event::Plan(plan, pace) => self.on_plan(plan, pace, now),
+            Event::Restart(names, pace) => self.on_restart(&names, pace, now),
+            Event::Stop(names) => self.on_stop(&names),
         }
         self.reconcile(now);
         std::mem::take(&mut self.actions)
@@ -135,8 +144,8 @@ impl Supervisor {
         self.outcome
     }
 
-    /// Every process, in the order of the plan: its name, state and process id.
-    pub fn status(&self) -> impl Iterator<Item = (&str, State, Option<i32>)> {
+    /// Every process, in the order of the plan.
+    pub fn status(&self) -> impl Iterator<Item = Status<'_>> {
         self.processes.iter().map(Process::status)
     }
 
@@ -157,7 +166,7 @@ impl Supervisor {
         self.next_index += 1;
     }
 
-    fn on_plan(&mut self, plan: Vec<Arc<plan::Process>>, now: Instant) {
+    fn on_plan(&mut self, plan: Vec<Arc<plan::Process>>, pace: Pace, now: Instant) {
         if self.shutdown.is_some() {
             return;
         }
@@ -166,7 +175,9 @@ impl Supervisor {
             match before.iter().position(|known| known.name() == process.name) {
                 Some(at) => {
                     let mut known = before.remove(at);
-                    known.adopt(process, now, &mut self.actions);
+                    if known.adopt(process) {
+                        known.restart(pace, now, &mut self.actions);
+                    }
                     self.processes.push(known);
                 }
                 None => self.add(process),
@@ -177,6 +188,58 @@ impl Supervisor {
             self.processes.push(gone);
         }
         self.told_down = self.is_unwanted();
+    }
+
+    fn on_restart(&mut self, names: &[String], pace: Pace, now: Instant) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        for process in self
+            .processes
+            .iter_mut()
+            .filter(|process| names.iter().any(|name| name == process.name()))
+        {
+            process.restart(pace, now, &mut self.actions);
+        }
+    }
+
+    fn on_stop(&mut self, names: &[String]) {
+        for process in self
+            .processes
+            .iter_mut()
+            .filter(|process| names.iter().any(|name| name == process.name()))
+        {
+            process.stop();
+        }
+        self.told_down = self.is_unwanted();
+    }
+
+    /// Starts again whose turn it is, if it is anybody's.
+    fn roll_on(&mut self, now: Instant) {
+        if self.may_roll_on() {
+            let mut due = self.processes.iter_mut().filter(|process| process.due);
+            self.rolling = due.next().map(|process| {
+                process.restart(Pace::AtOnce, now, &mut self.actions);
+                process.id().index
+            });
+        }
+    }
+
+    /// Whether whoever was started again last is up, or will not be.
+    fn may_roll_on(&self) -> bool {
+        let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
+        last.is_none_or(|last| match (last.want, last.state) {
+            (Want::Up, State::Up { .. }) | (Want::Down, _) => true,
+            (
+                Want::Up,
+                State::Down
+                | State::Backoff { .. }
+                | State::Starting
+                | State::Stopping { .. }
+                | State::Killed { .. }
+                | State::Stuck { .. },
+            ) => false,
+        })
     }
 
     fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Member>, now: Instant) {
@@ -222,9 +285,7 @@ impl Supervisor {
         if self.shutdown.is_some() {
             return;
         }
-        for process in &mut self.processes {
-            process.want = Want::Down;
-        }
+        self.processes.iter_mut().for_each(Process::stop);
         let longest = self.processes.iter().map(|process| process.policy().grace).max();
         self.shutdown = Some(Shutdown::new(now, longest.unwrap_or_default()));
         if cause != Cause::Exit {
@@ -244,6 +305,7 @@ impl Supervisor {
     /// Moves every process one step from what it is to what is wanted, and then
     /// the whole: when nothing is left, ganger leaves.
     fn reconcile(&mut self, now: Instant) {
+        self.roll_on(now);
         for process in &mut self.processes {
             let killed = process.reconcile(now, &mut self.actions);
             // What a crash left behind may be killed any time, and is no failure.

@@ -20,7 +20,7 @@ use ganger::keeper::client::{self, Keeper};
 use ganger::keeper::protocol::{Report, Request, Spawn, Stdin};
 use ganger::plan::sources::{EnvFiles, Sources, Text};
 use ganger::plan::{Options, Plan, shell};
-use ganger::supervise::supervisor::{Action, Event, State, Supervisor};
+use ganger::supervise::supervisor::{Action, Event, Pace, State, Status, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -129,7 +129,7 @@ impl World {
     }
 
     fn step(&mut self, keeper: &mut Keeper, done: &mut Done) {
-        let up: Vec<i32> = self.supervisor.status().filter_map(|(_, _, pid)| pid).collect();
+        let up: Vec<i32> = self.supervisor.status().filter_map(|status| status.pid).collect();
         match self.chance.below(10) {
             0..=4 if !up.is_empty() => {
                 let signals = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV];
@@ -151,14 +151,15 @@ impl World {
                 let (counts, edition) = ([count(5), count(3), count(3), 1], count(3));
                 self.plan = plan(counts, edition);
                 done.plans += 1;
-                self.handle(keeper, Event::Plan(self.plan.processes.clone()));
+                let pace = if count(2) == 0 { Pace::AtOnce } else { Pace::Rolling };
+                self.handle(keeper, Event::Plan(self.plan.processes.clone(), pace));
             }
         }
     }
 
     fn name_of(&self, pid: i32) -> String {
         let all: BTreeMap<_, _> =
-            self.supervisor.status().map(|(name, _, pid)| (pid, name.to_owned())).collect();
+            self.supervisor.status().map(|status| (status.pid, status.plan.name.clone())).collect();
         all[&Some(pid)].clone()
     }
 
@@ -214,12 +215,12 @@ impl World {
     /// Waits until what is, is what is wanted, or everything has come to its end.
     async fn settle(&mut self, keeper: &mut Keeper) {
         loop {
-            let settled = self.supervisor.status().all(|(_, state, pid)| match state {
+            let settled = self.supervisor.status().all(|Status { state, pid, .. }| match state {
                 // The kernel knows of a death before the keeper tells.
                 State::Up { .. } => {
                     pid.is_some_and(|pid| system::look(pid).is_some_and(|seen| seen.alive))
                 }
-                State::Down { .. } => true,
+                State::Down => true,
                 State::Backoff { .. }
                 | State::Starting
                 | State::Stopping { .. }
@@ -237,10 +238,11 @@ impl World {
     fn compare(&self) {
         let planned: Vec<&str> = self.plan.processes.iter().map(|p| p.name.as_str()).collect();
         let status: Vec<_> = self.supervisor.status().collect();
-        let known: Vec<&str> = status.iter().map(|(name, _, _)| *name).collect();
+        let known: Vec<&str> = status.iter().map(|status| status.plan.name.as_str()).collect();
         assert_eq!(known, planned, "not those of the plan, in its order");
         let mut believed = Vec::new();
-        for (process, (name, state, _)) in self.plan.processes.iter().zip(&status) {
+        for (process, Status { plan, state, .. }) in self.plan.processes.iter().zip(&status) {
+            let name = plan.name.as_str();
             let State::Up { pid, .. } = state else { continue };
             let seen = system::look(*pid).unwrap();
             assert!(seen.alive && seen.parent == self.pid.as_raw(), "{name}");
@@ -249,7 +251,7 @@ impl World {
             let last = process.command.rsplit(' ').next().unwrap();
             let is = || {
                 system::arguments(*pid).last().is_some_and(|arg| arg.ends_with(last))
-                    && system::variable(*pid, "PS").as_deref() == Some(*name)
+                    && system::variable(*pid, "PS").as_deref() == Some(name)
             };
             await_that(is, || format!("{name} is {:?}, not {last}", system::arguments(*pid)));
             believed.push(*pid);

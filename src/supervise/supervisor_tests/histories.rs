@@ -133,7 +133,11 @@ impl World {
             })
             .collect();
         self.plan.clone_from(&plan);
-        let answers = self.on(Event::Plan(plan.clone()), false);
+        let pace = if changed.is_multiple_of(2) { Pace::AtOnce } else { Pace::Rolling };
+        let due = |process: &&Process| process.due;
+        let all = self.bench.supervisor.processes.iter();
+        let due: Vec<u32> = all.filter(due).map(|process| process.id().index).collect();
+        let answers = self.on(Event::Plan(plan.clone(), pace), false);
         let as_before = |name: &str| {
             let of = |plan: &[Arc<plan::Process>]| {
                 plan.iter().find(|process| process.name == name).cloned()
@@ -141,9 +145,10 @@ impl World {
             of(&plan).is_some() && of(&plan) == of(&before)
         };
         for action in answers {
-            // The time of one that was asked earlier may have come.
+            // The time of one that was asked earlier may have come, or its turn.
             if let Action::Stop(id, signal) = action
                 && signal != SIGKILL
+                && !due.contains(&id.index)
             {
                 assert!(!as_before(&self.being(id.index).name), "stopped one that did not change");
             }
@@ -205,6 +210,16 @@ fn live(policies: &[Policy], steps: &[Step]) {
                 if how % 2 == 0 && !world.shutting_down {
                     world.settle();
                 }
+            }
+            (14, Some(_)) if !world.shutting_down => {
+                let known = world.bench.supervisor.processes.iter().map(Process::name);
+                let names = known.skip(usize::from(how % 3)).map(str::to_owned).collect();
+                let event = match how % 5 {
+                    0 => Event::Stop(names),
+                    1 | 2 => Event::Restart(names, Pace::AtOnce),
+                    _ => Event::Restart(names, Pace::Rolling),
+                };
+                world.on(event, false);
             }
             // A clock that jumps: this machine slept, or somebody set it.
             (12, _) => {

@@ -6,7 +6,7 @@ use Signal::{SIGKILL, SIGTERM};
 use super::*;
 
 fn like(policies: &[Policy]) -> Event {
-    Event::Plan(plan(policies).processes)
+    Event::Plan(plan(policies).processes, Pace::AtOnce)
 }
 
 const KEPT: Policy = Policy {
@@ -44,7 +44,7 @@ fn the_same_again_changes_nothing() {
 fn what_runs_otherwise_is_started_again() {
     let mut b = Bench::up(&[KEPT; 2]);
     let changed = vec![process(0, "run", KEPT), process(1, "run faster", KEPT)];
-    assert_eq!(b.on(Event::Plan(changed)), [Stop(1, SIGTERM)]);
+    assert_eq!(b.on(Event::Plan(changed, Pace::AtOnce)), [Stop(1, SIGTERM)]);
     assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
 }
 
@@ -69,13 +69,13 @@ fn a_pause_ends_for_what_has_changed() {
     let mut b = Bench::up(&[KEPT]);
     b.exited(0, Exit::Code(1));
     assert_eq!(b.on(like(&[KEPT])), []);
-    assert_eq!(b.on(Event::Plan(vec![process(0, "run better", KEPT)])), [Spawn(0)]);
+    assert_eq!(b.on(Event::Plan(vec![process(0, "run better", KEPT)], Pace::AtOnce)), [Spawn(0)]);
 }
 
 #[test]
 fn none_at_all_is_no_end() {
     let mut b = Bench::up(&[KEPT]);
-    assert_eq!(b.on(Event::Plan(vec![])), [Stop(0, SIGTERM)]);
+    assert_eq!(b.on(Event::Plan(vec![], Pace::AtOnce)), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), []);
     assert_eq!((b.supervisor.count(), b.code()), (0, None));
     assert_eq!(b.on(like(&[KEPT])), [Spawn(1)]);
@@ -84,7 +84,7 @@ fn none_at_all_is_no_end() {
 #[test]
 fn one_that_does_not_go_is_not_started_beside_itself() {
     let mut b = Bench::up(&[KEPT]);
-    b.on(Event::Plan(vec![]));
+    b.on(Event::Plan(vec![], Pace::AtOnce));
     assert_eq!(b.wait(), [Stop(0, SIGKILL)]);
     b.now += Duration::from_secs(10);
     assert_eq!(b.on(Event::Tick), []);
@@ -97,4 +97,58 @@ fn nothing_is_planned_during_a_shutdown() {
     let mut b = Bench::up(&[KEPT]);
     b.on(Event::Asked(SIGTERM));
     assert_eq!(b.on(like(&[KEPT; 3])), []);
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_restart_starts_what_is_down_and_restarts_what_is_up() {
+    let mut b = Bench::up(&[KEPT, Policy { on_exit: OnExit::Ignore, ..KEPT }]);
+    assert_eq!(b.exited(1, Exit::Code(0)), []);
+    let both = Event::Restart(names(&["p.0", "p.1"]), Pace::AtOnce);
+    assert_eq!(b.on(both), [Stop(0, SIGTERM), Spawn(1)]);
+    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+}
+
+#[test]
+fn a_rolling_restart_takes_one_at_a_time() {
+    let mut b = Bench::up(&[KEPT; 3]);
+    let all = Event::Restart(names(&["p.0", "p.1", "p.2"]), Pace::Rolling);
+    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
+    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+    assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
+    assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
+    // It comes up only at the second try.
+    assert_eq!(b.exited(1, Exit::Code(1)), []);
+    assert_eq!(b.wait(), [Spawn(1)]);
+    assert_eq!(b.spawned(1), [Stop(2, SIGTERM)]);
+    assert_eq!(b.exited(2, Exit::Signal(15)), [Spawn(2)]);
+    assert_eq!(b.spawned(2), []);
+    assert_eq!(b.supervisor.rolling, None);
+}
+
+#[test]
+fn a_new_plan_does_not_hurry_those_whose_turn_is_to_come() {
+    let mut b = Bench::up(&[KEPT; 2]);
+    let all = Event::Restart(names(&["p.0", "p.1"]), Pace::Rolling);
+    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
+    assert_eq!(b.on(like(&[KEPT; 3])), [Spawn(2)]);
+    assert_eq!(b.spawned(2), []);
+    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+    assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
+}
+
+#[test]
+fn one_that_is_stopped_stays_down_through_a_plan() {
+    let mut b = Bench::up(&[KEPT; 2]);
+    assert_eq!(b.on(Event::Stop(names(&["p.1"]))), [Stop(1, SIGTERM)]);
+    assert_eq!(b.exited(1, Exit::Signal(15)), []);
+    let changed = vec![process(0, "run", KEPT), process(1, "run faster", KEPT)];
+    assert_eq!(b.on(Event::Plan(changed, Pace::AtOnce)), []);
+    assert_eq!(b.on(Event::Stop(names(&["p.0"]))), [Stop(0, SIGTERM)]);
+    b.exited(0, Exit::Signal(15));
+    assert_eq!(b.code(), None, "all are down because that was asked for");
+    assert_eq!(b.on(Event::Restart(names(&["p.1"]), Pace::AtOnce)), [Spawn(1)]);
 }

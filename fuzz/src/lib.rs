@@ -70,12 +70,12 @@ pub fn formation(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(formation) = text.parse::<Formation>() else { return };
     let types = ["web", "worker", "release"];
-    let wanted = Wanted { formation: Some(&formation), chosen: &[], ignored: &[] };
+    let wanted = Wanted { formation: Some(&formation), chosen: &[], ignored: &[], scaled: None };
     if let Ok(counts) = count(&types, "Procfile", &wanted) {
         assert_eq!(counts.of.len(), types.len());
         assert!(counts.of[2] == 0 && counts.of.iter().any(|count| *count > 0));
     }
-    let chosen = Wanted { formation: None, chosen: &formation.0, ignored: &[] };
+    let chosen = Wanted { formation: None, chosen: &formation.0, ignored: &[], scaled: None };
     let _ = count(&types, "Procfile", &chosen);
 }
 

@@ -1,5 +1,6 @@
 //! The formation: how many processes of each type.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// What was asked for: `web=2`, `all=0`, or the bare name of a type.
@@ -71,7 +72,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 /// The process type that `release` commands run under; never part of a formation.
 pub const RELEASE: &str = "release";
 
-const ALL: &str = "all";
+pub(super) const ALL: &str = "all";
 
 impl FromStr for Formation {
     type Err = Error;
@@ -102,6 +103,9 @@ pub struct Wanted<'a> {
     pub chosen: &'a [Term],
     /// Types that don't run.
     pub ignored: &'a [String],
+    /// What the running app was told: this wins over all else, and may be nothing
+    /// at all.
+    pub scaled: Option<&'a BTreeMap<String, u32>>,
 }
 
 /// How many of each type, in the order of the Procfile.
@@ -133,12 +137,15 @@ pub fn count(types: &[&str], procfile: &str, wanted: &Wanted) -> Result<Counts, 
     let in_formation = |name: &str| listed.iter().find(|term| term.name == name)?.count;
     let all = in_formation(ALL);
     let is_ignored = |name: &str| wanted.ignored.iter().any(|other| other == name || other == ALL);
+    let scaled = |name: &str| wanted.scaled.and_then(|scaled| scaled.get(name)).copied();
     let mut unlisted = Vec::new();
     let mut of = Vec::new();
     for &name in types {
         let chosen = wanted.chosen.iter().rev().find(|term| term.name == name || term.name == ALL);
         let count = match (in_formation(name), chosen) {
-            _ if name == RELEASE || is_ignored(name) => 0,
+            _ if name == RELEASE => 0,
+            _ if let Some(count) = scaled(name) => count,
+            _ if is_ignored(name) => 0,
             (_, Some(Term { count: Some(count), .. })) => *count,
             (listed, Some(Term { count: None, .. })) => listed.unwrap_or(1),
             (_, None) if !wanted.chosen.is_empty() => 0,
@@ -152,14 +159,15 @@ pub fn count(types: &[&str], procfile: &str, wanted: &Wanted) -> Result<Counts, 
         };
         of.push(count);
     }
-    if of.iter().all(|&count| count == 0) {
+    let told = wanted.scaled.is_some_and(|scaled| !scaled.is_empty());
+    if !told && of.iter().all(|&count| count == 0) {
         let example = types.iter().find(|name| **name != RELEASE).unwrap_or(&"web");
         return Err(Error::Nothing((*example).to_owned()));
     }
     Ok(Counts { of, unlisted })
 }
 
-fn check_name(name: &str, types: &[&str], procfile: &str) -> Result<(), Error> {
+pub(super) fn check_name(name: &str, types: &[&str], procfile: &str) -> Result<(), Error> {
     match name {
         RELEASE => Err(Error::Release),
         ALL => Ok(()),
@@ -183,7 +191,8 @@ mod tests {
         let parse = |text: &str| text.parse::<Formation>().map_err(|error| error.to_string());
         let formation = if formation.is_empty() { None } else { Some(parse(formation)?) };
         let chosen = parse(chosen)?.0;
-        let wanted = Wanted { formation: formation.as_ref(), chosen: &chosen, ignored: &[] };
+        let wanted =
+            Wanted { formation: formation.as_ref(), chosen: &chosen, ignored: &[], scaled: None };
         match count(&TYPES, "Procfile", &wanted) {
             Ok(counts) => Ok(counts.of),
             Err(error) => Err(error.to_string()),

@@ -10,6 +10,7 @@ mod policy;
 pub mod port;
 mod process;
 pub mod procfile;
+pub mod scale;
 pub mod shell;
 pub mod sources;
 
@@ -83,6 +84,7 @@ impl Plan {
             formation: options.formation.as_ref().or(config.formation.as_ref()),
             chosen: &options.chosen,
             ignored: &options.ignored,
+            scaled: Some(&options.scaled),
         };
         let counts = formation::count(&types, &plan.procfile, &wanted)?;
         for (index, count) in counts.of.into_iter().enumerate() {

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::config;
 use super::formation::{Formation, RELEASE, Term, did_you_mean, nearest};
 use super::policy::{Backoff, OnExit, Policy};
+use super::scale::Scaled;
 
 /// What the flags say.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +43,8 @@ pub struct Options {
     pub env_override: bool,
     /// `--compat-env`.
     pub compat_env: bool,
+    /// What the running app was told since its start.
+    pub scaled: Scaled,
 }
 
 /// A flag names a process type that isn't there.

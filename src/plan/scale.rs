@@ -1,0 +1,202 @@
+//! Changes to the formation of a running app: `web=2 worker+1 clock-1 all=0`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use super::Plan;
+use super::formation::{self, ALL, check_name};
+use super::procfile::is_name;
+
+/// How many of each type, where a running app was told otherwise than at its start.
+pub type Scaled = BTreeMap<String, u32>;
+
+/// A change to how many of one type run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Change {
+    /// A process type, or `all`.
+    pub name: String,
+    /// To how many.
+    pub to: Target,
+}
+
+/// To how many.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// So many.
+    Exactly(u32),
+    /// So many more.
+    More(u32),
+    /// So many less.
+    Less(u32),
+}
+
+/// Why a change can't be made.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("`{0}` is no change of a formation; expected `web=2`, `web+1` or `web-1`")]
+    NoChange(String),
+    #[error("`{name}-{less}`: only {running} of `{name}` run")]
+    TooFew { name: String, less: u32, running: u32 },
+    #[error("`{name}+{more}`: that is too many")]
+    TooMany { name: String, more: u32 },
+    #[error(transparent)]
+    Name(#[from] formation::Error),
+}
+
+impl FromStr for Change {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        // A name may have a `-` in it, and no other of these.
+        let (name, rest) = text.split_at(text.rfind(['=', '+', '-']).unwrap_or(0));
+        let name = name.trim();
+        let to = rest.get(1..).and_then(|number| number.trim().parse().ok());
+        let target = match (rest.as_bytes().first(), to) {
+            (Some(b'='), Some(to)) => Target::Exactly(to),
+            (Some(b'+'), Some(to)) => Target::More(to),
+            (Some(b'-'), Some(to)) => Target::Less(to),
+            _ => return Err(Error::NoChange(text.to_owned())),
+        };
+        if !is_name(name) {
+            return Err(Error::NoChange(text.to_owned()));
+        }
+        Ok(Self { name: name.to_owned(), to: target })
+    }
+}
+
+/// What `before` becomes by these changes to an app that runs by `plan`. Types that
+/// are named win over `all`.
+pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled, Error> {
+    let types = plan.types();
+    for change in changes {
+        check_name(&change.name, &types, &plan.procfile)?;
+    }
+    let mut scaled = before.clone();
+    let runnable = types.into_iter().filter(|name| *name != formation::RELEASE);
+    for name in runnable {
+        let of = |process: &&std::sync::Arc<super::Process>| process.kind == name;
+        let mut count = u32::try_from(plan.processes.iter().filter(of).count()).unwrap_or(u32::MAX);
+        let named = changes.iter().filter(|change| change.name == name);
+        let general = changes.iter().filter(|change| change.name == ALL);
+        let mut touched = false;
+        for change in general.chain(named) {
+            touched = true;
+            count = match change.to {
+                Target::Exactly(to) => to,
+                Target::More(more) => count
+                    .checked_add(more)
+                    .ok_or_else(|| Error::TooMany { name: name.to_owned(), more })?,
+                Target::Less(less) => count.checked_sub(less).ok_or_else(|| {
+                    let name = name.to_owned();
+                    Error::TooFew { name, less, running: count }
+                })?,
+            };
+        }
+        if touched {
+            scaled.insert(name.to_owned(), count);
+        }
+    }
+    Ok(scaled)
+}
+
+/// What a new plan changes.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Differences {
+    /// Processes that are started.
+    pub started: Vec<String>,
+    /// Processes that are stopped.
+    pub stopped: Vec<String>,
+    /// Processes that are started again, because they would run otherwise now.
+    pub restarted: Vec<String>,
+}
+
+impl Differences {
+    /// What becomes of what runs by `before` when it is to run by `after`.
+    #[must_use]
+    pub fn between(before: &Plan, after: &Plan) -> Self {
+        let find = |plan: &Plan, name: &str| {
+            plan.processes.iter().find(|process| process.name == name).cloned()
+        };
+        let mut differences = Self::default();
+        for process in &after.processes {
+            match find(before, &process.name) {
+                None => differences.started.push(process.name.clone()),
+                Some(was) if !was.runs_like(process) => {
+                    differences.restarted.push(process.name.clone());
+                }
+                Some(_) => {}
+            }
+        }
+        let gone = before.processes.iter().filter(|was| find(after, &was.name).is_none());
+        differences.stopped = gone.map(|was| was.name.clone()).collect();
+        differences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Options;
+    use crate::plan::sources::{EnvFiles, Sources, Text};
+
+    fn plan(procfile: &str, scaled: &Scaled) -> Plan {
+        let text = |name: &str, text: &str| Text { name: name.into(), bytes: text.into() };
+        let sources = Sources {
+            root: "/app".into(),
+            procfile: text("Procfile", procfile),
+            config: None,
+            env: EnvFiles::Named(Vec::new()),
+            environment: Vec::new(),
+        };
+        Plan::new(&sources, &Options { scaled: scaled.clone(), ..Options::default() }).unwrap()
+    }
+
+    const PROCFILE: &str = "web: serve\nmy-worker: work\nrelease: migrate\n";
+
+    fn scaled(changes: &str) -> Result<Scaled, String> {
+        let changes: Result<Vec<Change>, Error> = changes.split(' ').map(str::parse).collect();
+        let changes = changes.map_err(|error| error.to_string())?;
+        let plan = plan(PROCFILE, &Scaled::new());
+        scale(&plan, &Scaled::new(), &changes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn changes_are_absolute_or_relative() {
+        let shown = |changes| scaled(changes).map(|scaled| format!("{scaled:?}"));
+        assert_eq!(shown("web=3"), Ok(r#"{"web": 3}"#.into()));
+        assert_eq!(shown("web+2 my-worker-1"), Ok(r#"{"my-worker": 0, "web": 3}"#.into()));
+        assert_eq!(shown("web=2 all=0"), Ok(r#"{"my-worker": 0, "web": 2}"#.into()));
+    }
+
+    #[test]
+    fn what_cannot_be_is_an_error() {
+        insta::assert_snapshot!(
+            [
+                "web",
+                "web=x",
+                "web=-1",
+                "=1",
+                "web-2",
+                "wep=1",
+                "release=1",
+                "web=1.5",
+                "web=4294967296"
+            ]
+            .map(|change| scaled(change).unwrap_err())
+            .join("\n")
+        );
+    }
+
+    #[test]
+    fn differences_are_what_happens() {
+        let before = plan(PROCFILE, &Scaled::new());
+        let scaled = Scaled::from([("my-worker".to_owned(), 0)]);
+        let after = plan("web: serve --fast\nmy-worker: work\nclock: tick\n", &scaled);
+        let differences = Differences::between(&before, &after);
+        assert_eq!(differences.started, ["clock.1"]);
+        assert_eq!(differences.stopped, ["my-worker.1"]);
+        assert_eq!(differences.restarted, ["web.1"]);
+        assert_eq!(Differences::between(&before, &before), Differences::default());
+    }
+}

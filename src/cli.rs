@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::plan::config::{parse_duration, parse_port, parse_signal};
 use crate::plan::formation::Formation;
+use crate::plan::scale::Change;
 
 /// Runs the processes of a Procfile: all of them, in the numbers asked for, as
 /// one stream of output, stopped cleanly.
@@ -49,6 +50,9 @@ pub struct Global {
     /// The configuration [default: ganger.toml in the root]
     #[arg(long, value_name = "FILE", env = "GANGER_CONFIG", global = true)]
     pub config: Option<PathBuf>,
+    /// Where ganger listens for `ps`, `scale` and the like [default: by the folder]
+    #[arg(short = 's', long, value_name = "PATH", env = "GANGER_SOCKET", global = true)]
+    pub socket: Option<PathBuf>,
     /// When to use colours
     #[arg(long, value_name = "WHEN", env = "GANGER_COLOR", global = true)]
     #[arg(value_enum, default_value = "auto", visible_alias = "colour")]
@@ -80,6 +84,23 @@ pub enum Verb {
     Run(Run),
     /// Check Procfile, `.env` files, configuration, formation and ports
     Check(Check),
+    /// Show what runs here
+    #[command(visible_alias = "status")]
+    Ps(Ps),
+    /// Stop processes, and keep them down
+    Stop(Named),
+    /// Restart processes, or start those that are down
+    Restart(Restart),
+    /// Change how many run: `web=2 worker+1 clock-1 all=0`
+    Scale(Scale),
+    /// Read all files again, and start, stop or restart what that changes
+    Reload(Reload),
+    /// Send a signal to processes
+    Signal(Signalled),
+    /// Wait for processes
+    Wait(Wait),
+    /// Stop everything, and wait for it
+    Quit,
     /// Print the version
     Version,
 }
@@ -209,6 +230,85 @@ pub struct Check {
     /// Show every process with its command and port, and where its variables come from
     #[arg(long)]
     pub explain: bool,
+}
+
+/// `ganger ps`
+#[derive(Args, Debug)]
+pub struct Ps {
+    /// Which: `web.1`, `web` for all of `web.*`, or a pattern [default: all]
+    #[arg(value_name = "PROCESS")]
+    pub names: Vec<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Verbs that take processes and nothing else.
+#[derive(Args, Debug)]
+pub struct Named {
+    /// Which: `web.1`, `web` for all of `web.*`, or a pattern
+    #[arg(value_name = "PROCESS", required = true)]
+    pub names: Vec<String>,
+}
+
+/// `ganger restart`
+#[derive(Args, Debug)]
+pub struct Restart {
+    /// Which.
+    #[command(flatten)]
+    pub named: Named,
+    /// One at a time, the next when the last is ready
+    #[arg(long)]
+    pub rolling: bool,
+    /// Return when all are ready, or fail after this time
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "1m", value_parser = parse_duration)]
+    pub wait: Option<Duration>,
+}
+
+/// `ganger scale`
+#[derive(Args, Debug)]
+pub struct Scale {
+    /// `web=2`, `worker+1`, `clock-1`, `all=0`
+    #[arg(value_name = "CHANGE", required = true, value_delimiter = ',')]
+    pub changes: Vec<Change>,
+}
+
+/// `ganger reload`
+#[derive(Args, Debug)]
+pub struct Reload {
+    /// Restart one at a time, the next when the last is ready
+    #[arg(long)]
+    pub rolling: bool,
+}
+
+/// `ganger signal`
+#[derive(Args, Debug)]
+pub struct Signalled {
+    /// The signal: `USR1`, `SIGUSR1` or a number
+    #[arg(value_name = "SIGNAL", value_parser = parse_signal)]
+    pub signal: Signal,
+    /// Which.
+    #[command(flatten)]
+    pub named: Named,
+}
+
+/// `ganger wait`
+#[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("until").required(true)))]
+pub struct Wait {
+    /// Which.
+    #[command(flatten)]
+    pub named: Named,
+    /// Until they are ready
+    #[arg(long, group = "until")]
+    pub ready: bool,
+    /// Until they have exited
+    #[arg(long, group = "until")]
+    pub exit: bool,
+    /// Fail after this time
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 fn stop_signal(text: &str) -> Result<(String, Signal), String> {

@@ -13,6 +13,7 @@
 //! ```
 //!
 //! - [`cli`] has every verb and flag, and [`command`] a thin file for each verb.
+//! - [`control`] is how a running ganger is **asked and told**, over a socket.
 //! - [`plan`] says **what** to run. Text goes in, values come out.
 //! - [`supervise`] **keeps it running**. The supervisor is a value: an event and
 //!   the time go in, actions come out, and nothing happens meanwhile. The engine
@@ -30,6 +31,7 @@
 
 pub mod cli;
 pub mod command;
+pub mod control;
 pub mod keeper;
 pub mod logs;
 pub mod notice;

@@ -102,6 +102,11 @@ pub enum Notice {
         /// What became of it.
         lost: Lost,
     },
+    /// ganger can't be asked anything while it runs.
+    Uncontrolled {
+        /// Why.
+        reason: String,
+    },
     /// Where things stand.
     Status {
         /// One line a process.
@@ -134,6 +139,8 @@ pub enum Next {
 pub enum Cause {
     /// A signal to ganger.
     Signal(Signal),
+    /// Somebody asked for it (`ganger quit`).
+    Asked,
     /// A process exited whose policy says so.
     Exit,
     /// Nobody reads the output any more.
@@ -202,14 +209,7 @@ impl fmt::Display for Notice {
                 Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed"),
                 Exit::Signal(_) => write!(f, "{name} stopped"),
             },
-            Self::StoppingAll { cause } => match cause {
-                Cause::Signal(signal) => write!(f, "{signal}: stopping all"),
-                Cause::Exit => f.write_str("stopping all"),
-                Cause::StdoutClosed => {
-                    f.write_str("nobody reads the output any more: stopping all")
-                }
-                Cause::AllDown => f.write_str("no process is left"),
-            },
+            Self::StoppingAll { cause } => write!(f, "{cause}"),
             Self::Waiting { names, kill_in } => {
                 write!(f, "waiting for {}", names.join(", "))?;
                 match kill_in {
@@ -241,14 +241,32 @@ impl fmt::Display for Notice {
                 })?;
                 f.write_str(": killing all")
             }
-            Self::Status { lines } => f.write_str(&lines.join("\n")),
-            Self::Discarded { bytes, why } => {
-                write!(f, "{bytes} bytes of output discarded: ")?;
-                match why {
-                    Discarded::Blocked => f.write_str("nobody read them"),
-                    Discarded::Refused(reason) => f.write_str(reason),
-                }
+            Self::Uncontrolled { reason } => {
+                write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
             }
+            Self::Status { lines } => f.write_str(&lines.join("\n")),
+            Self::Discarded { bytes, why } => write!(f, "{bytes} bytes of output discarded: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(signal) => write!(f, "{signal}: stopping all"),
+            Self::Asked => f.write_str("asked to quit: stopping all"),
+            Self::Exit => f.write_str("stopping all"),
+            Self::StdoutClosed => f.write_str("nobody reads the output any more: stopping all"),
+            Self::AllDown => f.write_str("no process is left"),
+        }
+    }
+}
+
+impl fmt::Display for Discarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blocked => f.write_str("nobody read them"),
+            Self::Refused(reason) => f.write_str(reason),
         }
     }
 }

@@ -11,11 +11,27 @@ use nix::unistd::geteuid;
 /// or where there is none, one of this user's under the temporary folder. It is
 /// made if need be, and nobody else can write to it.
 pub fn folder() -> io::Result<PathBuf> {
+    own(folders().swap_remove(0))
+}
+
+/// The same, of those that outlive a login.
+pub fn lasting_folder() -> io::Result<PathBuf> {
+    own(temporary())
+}
+
+/// Where such a folder may be, the preferred one first.
+#[must_use]
+pub fn folders() -> Vec<PathBuf> {
     let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let folder = match session.filter(|session| session.is_absolute() && session.is_dir()) {
-        Some(session) => session.join("ganger"),
-        None => std::env::temp_dir().join(format!("ganger-{}", geteuid())),
-    };
+    let session = session.filter(|session| session.is_absolute() && session.is_dir());
+    session.map(|session| session.join("ganger")).into_iter().chain([temporary()]).collect()
+}
+
+fn temporary() -> PathBuf {
+    std::env::temp_dir().join(format!("ganger-{}", geteuid()))
+}
+
+fn own(folder: PathBuf) -> io::Result<PathBuf> {
     match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

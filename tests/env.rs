@@ -156,8 +156,8 @@ fn a_process_knows_itself_and_the_others() {
 
 #[test]
 fn one_ganger_under_another_marks_its_own() {
-    let finished = Scenario::procfile("a: exec $GANGER start -f inner\n")
-        .file("inner", "b: env\n")
+    let finished = Scenario::procfile("a: exec $GANGER start -d inner\n")
+        .file("inner/Procfile", "b: env\n")
         .args("start")
         .run()
         .code(0);

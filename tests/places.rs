@@ -205,13 +205,18 @@ fn suspended_while_it_starts() {
     for micros in (0..40).map(|step| step * 200) {
         let mut running = Scenario::procfile(&procfile).args("start -m a=3").start();
         std::thread::sleep(Duration::from_micros(micros));
-        // What comes before ganger listens suspends it like any other program.
         running.signal(Signal::SIGTSTP);
-        std::thread::sleep(Duration::from_millis(2));
-        running.signal(Signal::SIGCONT);
-        running.wait_until("three", |_| tagged(&tag).len() == 3);
-        running.wait_until("all said", |running| running.said_times(" started, pid ") == 3);
+        // It may be suspended any time from now on, or not at all, if it does not
+        // listen yet and nobody is there to continue it (an orphaned group).
+        running.wait_until("three", |running| {
+            running.signal(Signal::SIGCONT);
+            tagged(&tag).len() == 3 && running.said_times(" started, pid ") == 3
+        });
         running.signal(Signal::SIGTERM);
+        while running.child.try_wait().unwrap().is_none() {
+            running.signal(Signal::SIGCONT);
+            std::thread::sleep(Duration::from_millis(5));
+        }
         running.finish().code(0);
         assert_eq!(tagged(&tag), []);
     }

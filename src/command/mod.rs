@@ -1,6 +1,8 @@
 //! One thin file per verb: gather, call, print.
 
+mod ask;
 mod check;
+mod ps;
 mod run;
 mod start;
 
@@ -27,6 +29,14 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Start(start) => start::start(&cli.global, start)?,
         Verb::Run(run) => run::run(&cli.global, &run)?,
         Verb::Check(check) => check::check(&cli.global, check)?,
+        Verb::Ps(ps) => ps::ps(&cli.global, &ps)?,
+        Verb::Stop(named) => ask::stop(&cli.global, &named)?,
+        Verb::Restart(restart) => ask::restart(&cli.global, &restart)?,
+        Verb::Scale(scale) => ask::scale(&cli.global, &scale)?,
+        Verb::Reload(reload) => ask::reload(&cli.global, &reload)?,
+        Verb::Signal(signal) => ask::signal(&cli.global, &signal)?,
+        Verb::Wait(wait) => ask::wait(&cli.global, &wait)?,
+        Verb::Quit => ask::quit(&cli.global)?,
         Verb::Version => {
             writeln!(std::io::stdout(), "ganger {}", env!("CARGO_PKG_VERSION"))?;
             0
@@ -35,15 +45,19 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Reads all files.
-fn read(global: &Global) -> anyhow::Result<Sources> {
-    let places = Places {
+/// Where the flags say that the files are.
+fn places(global: &Global) -> Places {
+    Places {
         procfile: global.procfile.clone(),
         root: global.root.clone(),
         env: global.env.clone(),
         config: global.config.clone(),
-    };
-    Ok(Sources::read(&places, std::env::vars_os().collect())?)
+    }
+}
+
+/// Reads all files.
+fn read(global: &Global) -> anyhow::Result<Sources> {
+    Ok(Sources::read(&places(global), std::env::vars_os().collect())?)
 }
 
 impl Formed {

@@ -2,12 +2,16 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{read, use_color};
+use super::{places, read, use_color};
 use crate::cli::{Global, Start};
+use crate::control::planner::Planner;
+use crate::control::server;
+use crate::control::socket::{self, Bound};
 use crate::keeper::client::{self, Keeper};
 use crate::keeper::leftovers::{self, Trace};
 use crate::logs::Logs;
@@ -15,6 +19,7 @@ use crate::logs::format::Style;
 use crate::notice::Notice;
 use crate::plan::{Options, Plan};
 use crate::runtime;
+use crate::supervise::command::Handle;
 use crate::supervise::engine::{Engine, Show};
 use crate::supervise::signals::Signals;
 
@@ -31,7 +36,11 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         stop_signals: start.stop_signals,
         ..start.formed.options()?
     };
-    let plan = Plan::new(&read(global)?, &options)?;
+    let sources = read(global)?;
+    let (control, uncontrolled) = listen(global, &sources.root)?;
+    let path = control.as_ref().map(|bound| bound.path.clone());
+    let options = Options { control: path, ..options };
+    let plan = Plan::new(&sources, &options)?;
     let style = Style {
         color: use_color(global.color, &std::io::stdout()),
         timestamp: start.timestamp && !start.no_timestamp,
@@ -43,11 +52,44 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
-    supervise(plan, show, use_color(global.color, &std::io::stderr()), start.isolate)
+    let planner = Planner { places: places(global), sources, options, plan: plan.clone() };
+    let show_notices = use_color(global.color, &std::io::stderr());
+    let run = Run { plan, show, colored_notices: show_notices, isolate: start.isolate };
+    supervise(run, control.map(|bound| (bound, planner)), uncontrolled)
+}
+
+/// What runs, and how it is shown and kept.
+struct Run {
+    plan: Plan,
+    show: Show,
+    colored_notices: bool,
+    isolate: bool,
+}
+
+/// The socket for those who ask; none, and why, where there is no place for one and
+/// none was named.
+fn listen(global: &Global, root: &Path) -> anyhow::Result<(Option<Bound>, Option<Notice>)> {
+    if let Some(path) = &global.socket {
+        return Ok((Some(socket::bind(&std::path::absolute(path)?)?), None));
+    }
+    let uncontrolled = |reason: String| Ok((None, Some(Notice::Uncontrolled { reason })));
+    match runtime::folder() {
+        Err(error) => uncontrolled(error.to_string()),
+        Ok(folder) => match socket::bind(&folder.join(socket::name(root))) {
+            Ok(bound) => Ok((Some(bound), None)),
+            Err(taken @ socket::Error::Taken(_)) => Err(taken.into()),
+            Err(refused @ socket::Error::Refused { .. }) => uncontrolled(refused.to_string()),
+        },
+    }
 }
 
 /// Runs the plan to its end, and returns the exit code that it gives.
-fn supervise(plan: Plan, show: Show, colored_notices: bool, isolate: bool) -> anyhow::Result<u8> {
+fn supervise(
+    run: Run,
+    control: Option<(Bound, Planner)>,
+    uncontrolled: Option<Notice>,
+) -> anyhow::Result<u8> {
+    let Run { plan, show, colored_notices, isolate } = run;
     spare_descriptors()?;
     let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
     let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
@@ -65,7 +107,7 @@ fn supervise(plan: Plan, show: Show, colored_notices: bool, isolate: bool) -> an
         .enable_time()
         .build()
         .context("failed to start the engine")?;
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let pid = keeper.pid();
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals = Signals::listen().context("failed to listen for signals")?;
@@ -74,12 +116,27 @@ fn supervise(plan: Plan, show: Show, colored_notices: bool, isolate: bool) -> an
         if !leftovers.is_empty() {
             logs.say(Notice::Leftovers { members: leftovers });
         }
+        if let Some(notice) = uncontrolled {
+            logs.say(notice);
+        }
         let mut engine = Engine::new(plan, show, keeper, logs, signals);
         engine.begin();
-        // Takes time that is the keeper's now.
+        // What follows takes time that is the keeper's now.
         let _trace = folder.and_then(|folder| Trace::leave(&folder, pid).ok());
+        let _control =
+            control.map(|(bound, planner)| serve(bound, planner, engine.handle())).transpose()?;
         Ok(engine.run().await)
-    })
+    });
+    // Whoever still asks is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+/// Answers whoever asks, as long as what this returns is kept.
+fn serve(bound: Bound, planner: Planner, engine: Handle) -> anyhow::Result<impl Drop> {
+    let listener = bound.listener.try_clone().context("failed to listen")?;
+    server::start(listener, engine, planner).context("failed to listen")?;
+    Ok(bound)
 }
 
 /// Fails where the limit of open files leaves no room to begin with.

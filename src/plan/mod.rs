@@ -22,7 +22,7 @@ use config::Config;
 use env::{Env, Layer, Origin, Var};
 use formation::Wanted;
 use port::Ports;
-use sources::{EnvFiles, Sources};
+use sources::{EnvFiles, Sources, Text};
 
 pub use options::Options;
 pub use policy::{Backoff, OnExit, Policy, Stdin};
@@ -114,13 +114,18 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The names of all process types in the Procfile of these sources.
+    pub fn types_of(sources: &Sources) -> Result<Vec<String>, Error> {
+        let entries = entries(sources)?;
+        Ok(entries.into_iter().map(|entry| entry.name).collect())
+    }
+
     fn without_processes(
         sources: &Sources,
         options: &Options,
     ) -> Result<(Self, Config, Option<Ports>), Error> {
         let procfile = sources.procfile.name.clone();
-        let entries = procfile::parse(&sources.procfile.bytes)
-            .map_err(|error| Error::Procfile { file: procfile.clone(), error })?;
+        let entries = entries(sources)?;
         let types: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let config = match &sources.config {
             None => Config::default(),
@@ -133,6 +138,10 @@ impl Plan {
         let ports = ports(&config, options, &resolved.env)?;
         let mut env = resolved.env;
         name_ports(&mut env, &entries, ports);
+        if let Some(path) = &options.control {
+            let control = Var { value: path.into(), origin: Origin::Ganger };
+            env.insert("GANGER_CONTROL".into(), control);
+        }
         let plan = Self {
             root: sources.root.clone(),
             procfile,
@@ -192,6 +201,11 @@ impl Plan {
     }
 }
 
+fn entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
+    let Text { name, bytes } = &sources.procfile;
+    procfile::parse(bytes).map_err(|error| Error::Procfile { file: name.clone(), error })
+}
+
 /// Tells every process where the first instance of each type listens.
 fn name_ports(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
     for (index, entry) in entries.iter().enumerate() {
@@ -241,7 +255,6 @@ mod tests {
 
     use super::*;
     use formation::Formation;
-    use sources::Text;
 
     const PROCFILE: &str = "web: serve\nrelease: migrate\nmy-worker: work\nclock: tick\n";
 

@@ -43,6 +43,8 @@ pub struct Options {
     pub env_override: bool,
     /// `--compat-env`.
     pub compat_env: bool,
+    /// Where ganger can be asked, which every process is told.
+    pub control: Option<PathBuf>,
     /// What the running app was told since its start.
     pub scaled: Scaled,
 }

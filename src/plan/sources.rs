@@ -19,6 +19,15 @@ pub struct Places {
     pub config: Option<PathBuf>,
 }
 
+impl Places {
+    /// The folder of the app, without a look at its files; absolute.
+    pub fn find_root(&self) -> io::Result<PathBuf> {
+        let procfile = self.procfile.as_deref().filter(|path| path.as_os_str() != "-");
+        let beside = procfile.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty());
+        std::fs::canonicalize(self.root.as_deref().or(beside).unwrap_or(Path::new(".")))
+    }
+}
+
 /// A file's bytes and the name under which the user knows it.
 #[derive(Clone)]
 pub struct Text {

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, raise};
 use tokio::time::sleep_until;
 
+use super::command::{Command, Commands, Handle, Snapshot};
 use super::exit::Exit;
 use super::signals::{Asked, Signals};
 use super::supervisor::{Action, Event, ProcessId, State, Status, Supervisor};
@@ -46,6 +47,7 @@ pub struct Engine {
     keeper: Keeper,
     logs: Logs,
     signals: Signals,
+    commands: Commands,
     /// What processes write that are being started: it is read once that is said.
     unheard: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
     /// How long everything was suspended: that time doesn't count.
@@ -58,28 +60,34 @@ impl Engine {
     /// Puts the parts together; nothing runs yet.
     #[must_use]
     pub fn new(plan: Plan, show: Show, keeper: Keeper, logs: Logs, signals: Signals) -> Self {
-        let types: Vec<&str> = plan.entries.iter().map(|entry| entry.name.as_str()).collect();
         // Chance is for keeping apart what crashed together; a clock is enough.
         let seed =
             std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
         Self {
-            colors: colors(&types, &show.palette),
+            colors: colors(&plan.types(), &show.palette),
             supervisor: Supervisor::new(&plan, seed.into()),
             plan,
             show,
             keeper,
             logs,
             signals,
+            commands: Commands::new(),
             unheard: HashMap::new(),
             suspended: Duration::ZERO,
             follow_up: VecDeque::new(),
         }
     }
 
+    /// For whoever is to ask it something.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.commands.handle()
+    }
+
     /// Has everything started, without waiting for it.
     pub fn begin(&mut self) {
         self.say_first();
-        self.handle(Event::Tick);
+        self.happen(Event::Tick);
     }
 
     /// Runs everything to its end, and returns ganger's exit code.
@@ -95,11 +103,12 @@ impl Engine {
                     Err(lost) => break self.on_keeper_lost(lost),
                 },
                 event = self.logs.next() => match event {
-                    logs::Event::StdoutClosed => self.handle(Event::StdoutClosed),
+                    logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
                     logs::Event::Finished => {}
                 },
                 asked = self.signals.next() => self.on_signal(asked),
-                () = until(deadline) => self.handle(Event::Tick),
+                command = self.commands.next() => self.on_command(command),
+                () = until(deadline) => self.happen(Event::Tick),
             }
         };
         self.logs.finish();
@@ -136,7 +145,7 @@ impl Engine {
         Instant::now().checked_sub(self.suspended).unwrap_or_else(Instant::now)
     }
 
-    fn handle(&mut self, event: Event) {
+    fn happen(&mut self, event: Event) {
         tracing::debug!(?event);
         self.follow_up.push_back(event);
         while let Some(event) = self.follow_up.pop_front() {
@@ -145,6 +154,7 @@ impl Engine {
                 self.perform(action);
             }
         }
+        self.commands.announce();
     }
 
     fn perform(&mut self, action: Action) {
@@ -211,7 +221,7 @@ impl Engine {
     fn on_report(&mut self, report: Report) {
         let event = match report {
             Report::Spawned { id, pid } => {
-                self.handle(Event::Spawned(id.into(), pid));
+                self.happen(Event::Spawned(id.into(), pid));
                 return self.hear(id.into());
             }
             Report::SpawnFailed { id, step, errno } => {
@@ -232,7 +242,7 @@ impl Engine {
             Report::Swept { left } => Event::Swept(left),
             Report::Answered { .. } | Report::Isolated(_) => return,
         };
-        self.handle(event);
+        self.happen(event);
     }
 
     /// Nothing can be supervised any more: everything is killed.
@@ -248,7 +258,7 @@ impl Engine {
 
     fn on_signal(&mut self, asked: Asked) {
         match asked {
-            Asked::Stop(signal) => self.handle(Event::Asked(signal)),
+            Asked::Stop(signal) => self.happen(Event::Asked(signal)),
             Asked::Forward(signal) => self.signal_all(signal),
             Asked::Status => self.say_status(),
             Asked::Suspend => self.suspend(),
@@ -257,9 +267,45 @@ impl Engine {
         }
     }
 
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Look(answer) => {
+                let processes = self.supervisor.status().collect();
+                // Whoever asked may be gone.
+                let _ = answer.send(Snapshot { now: self.now(), processes });
+            }
+            Command::Plan(plan, pace) => {
+                let processes = plan.processes.clone();
+                self.adopt(*plan);
+                self.happen(Event::Plan(processes, pace));
+            }
+            Command::Restart(names, pace) => self.happen(Event::Restart(names, pace)),
+            Command::Stop(names) => self.happen(Event::Stop(names)),
+            Command::Signal(names, signal) => {
+                self.signal(signal, |name| names.iter().any(|it| it == name));
+            }
+            Command::Quit => self.happen(Event::Quit),
+        }
+    }
+
+    /// What is started from now on is shown by this plan.
+    fn adopt(&mut self, plan: Plan) {
+        self.colors = colors(&plan.types(), &self.show.palette);
+        let names = plan.processes.iter().map(|process| process.name.as_str());
+        // Those that run keep their width; none gets narrower.
+        let width = self.show.style.fit(names).width.max(self.show.style.width);
+        self.show.style.width = width;
+        self.plan = plan;
+    }
+
     /// Passes a signal on to all that run.
     fn signal_all(&mut self, signal: Signal) {
-        for id in self.supervisor.running() {
+        self.signal(signal, |_| true);
+    }
+
+    /// Sends a signal to those that run and have such a name.
+    fn signal(&mut self, signal: Signal, to: impl Fn(&str) -> bool) {
+        for id in self.supervisor.running(to) {
             let request = Request::Signal { id: id.into(), signal: signal as i32 };
             self.keeper.ask(&request, None);
         }

@@ -1,6 +1,7 @@
 //! **Keeping it running**: a pure state machine decides, the engine does.
 
 mod backoff;
+pub mod command;
 pub mod engine;
 pub mod exit;
 mod process;

@@ -31,12 +31,14 @@ pub enum Action {
 }
 
 /// What is known of a process.
-#[derive(Clone, Copy, Debug)]
-pub struct Status<'a> {
+#[derive(Clone, Debug)]
+pub struct Status {
     /// What the plan says of it.
-    pub plan: &'a Arc<plan::Process>,
+    pub plan: Arc<plan::Process>,
     /// What it is.
     pub state: State,
+    /// Whether it is to be up.
+    pub wanted: bool,
     /// Its process id, if something of it is there.
     pub pid: Option<i32>,
     /// How it ended last.
@@ -147,10 +149,15 @@ impl Process {
         self.retired && matches!(self.state, State::Down)
     }
 
-    pub(super) fn status(&self) -> Status<'_> {
-        let Self { plan, state, pid, last, life, .. } = self;
-        let restarts = life.saturating_sub(1);
-        Status { plan, state: *state, pid: *pid, last: *last, restarts }
+    pub(super) fn status(&self) -> Status {
+        Status {
+            plan: Arc::clone(&self.plan),
+            state: self.state,
+            wanted: self.want == Want::Up,
+            pid: self.pid,
+            last: self.last,
+            restarts: self.life.saturating_sub(1),
+        }
     }
 
     /// What it is called where it is waited for.

@@ -105,7 +105,8 @@ impl State {
     }
 
     /// Whether something of it is there.
-    pub(super) fn runs(self) -> bool {
+    #[must_use]
+    pub fn runs(self) -> bool {
         match self {
             Self::Starting
             | Self::Up { .. }

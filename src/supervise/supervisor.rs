@@ -49,6 +49,8 @@ pub enum Event {
     Restart(Vec<String>, Pace),
     /// These are to be down.
     Stop(Vec<String>),
+    /// All is to end.
+    Quit,
 }
 
 /// What is known of all processes, and what is wanted of them.
@@ -118,6 +120,7 @@ impl Supervisor {
             Event::Plan(plan, pace) => self.on_plan(plan, pace, now),
             Event::Restart(names, pace) => self.on_restart(&names, pace, now),
             Event::Stop(names) => self.on_stop(&names),
+            Event::Quit => self.shut_down(Cause::Asked, now),
         }
         self.reconcile(now);
         std::mem::take(&mut self.actions)
@@ -145,14 +148,15 @@ impl Supervisor {
     }
 
     /// Every process, in the order of the plan.
-    pub fn status(&self) -> impl Iterator<Item = Status<'_>> {
+    pub fn status(&self) -> impl Iterator<Item = Status> {
         self.processes.iter().map(Process::status)
     }
 
-    /// Every process of which something runs.
+    /// Every process of which something runs, and whose name is right.
     #[must_use]
-    pub fn running(&self) -> Vec<ProcessId> {
-        self.processes.iter().filter(|process| process.state.runs()).map(Process::id).collect()
+    pub fn running(&self, is_right: impl Fn(&str) -> bool) -> Vec<ProcessId> {
+        let running = self.processes.iter().filter(|process| process.state.runs());
+        running.filter(|process| is_right(process.name())).map(Process::id).collect()
     }
 
     /// How many processes there are.

@@ -124,7 +124,7 @@ impl World {
         while self.supervisor.outcome().is_none() {
             self.next(&mut keeper).await;
         }
-        assert_eq!(system::children(self.pid), []);
+        assert_eq!(system::children(self.pid), Vec::<i32>::new());
         keeper.leave();
     }
 

@@ -1,0 +1,140 @@
+//! The verbs that talk to a running ganger, but for those with files of their own.
+
+use std::io::Write;
+
+use anyhow::Context;
+use hyper::Method;
+
+use super::places;
+use crate::cli::{Global, Named, Reload, Restart, Scale, Signalled, Wait};
+use crate::control::api::{self, Done};
+use crate::control::client::{Client, Error};
+use crate::plan::scale::{Change, Target};
+
+/// Asking failed in another way than those that follow.
+const FAILED: u8 = 1;
+/// There is nobody to ask.
+const NOBODY: u8 = 3;
+/// It did not come to that in time.
+const TIMED_OUT: u8 = 4;
+
+/// Asks the ganger that the flags mean, and returns the exit code.
+pub(super) fn ask(
+    global: &Global,
+    question: impl AsyncFnOnce(Client) -> Result<String, Error>,
+) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answer = runtime.context("failed to start the client")?.block_on(async {
+        let client = match &global.socket {
+            Some(path) => Client::at(path.clone()),
+            None => Client::of(&places(global).find_root()?)?,
+        };
+        question(client).await.map_err(anyhow::Error::from)
+    });
+    let error = match answer {
+        Ok(text) => {
+            std::io::stdout().write_all(text.as_bytes())?;
+            return Ok(0);
+        }
+        Err(error) => error,
+    };
+    let code = match error.downcast_ref() {
+        Some(Error::Nobody(_)) => NOBODY,
+        Some(Error::TimedOut(_)) => TIMED_OUT,
+        Some(Error::Failed { .. }) => FAILED,
+        Some(Error::Refused(_)) | None => return Err(error),
+    };
+    eprintln!("ganger: {error:#}");
+    Ok(code)
+}
+
+/// The path of these processes, whose names may hold anything.
+pub(super) fn path(names: &[String], verb: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'*' | b',' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    let names: String = names.join(",").bytes().map(escape).collect();
+    format!("/processes/{names}{verb}")
+}
+
+fn told(done: &Done) -> String {
+    let line = |what: &str, names: &[String]| {
+        if names.is_empty() { String::new() } else { format!("{what} {}\n", names.join(" ")) }
+    };
+    let text = [
+        line("starting", &done.started),
+        line("stopping", &done.stopped),
+        line("restarting", &done.restarted),
+        line("signalled", &done.signalled),
+    ]
+    .concat();
+    if text.is_empty() { "nothing to do\n".to_owned() } else { text }
+}
+
+async fn tell(client: &Client, uri: &str) -> Result<String, Error> {
+    client.ask(Method::POST, uri, Vec::new()).await.map(|done| told(&done))
+}
+
+pub(super) fn stop(global: &Global, stop: &Named) -> anyhow::Result<u8> {
+    ask(global, async |client| tell(&client, &path(&stop.names, "/stop")).await)
+}
+
+pub(super) fn restart(global: &Global, restart: &Restart) -> anyhow::Result<u8> {
+    let wait = restart.wait.map(|time| format!("&wait={}", time.as_secs_f64()));
+    let verb = format!("/restart?rolling={}{}", restart.rolling, wait.unwrap_or_default());
+    ask(global, async |client| tell(&client, &path(&restart.named.names, &verb)).await)
+}
+
+pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
+    let pair = |change: &Change| {
+        let to = match change.to {
+            Target::Exactly(to) => to.into(),
+            Target::More(more) => format!("+{more}").into(),
+            Target::Less(less) => format!("-{less}").into(),
+        };
+        (change.name.clone(), to)
+    };
+    let body: serde_json::Map<String, serde_json::Value> = scale.changes.iter().map(pair).collect();
+    let body = serde_json::Value::from(body).to_string().into_bytes();
+    ask(global, async |client| {
+        client.ask(Method::PATCH, "/formation", body).await.map(|done| told(&done))
+    })
+}
+
+pub(super) fn reload(global: &Global, reload: &Reload) -> anyhow::Result<u8> {
+    let uri = format!("/reload?rolling={}", reload.rolling);
+    ask(global, async |client| tell(&client, &uri).await)
+}
+
+pub(super) fn signal(global: &Global, signal: &Signalled) -> anyhow::Result<u8> {
+    let verb = format!("/signal?signal={}", signal.signal);
+    ask(global, async |client| tell(&client, &path(&signal.named.names, &verb)).await)
+}
+
+pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {
+    let timeout = wait.timeout.map(|time| format!("&timeout={}", time.as_secs_f64()));
+    let until = if wait.ready { "ready" } else { "exit" };
+    let verb = format!("/wait?for={until}{}", timeout.unwrap_or_default());
+    ask(global, async |client| {
+        let uri = path(&wait.named.names, &verb);
+        let reached: Vec<api::Process> = client.ask(Method::GET, &uri, Vec::new()).await?;
+        let line = |process: &api::Process| match (&process.last_exit, wait.exit) {
+            (Some(exit), true) => format!("{} {exit}\n", process.name),
+            (_, _) => format!("{} is ready\n", process.name),
+        };
+        Ok(reached.iter().map(line).collect())
+    })
+}
+
+/// Returns when ganger is gone: its answer ends then.
+pub(super) fn quit(global: &Global) -> anyhow::Result<u8> {
+    ask(global, async |client| {
+        let mut answer = client.send(Method::POST, "/quit", Vec::new()).await?.into_body();
+        // However it ends, it is over.
+        while let Some(Ok(_)) = http_body_util::BodyExt::frame(&mut answer).await {}
+        Ok(String::new())
+    })
+}

@@ -1,0 +1,119 @@
+//! `ganger ps`: what runs here.
+
+use std::time::Duration;
+
+use hyper::Method;
+
+use super::ask::{ask, path};
+use crate::cli::{Global, Ps};
+use crate::control::api::{Process, State};
+
+const HEADER: [&str; 9] =
+    ["NAME", "PID", "STATE", "PORT", "UPTIME", "RESTARTS", "CPU", "MEMORY", "LAST EXIT"];
+
+pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
+    let uri = if ps.names.is_empty() { "/processes".to_owned() } else { path(&ps.names, "") };
+    ask(global, async |client| {
+        if ps.json {
+            let all: serde_json::Value = client.ask(Method::GET, &uri, Vec::new()).await?;
+            return Ok(format!("{all:#}\n"));
+        }
+        let all: Vec<Process> = client.ask(Method::GET, &uri, Vec::new()).await?;
+        Ok(table(&all))
+    })
+}
+
+fn table(all: &[Process]) -> String {
+    let header = HEADER.map(str::to_owned);
+    let rows: Vec<[String; 9]> = std::iter::once(header).chain(all.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+    let widths: [usize; 9] = std::array::from_fn(width);
+    let line = |row: &[String; 9]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(process: &Process) -> [String; 9] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let port = process.port.map(|port| match (process.bound, process.state) {
+        (false, State::Up) => format!("{port} (unbound)"),
+        (_, _) => port.to_string(),
+    });
+    let running = process.pid.is_some();
+    [
+        process.name.clone(),
+        or_none(process.pid.map(|pid| pid.to_string())),
+        state(process.state).to_owned(),
+        or_none(port),
+        or_none(process.uptime.map(age)),
+        process.restarts.to_string(),
+        or_none(running.then(|| format!("{:.1}s", process.cpu))),
+        or_none(running.then(|| format!("{:.1}M", mebibytes(process.memory)))),
+        or_none(process.last_exit.clone()),
+    ]
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Down => "down",
+        State::Backoff => "backoff",
+        State::Starting => "starting",
+        State::Up => "up",
+        State::Stopping => "stopping",
+        State::Killed => "killed",
+        State::Stuck => "stuck",
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// The two largest units.
+fn age(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
+        (0, hours, minutes, _) => format!("{hours}h{minutes:02}m"),
+        (days, hours, _, _) => format!("{days}d{hours:02}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned() {
+        let up = Process {
+            name: "web.1".into(),
+            r#type: "web".into(),
+            state: State::Up,
+            pid: Some(4103),
+            port: Some(5000),
+            bound: true,
+            uptime: Some(3_725.0),
+            restarts: 0,
+            last_exit: None,
+            cpu: 1.25,
+            memory: 50 << 20,
+        };
+        let down = Process {
+            name: "worker.10".into(),
+            state: State::Down,
+            pid: None,
+            port: None,
+            uptime: None,
+            restarts: 3,
+            last_exit: Some("was killed by SIGSEGV".into()),
+            ..up.clone()
+        };
+        let unbound = Process { bound: false, uptime: Some(59.9), ..up.clone() };
+        insta::assert_snapshot!(table(&[up, down, unbound]));
+        assert_eq!([0.0, 61.0, 90_061.0].map(age), ["0s", "1m01s", "1d01h"]);
+    }
+}

@@ -1,0 +1,87 @@
+//! Makes new plans for the running app, one after the other: what is scaled while
+//! files are read again is not forgotten.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::plan::scale::{Change, Differences, scale};
+use crate::plan::sources::{Places, Sources};
+use crate::plan::{Options, Plan};
+use crate::supervise::command::{Handle, Stopping};
+use crate::supervise::supervisor::Pace;
+
+/// What comes of it, or why nothing does.
+pub(super) type Answer = Result<Differences, String>;
+
+pub(super) enum Order {
+    Scale(Vec<Change>, oneshot::Sender<Answer>),
+    Reload(Pace, oneshot::Sender<Answer>),
+}
+
+/// All that a plan is made from.
+#[derive(Debug)]
+pub struct Planner {
+    /// Where the files are.
+    pub places: Places,
+    /// What they said when they were last read.
+    pub sources: Sources,
+    /// What the flags said, and the app was told since.
+    pub options: Options,
+    /// What runs.
+    pub plan: Plan,
+}
+
+impl Planner {
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, engine: Handle) {
+        while let Some(order) = orders.recv().await {
+            let (answer, to) = match order {
+                Order::Scale(changes, to) => (self.scale(&changes, &engine).await, to),
+                Order::Reload(pace, to) => (self.reload(pace, &engine).await, to),
+            };
+            // Whoever asked may be gone.
+            let _ = to.send(answer);
+        }
+    }
+
+    async fn scale(&mut self, changes: &[Change], engine: &Handle) -> Answer {
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let scaled =
+            scale(&self.plan, &self.options.scaled, changes).map_err(|error| text(&error))?;
+        let options = Options { scaled, ..self.options.clone() };
+        let plan = Plan::new(&self.sources, &options).map_err(|error| text(&error))?;
+        self.options = options;
+        self.adopt(plan, Pace::AtOnce, engine).await
+    }
+
+    async fn reload(&mut self, pace: Pace, engine: &Handle) -> Answer {
+        if self.places.procfile.as_ref().is_some_and(|path| path.as_os_str() == "-") {
+            return Err("the Procfile came from standard input, which can't be read again".into());
+        }
+        let (places, mut options) = (self.places.clone(), self.options.clone());
+        let environment = self.sources.environment.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let sources = Sources::read(&places, environment).map_err(|error| error.to_string())?;
+            let known = Plan::types_of(&sources).map_err(|error| error.to_string())?;
+            options.scaled.retain(|name, _| known.contains(name));
+            let plan = Plan::new(&sources, &options).map_err(|error| error.to_string())?;
+            Ok::<_, String>((sources, options, plan))
+        });
+        let (sources, options, plan) = read.await.map_err(|error| error.to_string())??;
+        (self.sources, self.options) = (sources, options);
+        self.adopt(plan, pace, engine).await
+    }
+
+    async fn adopt(&mut self, plan: Plan, pace: Pace, engine: &Handle) -> Answer {
+        let stopping = |stopping: Stopping| stopping.to_string();
+        let mut differences = Differences::between(&self.plan, &plan);
+        // What is down stays so.
+        let snapshot = engine.look().await.map_err(stopping)?;
+        let wanted = |name: &String| {
+            let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
+            status.is_some_and(|status| status.wanted)
+        };
+        differences.restarted.retain(wanted);
+        engine.plan(plan.clone(), pace).map_err(stopping)?;
+        self.plan = plan;
+        Ok(differences)
+    }
+}

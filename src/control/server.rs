@@ -1,0 +1,415 @@
+//! Answers whoever asks over the socket.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hyper::body::Frame;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use serde::Deserialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::api::{self, About, Done, Refusal};
+use super::planner::{Answer, Order, Planner};
+use super::{names, usage};
+use crate::plan::config::parse_signal;
+use crate::plan::scale::Change;
+use crate::supervise::command::{Handle, Snapshot, Stopping};
+use crate::supervise::supervisor::{self, Pace, Status};
+
+/// So many clients at once; the others wait.
+const CLIENTS: usize = 128;
+/// So long a request may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So long it may be.
+const LONGEST: usize = 64 << 10;
+
+/// What every answer is made from.
+#[derive(Clone)]
+struct App {
+    engine: Handle,
+    planner: mpsc::Sender<Order>,
+    about: Arc<About>,
+}
+
+/// Answers on `listener` for ever; needs a tokio runtime.
+pub fn start(
+    listener: std::os::unix::net::UnixListener,
+    engine: Handle,
+    planner: Planner,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
+    let (orders, receive) = mpsc::channel(CLIENTS);
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        root: planner.plan.root.display().to_string(),
+    };
+    tokio::spawn(planner.run(receive, engine.clone()));
+    tokio::spawn(accept(listener, App { engine, planner: orders, about: Arc::new(about) }));
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, app: App) {
+    let router = router(app);
+    let room = Arc::new(Semaphore::new(CLIENTS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            // No descriptor is left for it: others have to leave first.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let router = if may_ask(&stream) { router.clone() } else { Router::new().fallback(refuse) };
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .max_buf_size(LONGEST)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            // A client that breaks off is no news.
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+}
+
+/// This user and root may, whatever the modes of files say.
+fn may_ask(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() || peer.uid() == 0)
+}
+
+async fn refuse() -> Error {
+    Error(StatusCode::FORBIDDEN, "this ganger belongs to another user".into())
+}
+
+fn router(app: App) -> Router {
+    Router::new()
+        .route("/", get(about))
+        .route("/processes", get(list))
+        .route("/processes/{names}", get(some))
+        .route("/processes/{names}/wait", get(wait))
+        .route("/processes/{names}/restart", post(restart))
+        .route("/processes/{names}/stop", post(stop))
+        .route("/processes/{names}/signal", post(signal))
+        .route("/formation", get(formation).patch(scale))
+        .route("/reload", post(reload))
+        .route("/quit", post(quit))
+        .fallback(nothing)
+        .method_not_allowed_fallback(nothing)
+        .with_state(app)
+}
+
+/// Why there is no better answer.
+struct Error(StatusCode, String);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.0, Json(Refusal { error: self.1 })).into_response()
+    }
+}
+
+impl From<Stopping> for Error {
+    fn from(stopping: Stopping) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, stopping.to_string())
+    }
+}
+
+impl From<names::Error> for Error {
+    fn from(error: names::Error) -> Self {
+        Self(StatusCode::NOT_FOUND, error.to_string())
+    }
+}
+
+fn bad(error: impl Into<Box<dyn std::error::Error>>) -> Error {
+    Error(StatusCode::BAD_REQUEST, error.into().to_string())
+}
+
+async fn nothing() -> Error {
+    Error(StatusCode::NOT_FOUND, "there is no such page".into())
+}
+
+async fn about(State(app): State<App>) -> Json<About> {
+    Json(About::clone(&app.about))
+}
+
+async fn list(State(app): State<App>) -> Result<Json<Vec<api::Process>>, Error> {
+    let snapshot = app.engine.look().await?;
+    let all: Vec<&Status> = snapshot.processes.iter().collect();
+    Ok(Json(describe(&snapshot, &all).await))
+}
+
+async fn some(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+) -> Result<Json<Vec<api::Process>>, Error> {
+    let snapshot = app.engine.look().await?;
+    let chosen = choose(&patterns, &snapshot)?;
+    Ok(Json(describe(&snapshot, &chosen).await))
+}
+
+/// Those that a list of patterns means, separated by commas.
+fn choose<'a>(patterns: &str, snapshot: &'a Snapshot) -> Result<Vec<&'a Status>, Error> {
+    let patterns: Vec<&str> = patterns.split(',').collect();
+    Ok(names::select(&patterns, &snapshot.processes)?)
+}
+
+fn names_of(chosen: &[&Status]) -> Vec<String> {
+    chosen.iter().map(|status| status.plan.name.clone()).collect()
+}
+
+/// With what they use, which takes a look at the whole system, on another thread.
+async fn describe(snapshot: &Snapshot, chosen: &[&Status]) -> Vec<api::Process> {
+    let leaders = chosen.iter().map(|status| (status.pid.unwrap_or(0), status.plan.port)).collect();
+    let used = tokio::task::spawn_blocking(move || -> Vec<usage::Usage> {
+        let leaders: Vec<(i32, Option<u16>)> = leaders;
+        usage::of(&leaders)
+    });
+    let used = used.await.unwrap_or_default();
+    let used = used.into_iter().chain(std::iter::repeat(usage::Usage::default()));
+    chosen.iter().zip(used).map(|(status, used)| process(status, used, snapshot)).collect()
+}
+
+fn process(status: &Status, used: usage::Usage, snapshot: &Snapshot) -> api::Process {
+    let used = if status.pid.is_some() { used } else { usage::Usage::default() };
+    let (state, since) = match status.state {
+        supervisor::State::Down => (api::State::Down, None),
+        supervisor::State::Backoff { .. } => (api::State::Backoff, None),
+        supervisor::State::Starting => (api::State::Starting, None),
+        supervisor::State::Up { since, .. } => (api::State::Up, Some(since)),
+        supervisor::State::Stopping { .. } => (api::State::Stopping, None),
+        supervisor::State::Killed { .. } => (api::State::Killed, None),
+        supervisor::State::Stuck { .. } => (api::State::Stuck, None),
+    };
+    api::Process {
+        name: status.plan.name.clone(),
+        r#type: status.plan.kind.clone(),
+        state,
+        pid: status.pid,
+        port: status.plan.port,
+        bound: used.bound,
+        uptime: since.map(|since| snapshot.now.saturating_duration_since(since).as_secs_f64()),
+        restarts: status.restarts,
+        last_exit: status.last.map(|exit| exit.to_string()),
+        cpu: used.cpu.as_secs_f64(),
+        memory: used.memory,
+    }
+}
+
+/// Until when somebody waits.
+#[derive(Clone, Copy, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum For {
+    Ready,
+    Exit,
+}
+
+#[derive(Deserialize)]
+struct Wait {
+    r#for: For,
+    /// In seconds; for ever, if not given.
+    timeout: Option<f64>,
+}
+
+async fn wait(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+    Query(query): Query<Wait>,
+) -> Result<Json<Vec<api::Process>>, Error> {
+    let before = app.engine.look().await?;
+    let names = names_of(&choose(&patterns, &before)?);
+    let lives: Vec<u32> = choose(&patterns, &before)?.iter().map(|it| it.restarts).collect();
+    let is_reached = |snapshot: &Snapshot| {
+        names.iter().zip(&lives).all(|(name, life)| {
+            let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
+            match (query.r#for, status) {
+                (For::Ready, Some(status)) => is_up(status),
+                (For::Ready, None) => false,
+                // Gone, or no longer what it was.
+                (For::Exit, status) => {
+                    status.is_none_or(|status| !status.state.runs() || status.restarts > *life)
+                }
+            }
+        })
+    };
+    reach(&app, query.timeout, is_reached).await?;
+    let now = app.engine.look().await?;
+    let chosen: Vec<&Status> =
+        now.processes.iter().filter(|status| names.contains(&status.plan.name)).collect();
+    Ok(Json(describe(&now, &chosen).await))
+}
+
+fn is_up(status: &Status) -> bool {
+    matches!(status.state, supervisor::State::Up { .. })
+}
+
+/// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds.
+async fn reach(
+    app: &App,
+    seconds: Option<f64>,
+    is_reached: impl Fn(&Snapshot) -> bool,
+) -> Result<(), Error> {
+    let mut engine = app.engine.clone();
+    let reached = async {
+        while !is_reached(&engine.look().await?) {
+            engine.changed().await?;
+        }
+        Ok::<(), Error>(())
+    };
+    let Some(seconds) = seconds else { return reached.await };
+    let longest = Duration::try_from_secs_f64(seconds).map_err(bad)?;
+    timeout(longest, reached).await.map_err(|_| {
+        Error(StatusCode::REQUEST_TIMEOUT, format!("it did not come to that in {seconds} s"))
+    })?
+}
+
+#[derive(Deserialize)]
+struct Restart {
+    #[serde(default)]
+    rolling: bool,
+    /// Answer when all are ready, or in so many seconds.
+    wait: Option<f64>,
+}
+
+async fn restart(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+    Query(query): Query<Restart>,
+) -> Result<Json<Done>, Error> {
+    let before = app.engine.look().await?;
+    let chosen = choose(&patterns, &before)?;
+    let (up, down): (Vec<&Status>, Vec<&Status>) =
+        chosen.iter().partition(|status| status.state.runs());
+    let done = Done { started: names_of(&down), restarted: names_of(&up), ..Done::default() };
+    app.engine.restart(names_of(&chosen), pace(query.rolling))?;
+    if query.wait.is_some() {
+        let anew = |snapshot: &Snapshot| {
+            chosen.iter().all(|was| {
+                let name = &was.plan.name;
+                let now = snapshot.processes.iter().find(|status| status.plan.name == *name);
+                let another = |now: &Status| now.pid != was.pid;
+                now.is_none_or(|now| is_up(now) && another(now))
+            })
+        };
+        reach(&app, query.wait, anew).await?;
+    }
+    Ok(Json(done))
+}
+
+fn pace(rolling: bool) -> Pace {
+    if rolling { Pace::Rolling } else { Pace::AtOnce }
+}
+
+async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Json<Done>, Error> {
+    let snapshot = app.engine.look().await?;
+    let names = names_of(&choose(&patterns, &snapshot)?);
+    app.engine.stop(names.clone())?;
+    Ok(Json(Done { stopped: names, ..Done::default() }))
+}
+
+#[derive(Deserialize)]
+struct Send {
+    signal: String,
+}
+
+async fn signal(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+    Query(query): Query<Send>,
+) -> Result<Json<Done>, Error> {
+    let signal: Signal = parse_signal(&query.signal).map_err(bad)?;
+    let snapshot = app.engine.look().await?;
+    let mut chosen = choose(&patterns, &snapshot)?;
+    chosen.retain(|status| status.state.runs());
+    let names = names_of(&chosen);
+    app.engine.signal(names.clone(), signal)?;
+    Ok(Json(Done { signalled: names, ..Done::default() }))
+}
+
+async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
+    let snapshot = app.engine.look().await?;
+    let mut counts = serde_json::Map::new();
+    for status in &snapshot.processes {
+        let count = counts.entry(status.plan.kind.clone()).or_insert(0.into());
+        *count = (count.as_u64().unwrap_or_default() + 1).into();
+    }
+    Ok(Json(counts.into()))
+}
+
+/// The body is an object: `{"web": 2, "worker": "+1"}`.
+async fn scale(State(app): State<App>, request: Request) -> Result<Json<Done>, Error> {
+    let body = timeout(PATIENCE, axum::body::to_bytes(request.into_body(), LONGEST));
+    let body = body.await.map_err(|_| bad("the request did not arrive"))?.map_err(bad)?;
+    let body: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&body).map_err(bad)?;
+    let change = |(name, to): (&String, &serde_json::Value)| -> Result<Change, Error> {
+        let to = match to {
+            serde_json::Value::Number(to) => format!("={to}"),
+            serde_json::Value::String(to) if to.starts_with(['+', '-']) => to.clone(),
+            other => format!("={other}"),
+        };
+        format!("{name}{to}").parse().map_err(bad)
+    };
+    let changes = body.iter().map(change).collect::<Result<_, _>>()?;
+    order(&app, |answer| Order::Scale(changes, answer)).await
+}
+
+#[derive(Deserialize)]
+struct Reload {
+    #[serde(default)]
+    rolling: bool,
+}
+
+async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Json<Done>, Error> {
+    order(&app, |answer| Order::Reload(pace(query.rolling), answer)).await
+}
+
+async fn order(
+    app: &App,
+    order: impl FnOnce(oneshot::Sender<Answer>) -> Order,
+) -> Result<Json<Done>, Error> {
+    let (answer, differences) = oneshot::channel();
+    app.planner.send(order(answer)).await.map_err(|_| Stopping)?;
+    let differences = differences.await.map_err(|_| Stopping)?.map_err(bad)?;
+    Ok(Json(Done {
+        started: differences.started,
+        stopped: differences.stopped,
+        restarted: differences.restarted,
+        ..Done::default()
+    }))
+}
+
+/// The answer begins now, and ends when ganger does.
+async fn quit(State(app): State<App>) -> Result<Response, Error> {
+    app.engine.quit()?;
+    Ok(Body::new(Never).into_response())
+}
+
+/// A body that has nothing, for ever.
+struct Never;
+
+impl hyper::body::Body for Never {
+    type Data = hyper::body::Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Poll::Pending
+    }
+}

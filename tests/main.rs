@@ -5,6 +5,7 @@ mod bytes;
 mod chance;
 mod check;
 mod config;
+mod control;
 mod env;
 mod example;
 mod exit_codes;

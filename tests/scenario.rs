@@ -93,6 +93,12 @@ impl Scenario {
         self
     }
 
+    /// In the folder of another scenario, instead of its own.
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder).env("XDG_RUNTIME_DIR", folder);
+        self
+    }
+
     /// Arguments, separated by blanks.
     pub fn args(mut self, args: &str) -> Self {
         self.command.args(args.split_whitespace());

@@ -37,6 +37,8 @@ pub struct Status {
     pub plan: Arc<plan::Process>,
     /// What it is.
     pub state: State,
+    /// Whether the plan has it; else it is on its way down for good.
+    pub planned: bool,
     /// Whether it is to be up.
     pub wanted: bool,
     /// Its process id, if something of it is there.
@@ -116,6 +118,9 @@ impl Process {
 
     /// Starts it again, whatever it is now, at once or when its turn comes.
     pub(super) fn restart(&mut self, pace: Pace, now: Instant, actions: &mut Vec<Action>) {
+        if self.retired {
+            return;
+        }
         if pace == Pace::Rolling {
             self.due = true;
             return;
@@ -153,6 +158,7 @@ impl Process {
         Status {
             plan: Arc::clone(&self.plan),
             state: self.state,
+            planned: !self.retired,
             wanted: self.want == Want::Up,
             pid: self.pid,
             last: self.last,

@@ -220,6 +220,7 @@ fn live(policies: &[Policy], steps: &[Step]) {
                     _ => Event::Restart(names, Pace::Rolling),
                 };
                 world.on(event, false);
+                world.settle();
             }
             // A clock that jumps: this machine slept, or somebody set it.
             (12, _) => {

@@ -152,3 +152,14 @@ fn one_that_is_stopped_stays_down_through_a_plan() {
     assert_eq!(b.code(), None, "all are down because that was asked for");
     assert_eq!(b.on(Event::Restart(names(&["p.1"]), Pace::AtOnce)), [Spawn(1)]);
 }
+
+#[test]
+fn one_that_the_plan_has_no_more_is_not_restarted() {
+    let mut b = Bench::up(&[KEPT; 2]);
+    assert_eq!(b.on(like(&[KEPT])), [Stop(1, SIGTERM)]);
+    for pace in [Pace::AtOnce, Pace::Rolling] {
+        assert_eq!(b.on(Event::Restart(names(&["p.1"]), pace)), []);
+    }
+    assert_eq!(b.exited(1, Exit::Signal(15)), []);
+    assert_eq!(b.supervisor.count(), 1);
+}

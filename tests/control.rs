@@ -1,0 +1,459 @@
+//! A running ganger is asked and told.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::scenario::{GANGER, PATIENCE, Running, Scenario, children, tag, tagged};
+
+/// What a verb said, and its exit code.
+#[derive(Debug, Eq, PartialEq)]
+struct Told(String, i32);
+
+fn told(text: &str, code: i32) -> Told {
+    Told(text.to_owned(), code)
+}
+
+impl Running {
+    /// Another ganger, in the same folder.
+    fn tell(&self, args: &str) -> Told {
+        let mut command = Command::new(GANGER);
+        command.args(args.split(' ')).current_dir(self.folder());
+        command.env("XDG_RUNTIME_DIR", self.folder()).env("HOME", "/root");
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        told(&String::from_utf8(text).unwrap(), output.status.code().unwrap())
+    }
+
+    fn processes(&self) -> Vec<Value> {
+        let Told(text, 0) = self.tell("ps --json") else { panic!("no answer") };
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// `NAME STATE`, of all.
+    fn states(&self) -> Vec<String> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let line =
+            |process: &Value| format!("{} {}", text(&process["name"]), text(&process["state"]));
+        self.processes().iter().map(line).collect()
+    }
+
+    fn wait_for_states(&mut self, expected: &[&str]) {
+        self.wait_until("states", |running| running.states() == expected);
+    }
+
+    fn socket(&self) -> PathBuf {
+        let entries = std::fs::read_dir(self.folder().join("ganger")).unwrap().flatten();
+        let mut sockets = entries.map(|it| it.path());
+        sockets.find(|path| path.extension().is_some_and(|it| it == "sock")).unwrap()
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn quit(self) {
+        assert_eq!(self.tell("quit"), told("", 0));
+        self.finish().code(0);
+    }
+}
+
+fn up(procfile: &str, args: &str) -> Running {
+    let mut running = Scenario::procfile(procfile).args("start").args(args).start();
+    running.wait_until("a socket", |running| running.tell("ps").1 == 0);
+    running
+}
+
+const SLEEPERS: &str = "web: exec sleep 1000\nworker: exec sleep 1000\n";
+
+#[test]
+fn ps_shows_what_runs() {
+    let mut running = up("web: exec sleep 1000\njob: exit 3\n", "--any-can-die");
+    running.wait_for_states(&["web.1 up", "job.1 down"]);
+    let all = running.processes();
+    assert_eq!(all[0]["pid"].as_i64().unwrap(), i64::from(children(running.keeper())[0].as_raw()));
+    assert_eq!((&all[0]["port"], &all[0]["bound"]), (&Value::from(5000), &Value::from(false)));
+    assert!(all[0]["memory"].as_u64().unwrap() > 100_000, "{all:?}");
+    assert_eq!(all[1]["last_exit"], "exited (3)");
+    assert_eq!((&all[1]["pid"], &all[1]["restarts"]), (&Value::Null, &Value::from(0)));
+    let Told(table, 0) = running.tell("ps j*") else { panic!("no answer") };
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("NAME "), "{table}");
+    assert!(lines[1].starts_with("job.1  -    down   5100") && lines[1].ends_with("exited (3)"));
+    running.signal(Signal::SIGTERM);
+    running.finish().code(3);
+}
+
+#[test]
+fn ps_counts_all_that_belongs_to_a_process_and_knows_its_port() {
+    let port = crate::scenario::free_port();
+    // It is a child in a session of its own that listens.
+    let procfile = "web: setsid -w $HOSTILE listen $PORT x\n";
+    let mut running = up(procfile, &format!("-p {port}"));
+    running.wait_until("bound", |running| running.processes()[0]["bound"] == true);
+    running.quit();
+}
+
+#[test]
+fn scale_changes_only_what_it_says() {
+    let mut running = up(SLEEPERS, "");
+    running.wait_for_states(&["web.1 up", "worker.1 up"]);
+    let before = running.processes()[0]["pid"].clone();
+    assert_eq!(
+        running.tell("scale web+2 worker=0"),
+        told("starting web.2 web.3\nstopping worker.1\n", 0)
+    );
+    running.wait_for_states(&["web.1 up", "web.2 up", "web.3 up"]);
+    assert_eq!(running.processes()[0]["pid"], before);
+    assert_eq!(running.tell("scale web=3"), told("nothing to do\n", 0));
+    assert_eq!(running.tell("scale all=0"), told("stopping web.1 web.2 web.3\n", 0));
+    running.wait_for_states(&[]);
+    // It stays, and can be scaled up again.
+    assert_eq!(running.tell("scale worker=1"), told("starting worker.1\n", 0));
+    running.wait_for_states(&["worker.1 up"]);
+    for (changes, error) in [
+        ("wep=1", "formation names `wep`, which is not in `Procfile` (did you mean `web`?)"),
+        ("worker-2", "`worker-2`: only 1 of `worker` run"),
+    ] {
+        assert_eq!(
+            running.tell(&format!("scale {changes}")),
+            Told(format!("ganger: {error}\n"), 2)
+        );
+    }
+    let Told(error, 2) = running.tell("scale web=101") else { panic!("no refusal") };
+    assert!(
+        error.starts_with("ganger: formation: 101 processes of `web` need more ports"),
+        "{error}"
+    );
+    assert_eq!(running.states(), ["worker.1 up"]);
+    running.quit();
+}
+
+#[test]
+fn stop_keeps_down_and_restart_starts_again() {
+    let mut running = up(SLEEPERS, "-m web=2");
+    assert_eq!(running.tell("wait web worker --ready --timeout 60").1, 0);
+    assert_eq!(running.tell("stop web.1 worker"), told("stopping web.1 worker.1\n", 0));
+    running.wait_for_states(&["web.1 down", "web.2 up", "worker.1 down"]);
+    let pid = |running: &Running| running.processes()[1]["pid"].as_i64().unwrap();
+    let before = pid(&running);
+    let both = told("starting web.1\nrestarting web.2\n", 0);
+    assert_eq!(running.tell("restart --wait web"), both);
+    assert_eq!(running.states(), ["web.1 up", "web.2 up", "worker.1 down"]);
+    assert_ne!(pid(&running), before);
+    let nobody = "ganger: there is no process `weg` (did you mean `web`?)\n";
+    for verb in ["stop", "restart", "signal USR1", "wait --ready"] {
+        assert_eq!(running.tell(&format!("{verb} weg")), told(nobody, 2));
+    }
+    running.quit();
+}
+
+#[test]
+fn a_rolling_restart_never_takes_two() {
+    let running = up("web: exec sleep 1000\n", "-m web=4");
+    running.tell("wait web --ready --timeout 60");
+    let before: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
+    assert_eq!(running.tell("restart --rolling --wait web").1, 0);
+    let after: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
+    assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
+    assert_eq!(running.tell("quit"), told("", 0));
+    let stderr = running.finish().code(0).stderr();
+    let (_, rolling) = stderr.split_once("web.1 stopped\n").unwrap();
+    let words = |line: &str| line.split([' ', ',']).skip(2).take(2).collect::<Vec<_>>().join(" ");
+    let rolling: Vec<String> = rolling.lines().take(7).map(words).collect();
+    let expected =
+        ["1 started", "2 stopped", "2 started", "3 stopped", "3 started", "4 stopped", "4 started"];
+    assert_eq!(rolling, expected.map(|it| format!("web.{it}")));
+}
+
+#[test]
+fn reload_changes_what_the_files_change() {
+    let mut running =
+        up("web: exec sleep 1000\nworker: exec sleep 1000\nold: exec sleep 1000\n", "");
+    running.wait_for_states(&["web.1 up", "worker.1 up", "old.1 up"]);
+    running.tell("scale worker=2");
+    running.tell("stop web");
+    running.wait_for_states(&["web.1 down", "worker.1 up", "worker.2 up", "old.1 up"]);
+    assert_eq!(running.tell("reload"), told("nothing to do\n", 0));
+    let procfile = running.folder().join("Procfile");
+    std::fs::write(&procfile, "web: exec sleep 2000\nworker: exec sleep 1000\n<<<<\n").unwrap();
+    let broken = "ganger: `Procfile` line 3: expected `name: command`\n";
+    assert_eq!(running.tell("reload"), told(broken, 2));
+    assert_eq!(running.states(), ["web.1 down", "worker.1 up", "worker.2 up", "old.1 up"]);
+    let text = "# a comment\nweb: exec sleep 2000\nworker: exec sleep 2000\nnew: exec sleep 1000\n";
+    std::fs::write(&procfile, text).unwrap();
+    std::fs::write(running.folder().join(".env"), "A=1\n").unwrap();
+    let changed = "starting new.1\nstopping old.1\nrestarting worker.1 worker.2\n";
+    assert_eq!(running.tell("reload"), told(changed, 0));
+    running.wait_for_states(&["web.1 down", "worker.1 up", "worker.2 up", "new.1 up"]);
+    running.quit();
+}
+
+#[test]
+fn signals_reach_those_that_are_meant() {
+    let procfile = "a: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n\
+                    b: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n";
+    let mut running = up(procfile, "");
+    running.wait_until("both", |running| running.said_times("| set\n") == 2);
+    assert_eq!(running.tell("signal USR1 a"), told("signalled a.1\n", 0));
+    running.wait_for("a.1    | heard\n");
+    assert_eq!(running.said_times("b.1    | heard\n"), 0);
+    assert_eq!(running.tell("signal NONE a").1, 2);
+    running.quit();
+}
+
+#[test]
+fn waiting_ends_in_time_and_with_the_exit() {
+    let running = up(
+        "a: until test -e go; do sleep 0.01; done; exit 4\nb: exec sleep 1000\n",
+        "--any-can-die",
+    );
+    let late = "ganger: it did not come to that in 0.2 s\n";
+    assert_eq!(running.tell("wait a --exit --timeout 0.2"), told(late, 4));
+    let file = running.folder().join("go");
+    let touch = std::thread::spawn(move || std::fs::write(file, "").unwrap());
+    assert_eq!(running.tell("wait a --exit --timeout 60"), told("a.1 exited (4)\n", 0));
+    touch.join().unwrap();
+    running.tell("quit");
+    running.finish().code(4);
+}
+
+#[test]
+fn without_a_ganger_every_verb_says_so() {
+    for verb in [
+        "ps",
+        "stop a",
+        "restart a",
+        "scale a=1",
+        "reload",
+        "signal HUP a",
+        "wait a --exit",
+        "quit",
+    ] {
+        let scenario = Scenario::new();
+        let root = scenario.folder().canonicalize().unwrap();
+        let finished = scenario.args(verb).run().code(3);
+        let expected = format!(
+            "ganger: no ganger runs in `{}` (start one with `ganger start`, or name its socket: `-s`)\n",
+            root.display()
+        );
+        assert_eq!(finished.stderr(), expected);
+    }
+}
+
+#[test]
+fn a_second_one_in_a_folder_is_refused_and_a_dead_one_replaced() {
+    let running = up(SLEEPERS, "");
+    let pid = running.pid();
+    let refusal = format!(
+        "ganger: a ganger (pid {pid}) already runs here: change it with `ganger scale` or `ganger \
+         reload`, or give this one a socket of its own with `-s`\n"
+    );
+    assert_eq!(running.tell("start"), Told(refusal, 2));
+    let folder = running.folder().to_owned();
+    let mut other = Scenario::procfile("a: exec sleep 1000\n")
+        .in_folder(&folder)
+        .args("start -s other.sock -N")
+        .start();
+    other.wait_for("started");
+    running.tell("-s other.sock quit");
+    other.finish().code(0);
+    assert!(!folder.join("other.sock").exists());
+    // One that is killed leaves its socket.
+    kill(pid, Signal::SIGKILL).unwrap();
+    let keeper = running.keeper_if_any();
+    let mut running = running;
+    running.wait();
+    running.wait_until("nobody", |_| keeper.is_none_or(|it| !crate::scenario::is_alive(it)));
+    assert_eq!(running.tell("ps").1, 3);
+    let socket = running.socket();
+    let mut next = Scenario::procfile(SLEEPERS).in_folder(&folder).args("start").start();
+    next.wait_until("it answers", |_| running.tell("ps").1 == 0);
+    assert_eq!(running.tell("quit").1, 0);
+    next.finish().code(0);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn two_in_two_folders_know_nothing_of_each_other() {
+    let (one, other) = (up("a: exec sleep 1000\n", ""), up("b: exec sleep 1000\n", ""));
+    assert!(one.states()[0].starts_with("a.1 ") && other.states()[0].starts_with("b.1 "));
+    one.quit();
+    assert_eq!(other.tell("ps").1, 0);
+    other.quit();
+}
+
+#[test]
+fn another_user_is_refused() {
+    let running = up(SLEEPERS, "");
+    let socket = running.socket();
+    let ask = || {
+        let output = Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "curl", "-sS"])
+            .args(["-w", "%{http_code}", "--unix-socket"])
+            .arg(&socket)
+            .args(["-X", "POST", "http://ganger/quit"])
+            .output()
+            .unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.success())
+    };
+    assert!(!ask().1, "the modes of the files don't refuse");
+    // And if they did not:
+    for path in [running.folder(), socket.parent().unwrap(), &socket] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let refusal = r#"{"error":"this ganger belongs to another user"}403"#;
+    assert_eq!(ask(), (refusal.to_owned(), true));
+    running.quit();
+}
+
+#[test]
+fn nonsense_changes_nothing_and_stops_nothing() {
+    let running = up(SLEEPERS, "");
+    let before = running.processes();
+    // Half a head, half a body, and nothing at all, all of them held open.
+    let mut held = Vec::new();
+    for half in
+        ["", "GET /proc", "PATCH /formation HTTP/1.1\r\nhost: g\r\ncontent-length: 99\r\n\r\n{"]
+    {
+        let mut stream = running.connect();
+        stream.write_all(half.as_bytes()).unwrap();
+        held.push(stream);
+    }
+    let answer = |request: &[u8]| {
+        let mut stream = running.connect();
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(answer(b"\0\xff\xfe nonsense\r\n\r\n"), "HTTP/1.1 400 Bad Request");
+    let long = format!("GET /{} HTTP/1.1\r\nhost: g\r\n\r\n", "x".repeat(100_000));
+    assert!(!answer(long.as_bytes()).contains(" 200 "));
+    let body = |method: &str, uri: &str, body: &str| {
+        let length = body.len();
+        let headers = "host: g\r\nconnection: close\r\ncontent-length:";
+        answer(format!("{method} {uri} HTTP/1.1\r\n{headers} {length}\r\n\r\n{body}").as_bytes())
+    };
+    for (method, uri, text) in [
+        ("PATCH", "/formation", "[]"),
+        ("PATCH", "/formation", "{\"web\": -1}"),
+        ("PATCH", "/formation", "{\"web\": 1.5}"),
+        ("PATCH", "/formation", "{\"web\": [2]}"),
+        ("PATCH", "/formation", "{\"web=2,worker\": 3}"),
+        ("POST", "/processes/web/signal?signal=NONE", ""),
+        ("GET", "/processes/web/wait?for=ever", ""),
+        ("GET", "/processes/web/wait?for=exit&timeout=-1", ""),
+    ] {
+        assert_eq!(body(method, uri, text), "HTTP/1.1 400 Bad Request", "{method} {uri} {text}");
+    }
+    let huge = format!("{{\"web\": \"{}\"}}", "+".repeat(100_000));
+    assert!(!body("PATCH", "/formation", &huge).contains(" 200 "));
+    assert_eq!(body("DELETE", "/processes", ""), "HTTP/1.1 404 Not Found");
+    assert_eq!(body("GET", "/nowhere", ""), "HTTP/1.1 404 Not Found");
+    let pids = |all: &[Value]| all.iter().map(|it| it["pid"].clone()).collect::<Vec<_>>();
+    assert_eq!(pids(&running.processes()), pids(&before));
+    // INT works at once, whoever holds on to a connection.
+    running.signal(Signal::SIGINT);
+    running.finish().code(0);
+    drop(held);
+}
+
+#[test]
+fn a_hundred_clients_at_once() {
+    let running = up(SLEEPERS, "");
+    let socket = running.socket();
+    let ask = |_| {
+        let socket = socket.clone();
+        std::thread::spawn(move || {
+            let mut stream = UnixStream::connect(socket).unwrap();
+            let request = "GET /processes HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n";
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\"worker.1\"")
+        })
+    };
+    let all: Vec<_> = (0..100).map(ask).collect();
+    assert!(all.into_iter().all(|one| one.join().unwrap()));
+    running.quit();
+}
+
+#[test]
+fn the_documented_requests_run_as_they_stand() {
+    let page = include_str!("../docs/control.md");
+    let procfile = "web: exec sleep 1000\nworker: trap '' USR1; while :; do sleep 0.1; done\n";
+    let mut running = up(procfile, "-m worker=2");
+    running.wait_for_states(&["web.1 up", "worker.1 up", "worker.2 up"]);
+    let requests: Vec<&str> = page.lines().filter(|line| line.starts_with("curl ")).collect();
+    assert!(requests.len() > 10);
+    for request in requests {
+        let mut shell = Command::new("sh");
+        shell.args(["-euc", request]).env("GANGER_CONTROL", running.socket());
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{request}: {output:?}");
+    }
+    running.finish().code(0);
+}
+
+#[test]
+fn processes_know_where_to_ask() {
+    let procfile = "a: curl -fsS --unix-socket $GANGER_CONTROL http://ganger/formation; echo\n";
+    let mut running = Scenario::procfile(procfile).args("start -m a=2 --any-can-die").start();
+    running.wait_for("{\"a\":2}\n").signal(Signal::SIGTERM);
+    running.finish();
+}
+
+#[test]
+fn at_rest_as_many_live_as_are_wanted_and_none_twice() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE leaf {tag} $PS\nb: exec $HOSTILE leaf {tag} $PS\n");
+    let mut running = up(&procfile, "-N -r all");
+    let mut chance = crate::chance::Chance(7);
+    for _ in 0..30 {
+        let (a, b) = (chance.below(6), chance.below(4));
+        // Several at once, and some kills between them.
+        for _ in 0..chance.below(3) {
+            let _ = running.tell(&format!("scale a={} b+1", chance.below(6)));
+        }
+        if let Some(pid) = tagged(&tag).first() {
+            let _ = kill(*pid, Signal::SIGTERM);
+        }
+        if running.tell("ps").1 != 0 {
+            break;
+        }
+        let scaled = running.tell(&format!("scale a={a} b={b}"));
+        let _ = running.tell("restart *");
+        running.wait_until(&format!("{a} of a and {b} of b: {scaled:?}"), |running| {
+            let names = names(&tag);
+            let mut once = names.clone();
+            once.dedup();
+            assert_eq!(names, once, "two of one name");
+            running.states().iter().all(|state| state.ends_with(" up"))
+                && names.len() == usize::try_from(a + b).unwrap()
+        });
+    }
+    running.quit();
+    assert_eq!(tagged(&tag), []);
+}
+
+/// The names of those that live, in order.
+fn names(tag: &str) -> Vec<String> {
+    let name = |pid: &nix::unistd::Pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let last = line.split(|byte| *byte == 0).rfind(|arg| !arg.is_empty());
+        String::from_utf8_lossy(last.unwrap_or_default()).into_owned()
+    };
+    // One that has gone meanwhile has none.
+    let mut names: Vec<String> = tagged(tag).iter().map(name).collect();
+    names.retain(|name| !name.is_empty());
+    names.sort();
+    names
+}

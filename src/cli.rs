@@ -1,5 +1,7 @@
 //! Every verb and flag, as clap types. Nothing is resolved here.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +34,41 @@ pub struct Cli {
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::Version, global = true)]
     version: Option<bool>,
+}
+
+impl Cli {
+    /// What the command line says; the end of the process if that is nothing.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::parse_from(follow(std::env::args_os().collect()))
+    }
+}
+
+/// `-f` is the Procfile everywhere but after `logs`, where everybody expects that
+/// it follows: one of them has to be spelled out for clap.
+fn follow(mut args: Vec<OsString>) -> Vec<OsString> {
+    const WITH_VALUE: [&str; 11] = [
+        "-f",
+        "-d",
+        "-e",
+        "-s",
+        "--procfile",
+        "--root",
+        "--env",
+        "--config",
+        "--socket",
+        "--color",
+        "--colour",
+    ];
+    let takes_value = |arg: &OsString| WITH_VALUE.iter().any(|flag| arg == flag);
+    let is_verb = |at: usize| !takes_value(&args[at - 1]) && !args[at].as_bytes().starts_with(b"-");
+    let verb = (1..args.len()).find(|at| is_verb(*at));
+    if let Some(verb) = verb.filter(|at| args[*at] == "logs") {
+        for arg in args[verb..].iter_mut().filter(|arg| *arg == "-f") {
+            *arg = "--follow".into();
+        }
+    }
+    args
 }
 
 /// Flags that stand before or after any verb.
@@ -97,6 +134,8 @@ pub enum Verb {
     Reload(Reload),
     /// Send a signal to processes
     Signal(Signalled),
+    /// Show what processes said, and with `-f` what they say
+    Logs(Logs),
     /// Wait for processes
     Wait(Wait),
     /// Stop everything, and wait for it
@@ -218,7 +257,7 @@ pub struct Run {
         allow_hyphen_values = true,
         value_name = "COMMAND"
     )]
-    pub command: Vec<std::ffi::OsString>,
+    pub command: Vec<OsString>,
 }
 
 /// `ganger check`
@@ -293,6 +332,29 @@ pub struct Signalled {
     pub named: Named,
 }
 
+/// `ganger logs`
+#[derive(Args, Debug)]
+pub struct Logs {
+    /// Which: `web.1`, `web` for all of `web.*`, or a pattern [default: all]
+    #[arg(value_name = "PROCESS")]
+    pub names: Vec<String>,
+    /// How many lines at most [default: all that are kept]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// None that is older than this
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub since: Option<Duration>,
+    /// Go on with what comes; after `logs`, `-f` is this, and not the Procfile
+    #[arg(long)]
+    pub follow: bool,
+    /// Begin every line with the time
+    #[arg(short = 'T', long)]
+    pub timestamp: bool,
+    /// Don't begin lines with the name of their process
+    #[arg(long)]
+    pub no_prefix: bool,
+}
+
 /// `ganger wait`
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("until").required(true)))]
@@ -331,6 +393,17 @@ mod tests {
     #[test]
     fn is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn after_logs_f_follows() {
+        let read = |line: &str| Cli::parse_from(follow(line.split(' ').map(Into::into).collect()));
+        for line in ["ganger logs -f", "ganger -f my logs -f web", "ganger -f logs logs web -f"] {
+            let Verb::Logs(logs) = read(line).verb else { panic!("{line}") };
+            assert!(logs.follow, "{line}");
+        }
+        let cli = read("ganger -f logs start -f x");
+        assert_eq!(cli.global.procfile, Some("x".into()));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use ganger::cli::Cli;
 use ganger::{command, keeper};
 
@@ -13,7 +12,7 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    match command::dispatch(Cli::parse()) {
+    match command::dispatch(Cli::read()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ganger: {error:#}");

@@ -154,6 +154,8 @@ pub enum Cause {
 pub enum Discarded {
     /// Nobody read it while ganger was stopping.
     Blocked,
+    /// Somebody who follows what is said did not keep up.
+    Slow,
     /// The system refused it, in its words.
     Refused(String),
 }
@@ -266,6 +268,7 @@ impl fmt::Display for Discarded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Blocked => f.write_str("nobody read them"),
+            Self::Slow => f.write_str("they were not read in time"),
             Self::Refused(reason) => f.write_str(reason),
         }
     }

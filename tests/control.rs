@@ -457,3 +457,73 @@ fn names(tag: &str) -> Vec<String> {
     names.sort();
     names
 }
+
+#[test]
+fn logs_are_what_start_showed() {
+    let procfile = "web: echo one; printf tw; sleep 0.1; echo o; printf three; exec sleep 1000\n\
+                    mute: echo 1; echo 2; exec sleep 1000\n";
+    let mut running = up(procfile, "-q mute");
+    let all = "web.1  | one\nweb.1  | two\nweb.1  | three\n";
+    running.wait_until("all", |running| running.tell("logs web") == told(all, 0));
+    let of_mute = told("1\n2\n", 0);
+    running.wait_until("all", |running| running.tell("logs --no-prefix m*") == of_mute);
+    assert_eq!(running.tell("logs -n 1 --no-prefix web.1"), told("three\n", 0));
+    assert_eq!(running.tell("logs --since 0 web"), told("", 0));
+    let Told(colored, 0) = running.tell("logs -n 1 --color always -T web") else { panic!("no") };
+    let stamped = colored.as_bytes().get(2) == Some(&b':');
+    assert!(colored.contains("\x1b[38;5;") && stamped, "{colored:?}");
+    let Told(error, 2) = running.tell("logs wep") else { panic!("no refusal") };
+    assert_eq!(error, "ganger: there is no process `wep` (did you mean `web`?)\n");
+    assert!(!running.folder().join("Procfile.log").exists());
+    running.quit();
+}
+
+#[test]
+fn logs_keep_the_end_of_what_was_said() {
+    let mut running = up("a: $HOSTILE lines 20000 100; echo end; exec sleep 1000\n", "");
+    running.wait_for("| end\n");
+    let Told(text, 0) = running.tell("logs --no-prefix") else { panic!("no answer") };
+    assert!(text.ends_with("\nend\n") && text.len() <= 256 << 10 && text.len() > 250 << 10);
+    assert!(text.lines().next().unwrap().starts_with("000"), "begins with a whole line");
+    running.quit();
+}
+
+#[test]
+fn a_follower_hears_all_and_ends_with_ganger() {
+    let procfile =
+        "a: echo ready; until test -e go; do sleep 0.01; done; $HOSTILE lines 5000 100; exit 0\n";
+    let running = up(procfile, "");
+    let mut follower =
+        Scenario::new().in_folder(running.folder()).args("logs --no-prefix -f").start();
+    follower.wait_for("ready\n");
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    let heard = follower.finish().code(0).stdout();
+    let said: Vec<String> = running.finish().code(0).lines_of("a.1");
+    assert!(heard.lines().eq(said.iter().map(String::as_str)), "{} {}", heard.len(), said.len());
+}
+
+#[test]
+fn a_follower_that_does_not_read_is_not_waited_for() {
+    let mut running = up("a: exec $HOSTILE flood\nb: exec $HOSTILE tick\n", "-q a");
+    let mut stream = running.connect();
+    let request = "GET /logs?follow=true&n=0 HTTP/1.1\r\nhost: g\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let before = running.said_times("tick");
+    running.wait_until("the others go on", |running| running.said_times("tick") > before + 20);
+    let memory = crate::scenario::memory(running.pid());
+    assert!(memory < 40 << 20, "{memory}");
+    // What did not fit is counted; the rest comes as soon as it is read.
+    let mut heard = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    while memchr::memmem::find(&heard, b"bytes of output discarded: they were not read in time")
+        .is_none()
+    {
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(count > 0, "it ended");
+        let start = heard.len().saturating_sub(200);
+        heard.drain(..start);
+        heard.extend_from_slice(&buffer[..count]);
+    }
+    running.signal(Signal::SIGINT);
+    running.finish().code(0);
+}

@@ -50,14 +50,18 @@ pub(super) fn ask(
 
 /// The path of these processes, whose names may hold anything.
 pub(super) fn path(names: &[String], verb: &str) -> String {
+    format!("/processes/{}{verb}", escape(&names.join(",")))
+}
+
+/// As it may stand in a URI (RFC 3986, section 2.1).
+pub(super) fn escape(text: &str) -> String {
     let escape = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'*' | b',' => {
             char::from(byte).to_string()
         }
         other => format!("%{other:02X}"),
     };
-    let names: String = names.join(",").bytes().map(escape).collect();
-    format!("/processes/{names}{verb}")
+    text.bytes().map(escape).collect()
 }
 
 fn told(done: &Done) -> String {

@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod logs;
 mod ps;
 mod run;
 mod start;
@@ -35,6 +36,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Scale(scale) => ask::scale(&cli.global, &scale)?,
         Verb::Reload(reload) => ask::reload(&cli.global, &reload)?,
         Verb::Signal(signal) => ask::signal(&cli.global, &signal)?,
+        Verb::Logs(logs) => logs::logs(&cli.global, &logs)?,
         Verb::Wait(wait) => ask::wait(&cli.global, &wait)?,
         Verb::Quit => ask::quit(&cli.global)?,
         Verb::Version => {

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod client;
+mod logs;
 mod names;
 pub mod planner;
 pub mod server;

@@ -1,7 +1,8 @@
 //! Which processes are meant: `web.1`, `web` for all of `web.*`, or a pattern.
 
-use globset::GlobBuilder;
+use globset::{GlobBuilder, GlobMatcher};
 
+use crate::logs::follow::Filter;
 use crate::plan::formation::{did_you_mean, nearest};
 use crate::supervise::supervisor::Status;
 
@@ -14,6 +15,21 @@ pub(super) enum Error {
     Pattern(String),
 }
 
+/// Whom `patterns` mean, be they there now or later.
+pub(super) fn filter(patterns: &[&str]) -> Result<Filter, Error> {
+    let globs = patterns.iter().map(|pattern| glob(pattern)).collect::<Result<Vec<_>, _>>()?;
+    let means = move |name: &str| {
+        let kind = name.rsplit_once('.').map_or(name, |(kind, _)| kind);
+        globs.iter().any(|glob| glob.is_match(name) || glob.is_match(kind))
+    };
+    Ok(Filter(Box::new(means)))
+}
+
+fn glob(pattern: &str) -> Result<GlobMatcher, Error> {
+    let glob = GlobBuilder::new(pattern).build();
+    Ok(glob.map_err(|_| Error::Pattern(pattern.to_owned()))?.compile_matcher())
+}
+
 /// All that one of `patterns` means, in the order of the plan.
 pub(super) fn select<'a>(
     patterns: &[&str],
@@ -21,8 +37,7 @@ pub(super) fn select<'a>(
 ) -> Result<Vec<&'a Status>, Error> {
     let mut chosen = vec![false; processes.len()];
     for &pattern in patterns {
-        let glob = GlobBuilder::new(pattern).literal_separator(false).build();
-        let glob = glob.map_err(|_| Error::Pattern(pattern.to_owned()))?.compile_matcher();
+        let glob = glob(pattern)?;
         let means = |status: &Status| {
             let plan = &status.plan;
             glob.is_match(&plan.name) || glob.is_match(&plan.kind)

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -24,8 +24,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::api::{self, About, Done, Refusal};
+use super::logs::Lines;
 use super::planner::{Answer, Order, Planner};
 use super::{names, usage};
+use crate::logs::format::Style;
 use crate::plan::config::parse_signal;
 use crate::plan::scale::Change;
 use crate::supervise::command::{Handle, Snapshot, Stopping};
@@ -106,6 +108,7 @@ fn router(app: App) -> Router {
         .route("/processes/{names}/restart", post(restart))
         .route("/processes/{names}/stop", post(stop))
         .route("/processes/{names}/signal", post(signal))
+        .route("/logs", get(logs))
         .route("/formation", get(formation).patch(scale))
         .route("/reload", post(reload))
         .route("/quit", post(quit))
@@ -320,6 +323,51 @@ async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Js
     let names = names_of(&choose(&patterns, &snapshot)?);
     app.engine.stop(names.clone())?;
     Ok(Json(Done { stopped: names, ..Done::default() }))
+}
+
+#[derive(Deserialize)]
+struct Logs {
+    /// Patterns, separated by commas; all, if not given.
+    names: Option<String>,
+    /// How many lines at most.
+    n: Option<usize>,
+    /// None that is older, in seconds.
+    since: Option<f64>,
+    #[serde(default)]
+    follow: bool,
+    #[serde(default)]
+    color: bool,
+    #[serde(default)]
+    timestamp: bool,
+    #[serde(default)]
+    no_prefix: bool,
+}
+
+/// As `start` shows it, however long it goes on.
+async fn logs(State(app): State<App>, Query(query): Query<Logs>) -> Result<Response, Error> {
+    let snapshot = app.engine.look().await?;
+    let patterns: Vec<&str> = query.names.as_deref().unwrap_or("*").split(',').collect();
+    let filter = names::filter(&patterns)?;
+    let oldest = |seconds| {
+        let age = Duration::try_from_secs_f64(seconds).map_err(bad)?;
+        Ok::<_, Error>(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH))
+    };
+    let since = query.since.map(oldest).transpose()?;
+    let most = query.n.unwrap_or(usize::MAX);
+    let (lines, said) = app.engine.logs(filter, since, most, query.follow).await?;
+    if lines.is_empty() && said.is_none() && query.names.is_some() {
+        // One that has gone may have said something; this one never was there.
+        choose(&patterns.join(","), &snapshot)?;
+    }
+    let Logs { color, timestamp, no_prefix, .. } = query;
+    let style = Style { color, timestamp, prefix: !no_prefix, width: 0 };
+    let names = snapshot.processes.iter().map(|status| status.plan.name.as_str());
+    let mut text = Lines::new(style.fit(names), snapshot.colors);
+    text.recall(&lines);
+    Ok(match said {
+        Some(said) => Body::new(text.follow(said)).into_response(),
+        None => Body::from(text.finish()).into_response(),
+    })
 }
 
 #[derive(Deserialize)]

@@ -2,8 +2,13 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::time::SystemTime;
 
 use super::lines::Prefix;
+
+fn time(at: &jiff::Zoned) -> Vec<u8> {
+    at.strftime("%H:%M:%S ").to_string().into_bytes()
+}
 
 /// How lines are put out.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -72,11 +77,14 @@ impl Style {
     /// The time, if lines begin with it.
     #[must_use]
     pub fn stamp(&self) -> Vec<u8> {
-        if self.timestamp {
-            jiff::Zoned::now().strftime("%H:%M:%S ").to_string().into_bytes()
-        } else {
-            Vec::new()
-        }
+        if self.timestamp { time(&jiff::Zoned::now()) } else { Vec::new() }
+    }
+
+    /// The same, of another time.
+    #[must_use]
+    pub fn stamp_of(&self, at: SystemTime) -> Vec<u8> {
+        let zoned = || jiff::Zoned::try_from(at).map(|at| time(&at)).unwrap_or_default();
+        if self.timestamp { zoned() } else { Vec::new() }
     }
 }
 

@@ -5,9 +5,11 @@
 //! blocked terminal delays a signal: the mux reads, cuts and queues; a writer
 //! writes. They exchange two buffers, and take commands over a channel.
 
+pub mod follow;
 pub mod format;
 pub mod lines;
 mod mux;
+pub mod recent;
 mod sink;
 mod sources;
 mod writer;
@@ -22,6 +24,7 @@ use mio::{Poll, Token, Waker};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::notice::Notice;
+use follow::Question;
 use format::{Label, Style};
 use mux::{Mux, Setup};
 pub use sources::SourceId;
@@ -29,7 +32,8 @@ pub use sources::SourceId;
 /// What the mux is told.
 #[derive(Debug)]
 enum Command {
-    Add { id: SourceId, file: OwnedFd, label: Option<Label> },
+    Add { id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label> },
+    Look(Box<Question>),
     Drain { id: SourceId },
     Say(Notice),
     Stopping,
@@ -78,9 +82,14 @@ impl Logs {
     }
 
     /// Reads from `file`, which must not block, until its end; without a label,
-    /// what it reads goes nowhere.
-    pub fn add(&self, id: SourceId, file: OwnedFd, label: Option<Label>) {
-        self.send(Command::Add { id, file, label });
+    /// what it reads is only remembered.
+    pub fn add(&self, id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label>) {
+        self.send(Command::Add { id, name, file, label });
+    }
+
+    /// Answers a question about what was said, whoever blocks the stream.
+    pub fn look(&self, question: Question) {
+        self.send(Command::Look(Box::new(question)));
     }
 
     /// Reads at once what a process that has ended left in its pipe, before

@@ -63,6 +63,7 @@ pub(super) struct Mux {
 enum Task {
     Add {
         id: SourceId,
+        name: Arc<str>,
         file: OwnedFd,
         label: Option<Label>,
     },
@@ -163,9 +164,10 @@ impl Mux {
     fn take_commands(&mut self) {
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Add { id, file, label }) => {
-                    self.inbox.push_back(Task::Add { id, file, label });
+                Ok(Command::Add { id, name, file, label }) => {
+                    self.inbox.push_back(Task::Add { id, name, file, label });
                 }
+                Ok(Command::Look(question)) => self.sources.audience.answer(*question),
                 Ok(Command::Drain { id }) => {
                     self.inbox.push_back(Task::Drain { id, most: PIPE_MAX });
                 }
@@ -188,8 +190,8 @@ impl Mux {
     fn work(&mut self, stamp: &[u8]) {
         while let Some(task) = self.inbox.pop_front() {
             match task {
-                Task::Add { id, file, label } => {
-                    self.sources.add(self.poll.registry(), id, file, label);
+                Task::Add { id, name, file, label } => {
+                    self.sources.add(self.poll.registry(), id, name, file, label);
                 }
                 // Before anything that is said of its end.
                 Task::Drain { id, most } => {

@@ -4,11 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use super::follow::Audience;
 use super::format::Label;
 use super::lines::{Cutter, LONGEST};
 use super::sink::Sink;
@@ -23,6 +25,7 @@ pub(super) const PIPE_MAX: usize = 1 << 20;
 
 struct Source {
     token: Token,
+    name: Arc<str>,
     file: File,
     label: Option<Label>,
     cutter: Cutter,
@@ -49,6 +52,8 @@ pub(super) struct Sources {
     prompts: bool,
     /// Whose unfinished line the cursor stands behind.
     row: Option<SourceId>,
+    /// Whoever else hears it.
+    pub(super) audience: Audience,
 }
 
 impl Sources {
@@ -61,6 +66,7 @@ impl Sources {
             buffer: vec![0; LONGEST],
             prompts,
             row: None,
+            audience: Audience::default(),
         }
     }
 
@@ -68,6 +74,7 @@ impl Sources {
         &mut self,
         registry: &Registry,
         id: SourceId,
+        name: Arc<str>,
         file: OwnedFd,
         label: Option<Label>,
     ) {
@@ -78,7 +85,8 @@ impl Sources {
         debug_assert!(registered.is_ok(), "a pipe can be waited for: {registered:?}");
         let (file, cutter) = (File::from(file), Cutter::default());
         let (ready, ending, queued) = (false, false, false);
-        let source = Source { token, file, label, cutter, show_at: None, ready, ending, queued };
+        let source =
+            Source { token, name, file, label, cutter, show_at: None, ready, ending, queued };
         self.by_id.insert(id, source);
         self.by_token.insert(token, id);
     }
@@ -168,6 +176,7 @@ impl Sources {
             Ok(count) => {
                 // Less than was asked for: there was no more, but perhaps its end.
                 source.ready = count == self.buffer.len() || source.ending;
+                self.audience.hear(&source.name, &self.buffer[..count]);
                 self.take_in(id, count, stamp, to);
                 Some(count)
             }

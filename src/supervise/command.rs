@@ -1,11 +1,14 @@
 //! What a running engine is asked, by others in this process.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::supervisor::{Pace, Status};
+use crate::logs::follow::{BEHIND, Filter, Question, Said};
+use crate::logs::format::Color;
+use crate::logs::recent::Line;
 use crate::plan::Plan;
 
 /// Something to do or to tell. What can't be right is refused before it gets here.
@@ -16,6 +19,7 @@ pub(super) enum Command {
     Restart(Vec<String>, Pace),
     Stop(Vec<String>),
     Signal(Vec<String>, Signal),
+    Logs(Box<Question>),
     Quit,
 }
 
@@ -26,6 +30,8 @@ pub struct Snapshot {
     pub now: Instant,
     /// Every process, in the order of the plan.
     pub processes: Vec<Status>,
+    /// The colour of each process type.
+    pub colors: Vec<(String, Color)>,
 }
 
 /// The engine is gone, or about to be.
@@ -100,6 +106,25 @@ impl Handle {
     /// Sends a signal to these, as far as they run.
     pub fn signal(&self, names: Vec<String>, signal: Signal) -> Result<(), Stopping> {
         self.send(Command::Signal(names, signal))
+    }
+
+    /// What those whose name is right have said; with `follow`, also what they say
+    /// from then on, as far as whoever listens keeps up.
+    pub async fn logs(
+        &self,
+        filter: Filter,
+        since: Option<SystemTime>,
+        most: usize,
+        follow: bool,
+    ) -> Result<(Vec<Line>, Option<mpsc::Receiver<Said>>), Stopping> {
+        let (answer, lines) = oneshot::channel();
+        let (follow, said) = match follow.then(|| mpsc::channel(BEHIND)) {
+            Some((follow, said)) => (Some(follow), Some(said)),
+            None => (None, None),
+        };
+        let question = Question { filter, most, since, answer, follow };
+        self.send(Command::Logs(Box::new(question)))?;
+        Ok((lines.await.map_err(|_| Stopping)?, said))
     }
 
     /// Stops everything, and ganger with it.

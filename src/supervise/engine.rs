@@ -215,7 +215,7 @@ impl Engine {
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
         let label = process.shown.then(|| self.show.style.label(&process.name, color));
-        self.logs.add(ChildId::from(id).0, read, label);
+        self.logs.add(ChildId::from(id).0, process.name.as_str().into(), read, label);
     }
 
     fn on_report(&mut self, report: Report) {
@@ -272,7 +272,9 @@ impl Engine {
             Command::Look(answer) => {
                 let processes = self.supervisor.status().collect();
                 // Whoever asked may be gone.
-                let _ = answer.send(Snapshot { now: self.now(), processes });
+                let colors = self.plan.types().into_iter().map(str::to_owned);
+                let colors = colors.zip(self.colors.iter().copied()).collect();
+                let _ = answer.send(Snapshot { now: self.now(), processes, colors });
             }
             Command::Plan(plan, pace) => {
                 let processes = plan.processes.clone();
@@ -284,6 +286,7 @@ impl Engine {
             Command::Signal(names, signal) => {
                 self.signal(signal, |name| names.iter().any(|it| it == name));
             }
+            Command::Logs(question) => self.logs.look(*question),
             Command::Quit => self.happen(Event::Quit),
         }
     }

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{places, read, use_color};
 use crate::cli::{Global, Start};
 use crate::control::planner::Planner;
-use crate::control::server;
+use crate::control::server::{self, Answers};
 use crate::control::socket::{self, Bound};
 use crate::keeper::client::{self, Keeper};
 use crate::keeper::leftovers::{self, Trace};
@@ -123,20 +123,24 @@ fn supervise(
         engine.begin();
         // What follows takes time that is the keeper's now.
         let _trace = folder.and_then(|folder| Trace::leave(&folder, pid).ok());
-        let _control =
-            control.map(|(bound, planner)| serve(bound, planner, engine.handle())).transpose()?;
-        Ok(engine.run().await)
+        let control = control.map(|(bound, planner)| serve(bound, planner, engine.handle()));
+        let control = control.transpose()?;
+        let code = engine.run().await;
+        if let Some((_bound, answers)) = control {
+            answers.finish().await;
+        }
+        Ok(code)
     });
     // Whoever still asks is not waited for.
     runtime.shutdown_background();
     code
 }
 
-/// Answers whoever asks, as long as what this returns is kept.
-fn serve(bound: Bound, planner: Planner, engine: Handle) -> anyhow::Result<impl Drop> {
+/// Answers whoever asks, as long as the socket is kept.
+fn serve(bound: Bound, planner: Planner, engine: Handle) -> anyhow::Result<(Bound, Answers)> {
     let listener = bound.listener.try_clone().context("failed to listen")?;
-    server::start(listener, engine, planner).context("failed to listen")?;
-    Ok(bound)
+    let answers = server::start(listener, engine, planner).context("failed to listen")?;
+    Ok((bound, answers))
 }
 
 /// Fails where the limit of open files leaves no room to begin with.

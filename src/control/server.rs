@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -14,13 +14,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::body::Frame;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::api::{self, About, Done, Refusal};
@@ -37,6 +38,8 @@ use crate::supervise::supervisor::{self, Pace, Status};
 const CLIENTS: usize = 128;
 /// So long a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So long ganger waits at its end for those who still read their answers.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// So long it may be.
 const LONGEST: usize = 64 << 10;
 
@@ -48,12 +51,45 @@ struct App {
     about: Arc<About>,
 }
 
+/// How many are being answered.
+#[derive(Clone, Debug)]
+pub struct Answers(watch::Sender<usize>);
+
+impl Answers {
+    /// Waits until all that was asked is answered, but not for ever: who doesn't
+    /// read keeps nobody from leaving.
+    pub async fn finish(&self) {
+        let mut count = self.0.subscribe();
+        let _ = timeout(FAREWELL, count.wait_for(|count| *count == 0)).await;
+    }
+}
+
+/// A connection, which counts once it has asked something.
+struct Answering {
+    answers: Answers,
+    asked: OnceLock<()>,
+}
+
+impl Answering {
+    fn begin(&self) {
+        self.asked.get_or_init(|| self.answers.0.send_modify(|count| *count += 1));
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if self.asked.get().is_some() {
+            self.answers.0.send_modify(|count| *count -= 1);
+        }
+    }
+}
+
 /// Answers on `listener` for ever; needs a tokio runtime.
 pub fn start(
     listener: std::os::unix::net::UnixListener,
     engine: Handle,
     planner: Planner,
-) -> io::Result<()> {
+) -> io::Result<Answers> {
     let listener = UnixListener::from_std(listener)?;
     let (orders, receive) = mpsc::channel(CLIENTS);
     let about = About {
@@ -62,11 +98,13 @@ pub fn start(
         root: planner.plan.root.display().to_string(),
     };
     tokio::spawn(planner.run(receive, engine.clone()));
-    tokio::spawn(accept(listener, App { engine, planner: orders, about: Arc::new(about) }));
-    Ok(())
+    let answers = Answers(watch::Sender::new(0));
+    let app = App { engine, planner: orders, about: Arc::new(about) };
+    tokio::spawn(accept(listener, app, answers.clone()));
+    Ok(answers)
 }
 
-async fn accept(listener: UnixListener, app: App) {
+async fn accept(listener: UnixListener, app: App, answers: Answers) {
     let router = router(app);
     let room = Arc::new(Semaphore::new(CLIENTS));
     loop {
@@ -77,12 +115,19 @@ async fn accept(listener: UnixListener, app: App) {
             continue;
         };
         let router = if may_ask(&stream) { router.clone() } else { Router::new().fallback(refuse) };
+        let answering = Answering { answers: answers.clone(), asked: OnceLock::new() };
         tokio::spawn(async move {
+            let router = TowerToHyperService::new(router);
+            let answer = service_fn(|request| {
+                answering.begin();
+                router.call(request)
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .max_buf_size(LONGEST)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), answer);
             // A client that breaks off is no news.
             let _ = connection.await;
             drop(permit);
@@ -371,14 +416,14 @@ async fn logs(State(app): State<App>, Query(query): Query<Logs>) -> Result<Respo
 }
 
 #[derive(Deserialize)]
-struct Send {
+struct Signalled {
     signal: String,
 }
 
 async fn signal(
     State(app): State<App>,
     Path(patterns): Path<String>,
-    Query(query): Query<Send>,
+    Query(query): Query<Signalled>,
 ) -> Result<Json<Done>, Error> {
     let signal: Signal = parse_signal(&query.signal).map_err(bad)?;
     let snapshot = app.engine.look().await?;
@@ -442,23 +487,25 @@ async fn order(
     }))
 }
 
-/// The answer begins now, and ends when ganger does.
+/// The answer begins now, and ends when everything has.
 async fn quit(State(app): State<App>) -> Result<Response, Error> {
     app.engine.quit()?;
-    Ok(Body::new(Never).into_response())
+    let mut engine = app.engine;
+    let end = async move { while engine.changed().await.is_ok() {} };
+    Ok(Body::new(Until(Box::pin(end))).into_response())
 }
 
-/// A body that has nothing, for ever.
-struct Never;
+/// A body that has nothing, and takes until then.
+struct Until(Pin<Box<dyn Future<Output = ()> + Send>>);
 
-impl hyper::body::Body for Never {
+impl hyper::body::Body for Until {
     type Data = hyper::body::Bytes;
     type Error = io::Error;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Poll::Pending
+        self.0.as_mut().poll(context).map(|()| None)
     }
 }

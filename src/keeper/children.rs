@@ -133,7 +133,7 @@ impl Children {
     pub(super) fn signal(&mut self, id: ChildId, signal: i32) {
         if let Some(&leader) = self.leaders.get(&id) {
             let members = self.members(leader);
-            signal_all(leader, &members, signal);
+            kill::send_to_all(leader, &members, signal);
         }
     }
 
@@ -141,13 +141,13 @@ impl Children {
     pub(super) fn stop(&mut self, id: ChildId, signal: i32) {
         let Some(&leader) = self.leaders.get(&id) else { return };
         let members = self.members(leader);
-        signal_all(leader, &members, signal);
+        kill::send_to_all(leader, &members, signal);
         if signal == libc::SIGKILL {
             if let Some(child) = self.by_leader.get_mut(&leader) {
                 child.killing = true;
             }
         } else {
-            signal_all(leader, &members, libc::SIGCONT);
+            kill::send_to_all(leader, &members, libc::SIGCONT);
         }
     }
 
@@ -328,12 +328,5 @@ impl Children {
             reports.push(Report::Strays { left: left.clone() });
             *reported = Some(left);
         }
-    }
-}
-
-fn signal_all(leader: Pid, members: &[Seen], signal: i32) {
-    let _ = send_to_group(leader, signal);
-    for member in members.iter().filter(|member| member.group != leader) {
-        let _ = send(member, signal);
     }
 }

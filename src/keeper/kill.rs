@@ -50,6 +50,21 @@ pub(super) fn send_to_group(leader: Pid, signal: i32) -> nix::Result<()> {
     raw_kill(Pid::from_raw(-leader.as_raw()), signal)
 }
 
+/// Sends a signal to the group that a child leads, and to those of `members`
+/// who are not in it.
+///
+/// Whoever left the group since it was seen may have missed the signal, and gets
+/// it, at the worst a second time.
+pub(super) fn send_to_all(leader: Pid, members: &[Seen], signal: i32) {
+    let _ = send_to_group(leader, signal);
+    for member in members.iter().filter(|member| member.pid != leader) {
+        let is_out = |seen: &Seen| seen.group != leader;
+        if is_out(member) || tree::look(member.pid).as_ref().is_some_and(is_out) {
+            let _ = send(member, signal);
+        }
+    }
+}
+
 /// kill(2) with any number: nix knows no real-time signals.
 fn raw_kill(pid: Pid, signal: i32) -> nix::Result<()> {
     #[expect(unsafe_code, reason = "nix knows no real-time signals")]
@@ -93,5 +108,26 @@ pub(super) fn sweep() -> Vec<Member> {
         } else {
             std::thread::yield_now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn who_leaves_the_group_while_it_is_signalled_is_reached() {
+        let mut group = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let mut left = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let pid = |child: &std::process::Child| Pid::from_raw(child.id().cast_signed());
+        let mut seen = tree::look(pid(&left)).unwrap();
+        seen.group = pid(&group);
+        send_to_all(pid(&group), &[seen], libc::SIGTERM);
+        assert_eq!(group.wait().unwrap().signal(), Some(libc::SIGTERM));
+        assert_eq!(left.wait().unwrap().signal(), Some(libc::SIGTERM));
     }
 }

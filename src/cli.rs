@@ -9,7 +9,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 
-use crate::plan::config::{parse_duration, parse_port, parse_signal};
+use crate::plan::config::{parse_duration, parse_port, parse_signal, parse_size};
 use crate::plan::formation::Formation;
 use crate::plan::scale::Change;
 
@@ -230,6 +230,10 @@ pub struct Start {
     /// Don't begin lines with the name of their process
     #[arg(long, env = "GANGER_NO_PREFIX", value_parser = BoolishValueParser::new())]
     pub no_prefix: bool,
+    /// Process types for which ganger itself listens on PORT: all instances share the
+    /// socket, and get it as from systemd (`LISTEN_FDS`)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_LISTEN")]
+    pub listen: Vec<String>,
     /// Process types whose output isn't shown
     #[arg(short = 'q', long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_QUIET")]
     pub quiet: Vec<String>,
@@ -239,6 +243,13 @@ pub struct Start {
     /// Keep all processes in a namespace that nothing leaves and nothing outlives (Linux)
     #[arg(long, env = "GANGER_ISOLATE", value_parser = BoolishValueParser::new())]
     pub isolate: bool,
+    /// Go on in the background, and return when all processes are up; see `logs`, `quit`
+    #[arg(short = 'D', long, env = "GANGER_DAEMONIZE", value_parser = BoolishValueParser::new())]
+    pub daemonize: bool,
+    /// How much of what each process said is kept in memory for `ganger logs`, as in `1M`
+    /// [default: 256K]
+    #[arg(long, value_name = "SIZE", env = "GANGER_RECENT", value_parser = parse_size)]
+    pub recent: Option<usize>,
     /// What to call the terminal's window
     #[arg(short = 'w', long, env = "GANGER_TITLE")]
     pub title: Option<String>,

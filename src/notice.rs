@@ -107,6 +107,11 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// The files were read again, because a signal said so.
+    Reloaded {
+        /// What that changes, or why it changes nothing.
+        outcome: Result<String, String>,
+    },
     /// Where things stand.
     Status {
         /// One line a process.
@@ -245,6 +250,10 @@ impl fmt::Display for Notice {
             }
             Self::Uncontrolled { reason } => {
                 write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
+            }
+            Self::Reloaded { outcome: Ok(changes) } => write!(f, "reloading: {changes}"),
+            Self::Reloaded { outcome: Err(reason) } => {
+                write!(f, "failed to reload, so nothing changes: {reason}")
             }
             Self::Status { lines } => f.write_str(&lines.join("\n")),
             Self::Discarded { bytes, why } => write!(f, "{bytes} bytes of output discarded: {why}"),

@@ -25,7 +25,7 @@ fn a_mistake_is_named_with_its_line() {
     );
     start("[process.web]\nready = { port = true }\n", "").refused(
         "`ganger.toml` line 2: unknown key `ready`, expected one of `on_exit`, `stop_signal`, \
-         `grace`, `backoff`, `dir`, `stdin`, `env`",
+         `grace`, `backoff`, `dir`, `stdin`, `listen`, `env`",
     );
     start("", "--config other.toml")
         .refused("failed to read `other.toml`: No such file or directory");

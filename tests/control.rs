@@ -13,7 +13,7 @@ use crate::scenario::{GANGER, PATIENCE, Running, Scenario, children, tag, tagged
 
 /// What a verb said, and its exit code.
 #[derive(Debug, Eq, PartialEq)]
-struct Told(String, i32);
+pub struct Told(pub String, pub i32);
 
 fn told(text: &str, code: i32) -> Told {
     Told(text.to_owned(), code)
@@ -21,10 +21,11 @@ fn told(text: &str, code: i32) -> Told {
 
 impl Running {
     /// Another ganger, in the same folder.
-    fn tell(&self, args: &str) -> Told {
+    pub fn tell(&self, args: &str) -> Told {
         let mut command = Command::new(GANGER);
         command.args(args.split(' ')).current_dir(self.folder());
-        command.env("XDG_RUNTIME_DIR", self.folder()).env("HOME", "/root");
+        command.env("XDG_RUNTIME_DIR", self.folder()).env("TMPDIR", self.folder());
+        command.env("HOME", "/root");
         let output = command.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         told(&String::from_utf8(text).unwrap(), output.status.code().unwrap())
@@ -485,6 +486,32 @@ fn logs_keep_the_end_of_what_was_said() {
     let Told(text, 0) = running.tell("logs --no-prefix") else { panic!("no answer") };
     assert!(text.ends_with("\nend\n") && text.len() <= 256 << 10 && text.len() > 250 << 10);
     assert!(text.lines().next().unwrap().starts_with("000"), "begins with a whole line");
+    running.quit();
+}
+
+#[test]
+fn how_much_is_kept_can_be_said() {
+    let procfile = "a: $HOSTILE lines 2000 100; echo end; exec sleep 1000\n";
+    for (size, expected) in [("10K", 8000..=10 << 10), ("0", 0..=0)] {
+        let mut running = up(procfile, &format!("--recent {size}"));
+        running.wait_for("| end\n");
+        let Told(text, 0) = running.tell("logs --no-prefix") else { panic!("no answer") };
+        assert!(expected.contains(&text.len()), "{size}: {}", text.len());
+        running.quit();
+    }
+    let refused = Scenario::procfile(procfile).args("start --recent much").run().code(2).stderr();
+    assert!(refused.contains("`much` is not a size; expected `256K` or `1M`"), "{refused}");
+}
+
+#[test]
+fn a_type_that_comes_or_goes_concerns_no_other() {
+    let mut running = up("a: exec sleep 1000\n", "");
+    running.wait_for_states(&["a.1 up"]);
+    let both = "a: exec sleep 1000\nb: exec sleep 1000\n";
+    std::fs::write(running.folder().join("Procfile"), both).unwrap();
+    assert_eq!(running.tell("reload"), told("starting b.1\n", 0));
+    std::fs::write(running.folder().join("Procfile"), "a: exec sleep 1000\n").unwrap();
+    assert_eq!(running.tell("reload"), told("stopping b.1\n", 0));
     running.quit();
 }
 

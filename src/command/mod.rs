@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod daemon;
 mod logs;
 mod ps;
 mod run;

@@ -7,40 +7,50 @@ use std::path::Path;
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::daemon::{self, Background, Side};
 use super::{places, read, use_color};
 use crate::cli::{Global, Start};
-use crate::control::planner::Planner;
+use crate::control::planner::{Orders, Planner};
 use crate::control::server::{self, Answers};
 use crate::control::socket::{self, Bound};
-use crate::keeper::client::{self, Keeper};
+use crate::keeper;
+use crate::keeper::client::Keeper;
 use crate::keeper::leftovers::{self, Trace};
-use crate::logs::Logs;
 use crate::logs::format::Style;
+use crate::logs::{self, Logs};
 use crate::notice::Notice;
 use crate::plan::{Options, Plan};
 use crate::runtime;
 use crate::supervise::command::Handle;
 use crate::supervise::engine::{Engine, Show};
 use crate::supervise::signals::Signals;
+use crate::supervise::sockets::Sockets;
 
 /// What ganger itself needs open at once, before the first process.
 const DESCRIPTORS: usize = 16;
 
 pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
+    let background = match start.daemonize.then(daemon::split).transpose()? {
+        None => None,
+        Some(Side::Background(background)) => Some(background),
+        Some(Side::Foreground(code)) => return Ok(code),
+    };
     let options = Options {
         grace: start.timeout,
         auto_restart: start.auto_restart,
         can_die: start.can_die,
         any_can_die: start.any_can_die,
+        listen: start.listen,
         quiet: start.quiet,
         stop_signals: start.stop_signals,
         ..start.formed.options()?
     };
     let sources = read(global)?;
-    let (control, uncontrolled) = listen(global, &sources.root)?;
+    let (control, uncontrolled) = listen(global, &sources.root, background.is_some())?;
     let path = control.as_ref().map(|bound| bound.path.clone());
     let options = Options { control: path, ..options };
     let plan = Plan::new(&sources, &options)?;
+    let sockets = Sockets::default().of(&plan)?;
     let style = Style {
         color: use_color(global.color, &std::io::stdout()),
         timestamp: start.timestamp && !start.no_timestamp,
@@ -52,25 +62,50 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
-    let planner = Planner { places: places(global), sources, options, plan: plan.clone() };
-    let show_notices = use_color(global.color, &std::io::stderr());
-    let run = Run { plan, show, colored_notices: show_notices, isolate: start.isolate };
-    supervise(run, control.map(|bound| (bound, planner)), uncontrolled)
+    let planner = Planner {
+        places: places(global),
+        sources,
+        options,
+        plan: plan.clone(),
+        sockets: sockets.clone(),
+    };
+    let run = Run {
+        plan,
+        sockets,
+        show,
+        colored_notices: use_color(global.color, &std::io::stderr()),
+        recent: start.recent.unwrap_or(logs::recent::KEPT),
+        isolate: start.isolate,
+        background,
+    };
+    supervise(run, planner, control, uncontrolled)
 }
 
 /// What runs, and how it is shown and kept.
 struct Run {
     plan: Plan,
+    sockets: Sockets,
     show: Show,
     colored_notices: bool,
+    recent: usize,
     isolate: bool,
+    background: Option<Background>,
 }
 
 /// The socket for those who ask; none, and why, where there is no place for one and
-/// none was named.
-fn listen(global: &Global, root: &Path) -> anyhow::Result<(Option<Bound>, Option<Notice>)> {
+/// none was named. Who goes into the background can't do without.
+fn listen(
+    global: &Global,
+    root: &Path,
+    lasting: bool,
+) -> anyhow::Result<(Option<Bound>, Option<Notice>)> {
     if let Some(path) = &global.socket {
         return Ok((Some(socket::bind(&std::path::absolute(path)?)?), None));
+    }
+    socket::check_vacant(root)?;
+    if lasting {
+        let folder = runtime::lasting_folder().context("failed to find a place for a socket")?;
+        return Ok((Some(socket::bind(&folder.join(socket::name(root)))?), None));
     }
     let uncontrolled = |reason: String| Ok((None, Some(Notice::Uncontrolled { reason })));
     match runtime::folder() {
@@ -86,14 +121,15 @@ fn listen(global: &Global, root: &Path) -> anyhow::Result<(Option<Bound>, Option
 /// Runs the plan to its end, and returns the exit code that it gives.
 fn supervise(
     run: Run,
-    control: Option<(Bound, Planner)>,
+    planner: Planner,
+    control: Option<Bound>,
     uncontrolled: Option<Notice>,
 ) -> anyhow::Result<u8> {
-    let Run { plan, show, colored_notices, isolate } = run;
+    let Run { plan, sockets, show, colored_notices, recent, isolate, background } = run;
     spare_descriptors()?;
     let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
     let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
-    let keeper = client::start(isolate).context(if isolate {
+    let keeper = keeper::start::start(isolate).context(if isolate {
         "failed to isolate"
     } else {
         "failed to start the keeper"
@@ -110,21 +146,28 @@ fn supervise(
     let code = runtime.block_on(async {
         let pid = keeper.pid();
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
-        let signals = Signals::listen().context("failed to listen for signals")?;
-        let logs =
-            Logs::start(show.style, colored_notices).context("failed to start the output")?;
+        let signals =
+            Signals::listen(background.is_some()).context("failed to listen for signals")?;
+        let logs = Logs::start(show.style, colored_notices, recent)
+            .context("failed to start the output")?;
         if !leftovers.is_empty() {
             logs.say(Notice::Leftovers { members: leftovers });
         }
         if let Some(notice) = uncontrolled {
             logs.say(notice);
         }
-        let mut engine = Engine::new(plan, show, keeper, logs, signals);
+        let mut engine = Engine::new(plan, sockets, show, keeper, logs, signals);
         engine.begin();
         // What follows takes time that is the keeper's now.
         let _trace = folder.and_then(|folder| Trace::leave(&folder, pid).ok());
-        let control = control.map(|(bound, planner)| serve(bound, planner, engine.handle()));
-        let control = control.transpose()?;
+        let (handle, root) = (engine.handle(), planner.sources.root.clone());
+        let orders = planner.start(handle.clone());
+        if let Some(background) = background {
+            let (engine, orders) = (handle.clone(), orders.clone());
+            tokio::spawn(daemon::reload_on_hangup(engine, orders));
+            tokio::spawn(background.release(handle.clone()));
+        }
+        let control = control.map(|bound| serve(bound, handle, orders, &root)).transpose()?;
         let code = engine.run().await;
         if let Some((_bound, answers)) = control {
             answers.finish().await;
@@ -137,9 +180,14 @@ fn supervise(
 }
 
 /// Answers whoever asks, as long as the socket is kept.
-fn serve(bound: Bound, planner: Planner, engine: Handle) -> anyhow::Result<(Bound, Answers)> {
+fn serve(
+    bound: Bound,
+    engine: Handle,
+    orders: Orders,
+    root: &Path,
+) -> anyhow::Result<(Bound, Answers)> {
     let listener = bound.listener.try_clone().context("failed to listen")?;
-    let answers = server::start(listener, engine, planner).context("failed to listen")?;
+    let answers = server::start(listener, engine, orders, root).context("failed to listen")?;
     Ok((bound, answers))
 }
 

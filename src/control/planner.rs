@@ -7,15 +7,42 @@ use crate::plan::scale::{Change, Differences, scale};
 use crate::plan::sources::{Places, Sources};
 use crate::plan::{Options, Plan};
 use crate::supervise::command::{Handle, Stopping};
+use crate::supervise::sockets::Sockets;
 use crate::supervise::supervisor::Pace;
 
 /// What comes of it, or why nothing does.
-pub(super) type Answer = Result<Differences, String>;
+pub type Answer = Result<Differences, String>;
 
-pub(super) enum Order {
+#[derive(Debug)]
+enum Order {
     Scale(Vec<Change>, oneshot::Sender<Answer>),
     Reload(Pace, oneshot::Sender<Answer>),
 }
+
+/// The planner, to whoever has an order for it.
+#[derive(Clone, Debug)]
+pub struct Orders(mpsc::Sender<Order>);
+
+impl Orders {
+    /// Changes how many run.
+    pub async fn scale(&self, changes: Vec<Change>) -> Answer {
+        self.give(|answer| Order::Scale(changes, answer)).await
+    }
+
+    /// Reads all files again.
+    pub async fn reload(&self, pace: Pace) -> Answer {
+        self.give(|answer| Order::Reload(pace, answer)).await
+    }
+
+    async fn give(&self, order: impl FnOnce(oneshot::Sender<Answer>) -> Order) -> Answer {
+        let (answer, differences) = oneshot::channel();
+        self.0.send(order(answer)).await.map_err(|_| Stopping.to_string())?;
+        differences.await.map_err(|_| Stopping.to_string())?
+    }
+}
+
+/// So many may wait for their turn.
+const WAITING: usize = 128;
 
 /// All that a plan is made from.
 #[derive(Debug)]
@@ -28,10 +55,20 @@ pub struct Planner {
     pub options: Options,
     /// What runs.
     pub plan: Plan,
+    /// And what ganger listens on for it.
+    pub sockets: Sockets,
 }
 
 impl Planner {
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, engine: Handle) {
+    /// Begins to take orders; needs a tokio runtime.
+    #[must_use]
+    pub fn start(self, engine: Handle) -> Orders {
+        let (orders, receive) = mpsc::channel(WAITING);
+        tokio::spawn(self.run(receive, engine));
+        Orders(orders)
+    }
+
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>, engine: Handle) {
         while let Some(order) = orders.recv().await {
             let (answer, to) = match order {
                 Order::Scale(changes, to) => (self.scale(&changes, &engine).await, to),
@@ -48,8 +85,9 @@ impl Planner {
             scale(&self.plan, &self.options.scaled, changes).map_err(|error| text(&error))?;
         let options = Options { scaled, ..self.options.clone() };
         let plan = Plan::new(&self.sources, &options).map_err(|error| text(&error))?;
+        let sockets = self.sockets.of(&plan).map_err(|error| text(&error))?;
         self.options = options;
-        self.adopt(plan, Pace::AtOnce, engine).await
+        self.adopt(plan, sockets, Pace::AtOnce, engine).await
     }
 
     async fn reload(&mut self, pace: Pace, engine: &Handle) -> Answer {
@@ -66,11 +104,12 @@ impl Planner {
             Ok::<_, String>((sources, options, plan))
         });
         let (sources, options, plan) = read.await.map_err(|error| error.to_string())??;
+        let sockets = self.sockets.of(&plan).map_err(|error| error.to_string())?;
         (self.sources, self.options) = (sources, options);
-        self.adopt(plan, pace, engine).await
+        self.adopt(plan, sockets, pace, engine).await
     }
 
-    async fn adopt(&mut self, plan: Plan, pace: Pace, engine: &Handle) -> Answer {
+    async fn adopt(&mut self, plan: Plan, sockets: Sockets, pace: Pace, engine: &Handle) -> Answer {
         let stopping = |stopping: Stopping| stopping.to_string();
         let mut differences = Differences::between(&self.plan, &plan);
         // What is down stays so.
@@ -80,8 +119,8 @@ impl Planner {
             status.is_some_and(|status| status.wanted)
         };
         differences.restarted.retain(wanted);
-        engine.plan(plan.clone(), pace).map_err(stopping)?;
-        self.plan = plan;
+        engine.plan(plan.clone(), sockets.clone(), pace).map_err(stopping)?;
+        (self.plan, self.sockets) = (plan, sockets);
         Ok(differences)
     }
 }

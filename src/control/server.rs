@@ -21,16 +21,16 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::api::{self, About, Done, Refusal};
 use super::logs::Lines;
-use super::planner::{Answer, Order, Planner};
+use super::planner::Orders;
 use super::{names, usage};
 use crate::logs::format::Style;
 use crate::plan::config::parse_signal;
-use crate::plan::scale::Change;
+use crate::plan::scale::{Change, Differences};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
 use crate::supervise::supervisor::{self, Pace, Status};
 
@@ -47,7 +47,7 @@ const LONGEST: usize = 64 << 10;
 #[derive(Clone)]
 struct App {
     engine: Handle,
-    planner: mpsc::Sender<Order>,
+    orders: Orders,
     about: Arc<About>,
 }
 
@@ -84,22 +84,22 @@ impl Drop for Answering {
     }
 }
 
-/// Answers on `listener` for ever; needs a tokio runtime.
+/// Answers on `listener` for ever, about the app in the folder `root`; needs a tokio
+/// runtime.
 pub fn start(
     listener: std::os::unix::net::UnixListener,
     engine: Handle,
-    planner: Planner,
+    orders: Orders,
+    root: &std::path::Path,
 ) -> io::Result<Answers> {
     let listener = UnixListener::from_std(listener)?;
-    let (orders, receive) = mpsc::channel(CLIENTS);
     let about = About {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
-        root: planner.plan.root.display().to_string(),
+        root: root.display().to_string(),
     };
-    tokio::spawn(planner.run(receive, engine.clone()));
     let answers = Answers(watch::Sender::new(0));
-    let app = App { engine, planner: orders, about: Arc::new(about) };
+    let app = App { engine, orders, about: Arc::new(about) };
     tokio::spawn(accept(listener, app, answers.clone()));
     Ok(answers)
 }
@@ -459,7 +459,7 @@ async fn scale(State(app): State<App>, request: Request) -> Result<Json<Done>, E
         format!("{name}{to}").parse().map_err(bad)
     };
     let changes = body.iter().map(change).collect::<Result<_, _>>()?;
-    order(&app, |answer| Order::Scale(changes, answer)).await
+    Ok(Json(done(app.orders.scale(changes).await.map_err(bad)?)))
 }
 
 #[derive(Deserialize)]
@@ -469,22 +469,12 @@ struct Reload {
 }
 
 async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Json<Done>, Error> {
-    order(&app, |answer| Order::Reload(pace(query.rolling), answer)).await
+    Ok(Json(done(app.orders.reload(pace(query.rolling)).await.map_err(bad)?)))
 }
 
-async fn order(
-    app: &App,
-    order: impl FnOnce(oneshot::Sender<Answer>) -> Order,
-) -> Result<Json<Done>, Error> {
-    let (answer, differences) = oneshot::channel();
-    app.planner.send(order(answer)).await.map_err(|_| Stopping)?;
-    let differences = differences.await.map_err(|_| Stopping)?.map_err(bad)?;
-    Ok(Json(Done {
-        started: differences.started,
-        stopped: differences.stopped,
-        restarted: differences.restarted,
-        ..Done::default()
-    }))
+fn done(differences: Differences) -> Done {
+    let Differences { started, stopped, restarted } = differences;
+    Done { started, stopped, restarted, ..Done::default() }
 }
 
 /// The answer begins now, and ends when everything has.

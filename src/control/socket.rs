@@ -66,6 +66,12 @@ pub fn candidates(root: &Path) -> Vec<PathBuf> {
     runtime::folders().into_iter().map(|folder| folder.join(name(root))).collect()
 }
 
+/// Fails if somebody listens where a client would look for the app in this folder.
+pub fn check_vacant(root: &Path) -> Result<(), Error> {
+    let live = candidates(root).into_iter().find(|path| UnixStream::connect(path).is_ok());
+    live.map_or(Ok(()), |path| Err(Error::Taken(holder(&path))))
+}
+
 /// Listens at `path`, for this user alone, in place of whoever has died there.
 pub fn bind(path: &Path) -> Result<Bound, Error> {
     let refused = |error| Error::Refused { path: path.to_owned(), error };

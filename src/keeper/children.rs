@@ -105,11 +105,16 @@ impl Children {
         }
     }
 
-    /// Starts a child, which writes to `output`.
-    pub(super) fn spawn(&mut self, request: &Spawn, output: OwnedFd) -> Report {
+    /// Starts a child, which writes to `output` and is given `listener`.
+    pub(super) fn spawn(
+        &mut self,
+        request: &Spawn,
+        output: OwnedFd,
+        listener: Option<OwnedFd>,
+    ) -> Report {
         let id = request.id;
         let session = format!("{}/{}", self.session, id.0);
-        match spawn::spawn(request, &session, output, &self.around) {
+        match spawn::spawn(request, &session, output, listener, &self.around) {
             Ok(spawned) => {
                 let pid = spawned.pid;
                 let child =

@@ -1,14 +1,10 @@
 //! ganger's handle to its keeper.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::bail;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::sys::wait::waitpid;
@@ -18,10 +14,11 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::protocol::{Decoder, Member, Report, Request, encode};
-use super::{ISOLATE, NAME, kill, tree, wait};
+use super::start::Started;
+use super::{kill, tree, wait};
 
 /// A keeper that owes an answer for longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no keeper any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,71 +48,8 @@ pub struct Keeper {
 struct Frame {
     bytes: Vec<u8>,
     sent: usize,
-    /// Goes with the first byte.
-    output: Option<OwnedFd>,
-}
-
-/// A keeper that has been started, before there is a runtime to talk to it.
-#[derive(Debug)]
-pub struct Started {
-    stream: StdStream,
-    pid: Pid,
-}
-
-/// Starts a keeper, and makes this process the one that its orphans fall to.
-///
-/// This process raises its own limit of open files only after that, so that the
-/// keeper knows the one that children are to get. To `isolate` them fails where
-/// the system forbids it.
-pub fn start(isolate: bool) -> anyhow::Result<Started> {
-    #[cfg(target_os = "linux")]
-    nix::sys::prctl::set_child_subreaper(true)?;
-    let (ours, theirs) = StdStream::pair()?;
-    let program = if cfg!(target_os = "linux") {
-        // Also there when the file has been replaced by a newer one.
-        "/proc/self/exe".into()
-    } else {
-        std::env::current_exe()?
-    };
-    let keeper = Command::new(program)
-        .arg0(NAME)
-        .args(isolate.then_some(ISOLATE))
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    if isolate {
-        await_isolation(&ours)?;
-    }
-    ours.set_nonblocking(true)?;
-    let pid = i32::try_from(keeper.id()).expect("a process id is an i32");
-    Ok(Started { stream: ours, pid: Pid::from_raw(pid) })
-}
-
-/// Nothing else is said before it was asked for.
-fn await_isolation(mut keeper: &StdStream) -> anyhow::Result<()> {
-    let (mut decoder, mut bytes) = (Decoder::default(), [0; 64]);
-    loop {
-        match keeper.read(&mut bytes)? {
-            0 => bail!("the keeper has died"),
-            count => decoder.push(&bytes[..count]),
-        }
-        if let Some(report) = decoder.take()? {
-            match report {
-                Report::Isolated(isolated) => return Ok(isolated?),
-                other => bail!("the keeper says {other:?}"),
-            }
-        }
-    }
-}
-
-impl Started {
-    /// Its process id.
-    #[must_use]
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
+    /// One goes with each of the first bytes.
+    files: VecDeque<OwnedFd>,
 }
 
 impl Keeper {
@@ -132,13 +66,14 @@ impl Keeper {
         })
     }
 
-    /// Asks for something; `output` belongs to a [`Request::Spawn`].
+    /// Asks for something; `files`, the output and perhaps a socket, belong to a
+    /// [`Request::Spawn`].
     ///
     /// Never waits: what the socket doesn't take is sent by [`Self::next`].
-    pub fn ask(&mut self, request: &Request, output: Option<OwnedFd>) {
+    pub fn ask(&mut self, request: &Request, files: impl Into<VecDeque<OwnedFd>>) {
         self.asked += 1;
         self.owing.get_or_insert_with(Instant::now);
-        self.unsent.push_back(Frame { bytes: encode(request), sent: 0, output });
+        self.unsent.push_back(Frame { bytes: encode(request), sent: 0, files: files.into() });
         self.flush();
     }
 
@@ -200,7 +135,7 @@ impl Keeper {
             wait::reap(stranger);
         }
         if wait::is_suspended(self.pid) {
-            self.ask(&Request::Ping, None);
+            self.ask(&Request::Ping, []);
         }
     }
 
@@ -261,14 +196,15 @@ impl Keeper {
 
 impl Frame {
     fn send(&mut self, stream: &UnixStream) -> io::Result<()> {
-        let output = self.output.as_ref().map(|output| [output.as_raw_fd()]);
-        let control = output.as_ref().map(|raw| ControlMessage::ScmRights(raw));
-        let rest = [IoSlice::new(&self.bytes[self.sent..])];
+        let file = self.files.front().map(|file| [file.as_raw_fd()]);
+        let control = file.as_ref().map(|raw| ControlMessage::ScmRights(raw));
+        let end = if self.files.len() > 1 { self.sent + 1 } else { self.bytes.len() };
+        let rest = [IoSlice::new(&self.bytes[self.sent..end])];
         let flags = MsgFlags::MSG_DONTWAIT;
         let sent = sendmsg::<()>(stream.as_raw_fd(), &rest, control.as_slice(), flags, None)?;
         self.sent += sent;
         // The keeper has it now; as long as it is open here, it never ends.
-        self.output = None;
+        self.files.pop_front();
         Ok(())
     }
 }
@@ -282,6 +218,7 @@ async fn overdue(owing: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdStream;
     use std::sync::mpsc::channel;
 
     use super::*;
@@ -300,7 +237,7 @@ mod tests {
                 let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next()).await;
                 keeper.stream.writable().await.unwrap();
                 drop(theirs);
-                keeper.ask(&Request::Ping, None);
+                keeper.ask(&Request::Ping, []);
                 send.send(keeper.next().await.err()).unwrap();
             });
         });

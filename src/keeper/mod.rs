@@ -16,6 +16,7 @@ pub mod leftovers;
 pub mod protocol;
 mod server;
 mod spawn;
+pub mod start;
 mod tree;
 mod wait;
 

@@ -1,7 +1,8 @@
 //! What ganger and its keeper say to each other: frames of postcard over a
 //! Unix stream socket, each a length (`u32`, native order) and a message. A
 //! [`Request::Spawn`] carries the process's output as a descriptor, attached to
-//! the first byte of its frame (`SCM_RIGHTS`, unix(7)).
+//! the first byte of its frame (`SCM_RIGHTS`, unix(7)), and the socket that it is
+//! to have, attached to the second.
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,8 @@ pub struct Spawn {
     pub dir: Vec<u8>,
     /// What it reads.
     pub stdin: Stdin,
+    /// What the socket is called that it is given, if it is (`sd_listen_fds(3)`).
+    pub listener: Option<Vec<u8>>,
 }
 
 impl Spawn {
@@ -249,7 +252,7 @@ mod tests {
             piece in 1usize..50,
         ) {
             let id = ChildId(7);
-            let spawn = Spawn { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null };
+            let spawn = Spawn { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null, listener: None };
             let requests = [Request::Spawn(spawn), Request::Stop { id, signal: pid }, Request::Sweep];
             let wire: Vec<u8> = requests.iter().flat_map(encode).collect();
             let mut decoder = Decoder::default();

@@ -48,7 +48,7 @@ pub fn run() -> nix::Result<()> {
     let mut server = Server {
         socket,
         decoder: Decoder::default(),
-        outputs: VecDeque::new(),
+        files: VecDeque::new(),
         unsent,
         requests: 0,
         children: Children::new(Surroundings { limits, isolation }),
@@ -137,8 +137,8 @@ struct Gone;
 struct Server {
     socket: UnixStream,
     decoder: Decoder,
-    /// Outputs whose request is still to be read; none where the system dropped it.
-    outputs: VecDeque<Option<OwnedFd>>,
+    /// Descriptors whose request is still to be read; none where the system dropped it.
+    files: VecDeque<Option<OwnedFd>>,
     /// Reports that the socket did not take yet.
     unsent: Vec<u8>,
     requests: u64,
@@ -217,8 +217,8 @@ impl Server {
         self.report(&[Report::Answered { requests: self.requests }])
     }
 
-    /// Reads what is there, and the descriptors that came with it: at most one
-    /// request's, since a read never runs over the next one's.
+    /// Reads what is there, and the descriptor that came with it: at most one, since
+    /// a read never runs over the next one's.
     fn receive(&mut self, into: &mut [u8]) -> Result<usize, Gone> {
         let mut space = nix::cmsg_space!([i32; 1]);
         let mut into = [IoSliceMut::new(into)];
@@ -234,7 +234,7 @@ impl Server {
         }
         if received.flags.contains(MsgFlags::MSG_CTRUNC) {
             // The system had no descriptor left for it.
-            self.outputs.push_back(None);
+            self.files.push_back(None);
             return Ok(received.bytes);
         }
         for message in received.cmsgs().map_err(|_| Gone)? {
@@ -242,10 +242,10 @@ impl Server {
                 for raw in descriptors {
                     #[expect(unsafe_code, reason = "recvmsg returns bare numbers")]
                     // SAFETY: the descriptor was just made for us by the kernel.
-                    let output = unsafe { OwnedFd::from_raw_fd(raw) };
+                    let file = unsafe { OwnedFd::from_raw_fd(raw) };
                     // Nothing is executed between the two: there is one thread.
-                    let _ = fcntl(&output, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-                    self.outputs.push_back(Some(output));
+                    let _ = fcntl(&file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+                    self.files.push_back(Some(file));
                 }
             }
         }
@@ -254,13 +254,20 @@ impl Server {
 
     fn answer(&mut self, request: Request) -> Result<(), Gone> {
         let report = match request {
-            Request::Spawn(spawn) => match self.outputs.pop_front().flatten() {
-                Some(output) => self.children.spawn(&spawn, output),
-                None => {
-                    let errno = Errno::EMFILE as i32;
-                    Report::SpawnFailed { id: spawn.id, step: Step::Fork, errno }
+            Request::Spawn(spawn) => {
+                let output = self.files.pop_front().flatten();
+                let listener = spawn.listener.as_ref().map(|_| self.files.pop_front().flatten());
+                match (output, listener) {
+                    (Some(output), None) => self.children.spawn(&spawn, output, None),
+                    (Some(output), Some(Some(listener))) => {
+                        self.children.spawn(&spawn, output, Some(listener))
+                    }
+                    (None, _) | (_, Some(None)) => {
+                        let errno = Errno::EMFILE as i32;
+                        Report::SpawnFailed { id: spawn.id, step: Step::Fork, errno }
+                    }
                 }
-            },
+            }
             Request::Sweep => Report::Swept { left: self.children.sweep() },
             Request::Signal { id, signal } => {
                 self.children.signal(id, signal);

@@ -8,7 +8,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -56,6 +56,7 @@ struct Image<'a> {
     dir: CString,
     stdin: OwnedFd,
     output: OwnedFd,
+    listener: Option<Listener>,
     around: &'a Surroundings,
     /// As the child sees it: who is outside of its namespace has no number.
     keeper: Pid,
@@ -77,11 +78,55 @@ impl Strings {
     }
 }
 
-/// Starts a program, which writes to `output`, and waits until it runs.
+/// A socket to be passed, as `sd_listen_fds(3)` expects it.
+struct Listener {
+    socket: OwnedFd,
+    /// The variable that says whom it is meant for, which only the child can know.
+    pid: Vec<u8>,
+}
+
+/// Where the first socket that is passed has to be. In the keeper this number has
+/// been taken since its start, so it is none of those that the child needs.
+const FIRST: i32 = 3;
+
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+
+impl Listener {
+    fn new(socket: OwnedFd) -> Self {
+        // Room for the digits of any process id, and the end of the string.
+        Self { socket, pid: [LISTEN_PID, &[0; 11]].concat() }
+    }
+
+    /// In the child: takes no memory.
+    fn pass(&mut self) -> nix::Result<()> {
+        let mut digits = [0; 10];
+        let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
+        let mut first = digits.len();
+        while rest > 0 {
+            first -= 1;
+            digits[first] = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+            rest /= 10;
+        }
+        let digits = &digits[first..];
+        self.pid[LISTEN_PID.len()..][..digits.len()].copy_from_slice(digits);
+        #[expect(unsafe_code, reason = "the number is what counts")]
+        // SAFETY: the socket is open, and nobody needs what had that number.
+        Errno::result(unsafe { libc::dup2(self.socket.as_raw_fd(), FIRST) }).map(drop)
+    }
+}
+
+/// What a process is told of its sockets, by others than its own ganger perhaps.
+fn concerns_sockets(pair: &[u8]) -> bool {
+    [LISTEN_PID, b"LISTEN_FDS=", b"LISTEN_FDNAMES="].iter().any(|key| pair.starts_with(key))
+}
+
+/// Starts a program, which writes to `output` and is given `listener`, and waits
+/// until it runs.
 pub(super) fn spawn(
     request: &Spawn,
     session: &str,
     output: OwnedFd,
+    listener: Option<OwnedFd>,
     around: &Surroundings,
 ) -> Result<Spawned, Failed> {
     let mark = [MARK.as_bytes(), b"=", session.as_bytes()].concat();
@@ -92,8 +137,17 @@ pub(super) fn spawn(
     let is_mark = |pair: &&Vec<u8>| {
         pair.strip_prefix(MARK.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
     };
-    let env = request.env.iter().filter(|pair| !is_mark(pair)).chain([&mark]).map(text);
-    let env = env.collect::<Result<Vec<_>, _>>()?;
+    let listener = listener.map(Listener::new);
+    let mut own = vec![mark];
+    if let Some(name) = &request.listener {
+        own.extend([b"LISTEN_FDS=1".to_vec(), [b"LISTEN_FDNAMES=", name.as_slice()].concat()]);
+    }
+    let env = request.env.iter().filter(|pair| !is_mark(pair) && !concerns_sockets(pair));
+    let env = env.chain(&own).map(text).collect::<Result<Vec<_>, _>>()?;
+    let mut env = Strings::new(env);
+    if let Some(listener) = &listener {
+        env.pointers.insert(0, listener.pid.as_ptr().cast());
+    }
     let (stdin, held) = match request.stdin {
         Stdin::Silent => {
             let (read, write) = pipe().map_err(in_fork)?;
@@ -114,10 +168,11 @@ pub(super) fn spawn(
         programs: texts(&programs(request))?,
         script: Strings::new(script.collect()),
         argv: Strings::new(argv),
-        env: Strings::new(env),
+        env,
         dir: text(&request.dir)?,
         stdin,
         output,
+        listener,
         around,
         keeper: if around.isolation.is_some() { Pid::from_raw(0) } else { nix::unistd::getpid() },
         failure,
@@ -231,7 +286,7 @@ fn execve(program: &CStr, argv: &Strings, env: &Strings) -> Errno {
     Errno::last()
 }
 
-fn prepare(image: &Image) -> Result<(), (u8, Errno)> {
+fn prepare(image: &mut Image) -> Result<(), (u8, Errno)> {
     let other = |errno| (2, errno);
     #[cfg(target_os = "linux")]
     {
@@ -250,6 +305,9 @@ fn prepare(image: &Image) -> Result<(), (u8, Errno)> {
     nix::unistd::dup2_stdin(&image.stdin).map_err(other)?;
     nix::unistd::dup2_stdout(&image.output).map_err(other)?;
     nix::unistd::dup2_stderr(&image.output).map_err(other)?;
+    if let Some(listener) = &mut image.listener {
+        listener.pass().map_err(other)?;
+    }
     default_signals();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(other)?;
     setrlimit(Resource::RLIMIT_NOFILE, image.around.limits.0, image.around.limits.1)

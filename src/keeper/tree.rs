@@ -97,9 +97,18 @@ mod linux {
 
     /// Whether a process waits for the system, and can't be interrupted.
     pub(in crate::keeper) fn is_held_up(pid: Pid) -> bool {
+        is_in_state(pid, 'D')
+    }
+
+    /// Whether a process was stopped by a signal.
+    pub(in crate::keeper) fn is_suspended(pid: Pid) -> bool {
+        is_in_state(pid, 'T')
+    }
+
+    fn is_in_state(pid: Pid, state: char) -> bool {
         let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
         let stat = String::from_utf8_lossy(&stat);
-        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('D'))
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(state))
     }
 
     /// The value of a variable in the environment that a process was started
@@ -141,7 +150,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{children, is_held_up, look, variable};
+pub(super) use linux::{children, is_held_up, is_suspended, look, variable};
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
@@ -159,10 +168,14 @@ mod elsewhere {
         false
     }
 
+    pub(in crate::keeper) fn is_suspended(_pid: Pid) -> bool {
+        false
+    }
+
     pub(in crate::keeper) fn variable(_pid: Pid, _name: &str) -> Option<String> {
         None
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{children, is_held_up, look, variable};
+pub(super) use elsewhere::{children, is_held_up, is_suspended, look, variable};

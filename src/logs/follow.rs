@@ -59,13 +59,17 @@ struct Follower {
 }
 
 /// All that is remembered and passed on of what processes say.
-#[derive(Default)]
 pub(super) struct Audience {
     recent: Recent,
     followers: Vec<Follower>,
 }
 
 impl Audience {
+    /// Nobody yet; so many bytes are remembered of each process.
+    pub(super) fn new(kept: usize) -> Self {
+        Self { recent: Recent::new(kept), followers: Vec::new() }
+    }
+
     /// A process has said something.
     pub(super) fn hear(&mut self, name: &Arc<str>, bytes: &[u8]) {
         let at = SystemTime::now();

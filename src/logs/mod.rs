@@ -36,6 +36,7 @@ enum Command {
     Look(Box<Question>),
     Drain { id: SourceId },
     Say(Notice),
+    Detach,
     Stopping,
     Finish,
 }
@@ -45,6 +46,8 @@ enum Command {
 pub enum Event {
     /// Nobody reads standard output any more.
     StdoutClosed,
+    /// The terminal, if there was one, is let go.
+    Detached,
     /// Everything is written, or given up; nothing more comes.
     Finished,
 }
@@ -59,8 +62,9 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the threads, which write to standard output, and notices to
-    /// standard error; `colored` says whether those are.
-    pub fn start(style: Style, colored: bool) -> io::Result<Self> {
+    /// standard error; `colored` says whether those are. So many bytes are `kept` of
+    /// each process.
+    pub fn start(style: Style, colored: bool, kept: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let (commands, receive) = channel();
@@ -74,6 +78,7 @@ impl Logs {
             style,
             notice_style: Style { color: colored, ..style },
             terminal: stdout.is_terminal(),
+            kept,
         };
         let apart = !mux::is_same_file(&stdout, &stderr);
         let mux = Mux::new(setup, stdout.as_fd(), apart.then(|| stderr.as_fd()))?;
@@ -101,6 +106,12 @@ impl Logs {
     /// Says something, behind all that was read before.
     pub fn say(&self, notice: Notice) {
         self.send(Command::Say(notice));
+    }
+
+    /// Writes what was said so far, and then nothing to a terminal any more;
+    /// [`Event::Detached`] follows.
+    pub fn detach(&self) {
+        self.send(Command::Detach);
     }
 
     /// From now on, output that nobody reads is discarded after a while.

@@ -5,6 +5,7 @@
 //! is read: the processes wait for whoever reads the stream, and nothing is lost.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -40,10 +41,13 @@ pub(super) struct Setup {
     pub(super) notice_style: Style,
     /// Whether the stream goes to a terminal.
     pub(super) terminal: bool,
+    /// How much is remembered of each process, in bytes.
+    pub(super) kept: usize,
 }
 
 pub(super) struct Mux {
     poll: Poll,
+    waker: Arc<Waker>,
     commands: Receiver<Command>,
     events: UnboundedSender<Event>,
     style: Style,
@@ -73,6 +77,7 @@ enum Task {
         most: usize,
     },
     Say(Notice),
+    Detach,
     EndAll,
 }
 
@@ -84,6 +89,7 @@ impl Mux {
         notices: Option<BorrowedFd>,
     ) -> io::Result<Self> {
         let sink = |file| Sink::new(file, Arc::clone(&setup.waker));
+        let (output_sink, notices) = (sink(output)?, notices.map(sink).transpose()?);
         // Not every file can be waited for; whose end can't be seen this way
         // shows itself at the next line.
         let _ = setup.poll.registry().register(
@@ -92,14 +98,15 @@ impl Mux {
             Interest::WRITABLE,
         );
         Ok(Self {
-            output: sink(output)?,
-            notices: notices.map(sink).transpose()?,
+            output: output_sink,
+            notices,
             poll: setup.poll,
+            waker: setup.waker,
             commands: setup.commands,
             events: setup.events,
             style: setup.style,
             notice_style: setup.notice_style,
-            sources: Sources::new(setup.terminal),
+            sources: Sources::new(setup.terminal, setup.kept),
             inbox: VecDeque::new(),
             stopping: None,
             finished: false,
@@ -145,13 +152,18 @@ impl Mux {
     }
 
     fn is_finished(&self) -> bool {
+        self.finished && self.is_drained()
+    }
+
+    fn is_drained(&self) -> bool {
         let drained = |sink: &Sink| sink.is_drained();
-        self.finished && drained(&self.output) && self.notices.as_ref().is_none_or(drained)
+        drained(&self.output) && self.notices.as_ref().is_none_or(drained)
     }
 
     /// How long nothing has to be done if nothing happens.
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
-        if self.sources.has_ready() && !self.output.is_full() {
+        let may_detach = matches!(self.inbox.front(), Some(Task::Detach)) && self.is_drained();
+        if may_detach || (self.sources.has_ready() && !self.output.is_full()) {
             return Some(Duration::ZERO);
         }
         let prompt = self.sources.next_prompt();
@@ -172,6 +184,7 @@ impl Mux {
                     self.inbox.push_back(Task::Drain { id, most: PIPE_MAX });
                 }
                 Ok(Command::Say(notice)) => self.inbox.push_back(Task::Say(notice)),
+                Ok(Command::Detach) => self.inbox.push_back(Task::Detach),
                 // Not in turn: what waits may wait for this.
                 Ok(Command::Stopping) => {
                     self.stopping.get_or_insert_with(Instant::now);
@@ -201,6 +214,14 @@ impl Mux {
                     }
                 }
                 Task::Say(notice) => self.say(&notice),
+                Task::Detach => {
+                    if !self.is_drained() {
+                        self.inbox.push_front(Task::Detach);
+                        return;
+                    }
+                    self.detach();
+                    let _ = self.events.send(Event::Detached);
+                }
                 // What is in the pipes, and not what holds them open.
                 Task::EndAll => {
                     self.finished = self.sources.end_all(stamp, &mut self.output);
@@ -224,6 +245,23 @@ impl Mux {
             }
         };
         sink.queue().extend_from_slice(&bytes);
+    }
+
+    /// Lets go of the terminal: its end is none of ganger's business any more.
+    fn detach(&mut self) {
+        if self.output.is_terminal() {
+            self.sources.forget_prompts();
+            let _ = self.poll.registry().deregister(&mut SourceFd(&io::stdout().as_raw_fd()));
+        }
+        for sink in [&mut self.output].into_iter().chain(&mut self.notices) {
+            if sink.is_terminal() {
+                let null = File::options().write(true).open("/dev/null");
+                match null.and_then(|null| Sink::new(null.as_fd(), Arc::clone(&self.waker))) {
+                    Ok(null) => *sink = null,
+                    Err(_) => sink.close(),
+                }
+            }
+        }
     }
 
     fn on_closed(&mut self) {

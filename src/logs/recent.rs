@@ -47,12 +47,6 @@ pub struct Recent {
     next: u64,
 }
 
-impl Default for Recent {
-    fn default() -> Self {
-        Self::new(KEPT)
-    }
-}
-
 impl Recent {
     /// Keeps so many bytes of each process.
     #[must_use]
@@ -62,7 +56,7 @@ impl Recent {
 
     /// Takes note of what a process said.
     pub fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
-        if bytes.is_empty() {
+        if bytes.is_empty() || self.kept == 0 {
             return;
         }
         if !self.tails.contains_key(name) {

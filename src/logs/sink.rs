@@ -77,6 +77,11 @@ impl Sink {
         self.pending.len() >= LIMIT
     }
 
+    /// Whether it is a terminal.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Whether it takes what it is given.
     pub(super) fn is_good(&self) -> bool {
         self.health == Health::Good

@@ -57,7 +57,7 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    pub(super) fn new(prompts: bool) -> Self {
+    pub(super) fn new(prompts: bool, kept: usize) -> Self {
         Self {
             by_id: HashMap::new(),
             by_token: HashMap::new(),
@@ -66,7 +66,7 @@ impl Sources {
             buffer: vec![0; LONGEST],
             prompts,
             row: None,
-            audience: Audience::default(),
+            audience: Audience::new(kept),
         }
     }
 
@@ -105,6 +105,12 @@ impl Sources {
 
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// From now on, nobody is there to answer them.
+    pub(super) fn forget_prompts(&mut self) {
+        self.prompts = false;
+        self.row = None;
     }
 
     /// When [`Self::show_prompts`] has something to do.

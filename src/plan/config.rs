@@ -48,6 +48,8 @@ pub struct Process {
     pub dir: Option<PathBuf>,
     /// What it reads.
     pub stdin: Option<Stdin>,
+    /// Whether ganger listens on its PORT, and hands the socket over.
+    pub listen: Option<bool>,
     /// Variables of its own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -152,6 +154,21 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number of bytes: `262144`, `256K` or `1M`.
+pub fn parse_size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => Some(0),
+        "K" | "KB" | "KIB" => Some(10),
+        "M" | "MB" | "MIB" => Some(20),
+        _ => None,
+    };
+    let bytes = digits.parse().ok().zip(shift);
+    bytes
+        .and_then(|(number, shift): (usize, u32)| number.checked_mul(1 << shift))
+        .ok_or_else(|| format!("`{text}` is not a size; expected `256K` or `1M`"))
+}
+
 /// A port that a process can be given.
 pub fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse() {
@@ -203,7 +220,7 @@ mod tests {
             "formation = 'web=2'\nport = 3000\nenv = ['.env', 'b']\n[process.web]\n\
              on_exit = 'restart-on-failure'\nstop_signal = 'int'\ngrace = '1m 30s'\n\
              backoff = { min = '1s', max = '2s', give_up_after = 3 }\ndir = 'api'\n\
-             stdin = 'null'\nenv = { A = 'b' }\n",
+             stdin = 'null'\nlisten = true\nenv = { A = 'b' }\n",
         );
         insta::assert_debug_snapshot!(config.unwrap());
     }
@@ -250,6 +267,15 @@ mod tests {
         assert!(parse("port =").unwrap_err().starts_with("line 1: "));
         let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();
         assert_eq!(not_text.to_string(), "line 2: is not UTF-8 text");
+    }
+
+    #[test]
+    fn reads_sizes() {
+        let sizes = ["0", "262144", "256K", "1m", "2MiB"].map(parse_size);
+        assert_eq!(sizes, [0, 262_144, 262_144, 1 << 20, 2 << 20].map(Ok));
+        for text in ["", "K", "-1", "1G5", "1X", "99999999999999999999", "18446744073709551615K"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ use sources::{EnvFiles, Sources, Text};
 
 pub use options::Options;
 pub use policy::{Backoff, OnExit, Policy, Stdin};
+use process::PORT_OF;
 pub use process::{Process, identity};
 
 /// Everything resolved: what runs, and how.
@@ -73,6 +74,13 @@ pub enum Error {
     BasePort { origin: Origin },
     #[error(transparent)]
     UnknownType(#[from] options::UnknownType),
+    #[error(
+        "`{name}` can't be handed a socket: a shell would stay between ganger and its program \
+         (put `exec` before the program, or the rest into a script)"
+    )]
+    ShellBetween { name: String },
+    #[error("`{name}` is to listen, and `--no-port` leaves it no port to listen on")]
+    NothingToListenOn { name: String },
 }
 
 impl Plan {
@@ -89,12 +97,17 @@ impl Plan {
         let counts = formation::count(&types, &plan.procfile, &wanted)?;
         for (index, count) in counts.of.into_iter().enumerate() {
             let entry = &plan.entries[index];
-            if let Some(ports) = ports {
+            let listen = listens(entry, &config, options);
+            if listen && count > 0 {
+                check_listen(entry, ports)?;
+            }
+            if let Some(ports) = ports.filter(|_| !listen) {
                 ports.check(&entry.name, count)?;
             }
             for instance in 1..=count {
-                let port =
-                    ports.map(|ports| ports.port(&entry.name, index, instance)).transpose()?;
+                // Those that share a socket share its port.
+                let place = if listen { 1 } else { instance };
+                let port = ports.map(|ports| ports.port(&entry.name, index, place)).transpose()?;
                 let name = format!("{}.{instance}", entry.name);
                 let process = plan.process(index, name, port, &config, options);
                 plan.processes.push(Arc::new(process));
@@ -193,6 +206,7 @@ impl Plan {
             port,
             shared: Arc::clone(&self.env),
             env,
+            listen: listens(entry, config, options),
             shown: !options.quiet.contains(&entry.name),
             policy: options.policy(&entry.name, from_file),
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
@@ -206,11 +220,26 @@ fn entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
     procfile::parse(bytes).map_err(|error| Error::Procfile { file: name.clone(), error })
 }
 
+/// Whether ganger listens for this type.
+fn listens(entry: &procfile::Entry, config: &Config, options: &Options) -> bool {
+    let from_file = config.process(&entry.name).and_then(|process| process.listen);
+    options.listen.contains(&entry.name) || from_file.unwrap_or_default()
+}
+
+fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Error> {
+    let name = entry.name.clone();
+    match ports {
+        None => Err(Error::NothingToListenOn { name }),
+        Some(_) if !shell::is_replaced(&entry.command) => Err(Error::ShellBetween { name }),
+        Some(_) => Ok(()),
+    }
+}
+
 /// Tells every process where the first instance of each type listens.
 fn name_ports(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
     for (index, entry) in entries.iter().enumerate() {
         if let Some(Ok(port)) = ports.map(|ports| ports.port(&entry.name, index, 1)) {
-            let key = format!("GANGER_PROCESS_{}_PORT", entry.name.replace('-', "_"));
+            let key = format!("{PORT_OF}{}_PORT", entry.name.replace('-', "_"));
             env.insert(key.into(), Var::given(port.to_string()));
         }
     }

@@ -33,6 +33,8 @@ pub struct Options {
     pub can_die: Vec<String>,
     /// `--any-can-die`.
     pub any_can_die: bool,
+    /// `--listen`.
+    pub listen: Vec<String>,
     /// `--quiet`.
     pub quiet: Vec<String>,
     /// `--stop-signals`.
@@ -79,6 +81,9 @@ impl Options {
         }
         for name in &self.can_die {
             check("--can-die", name)?;
+        }
+        for name in &self.listen {
+            check("--listen", name)?;
         }
         for name in &self.quiet {
             check("--quiet", name)?;

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use super::env::{Env, Origin, Var};
 use super::policy::{Policy, Stdin};
 
+/// How the variables begin that tell every process where the others listen.
+pub(super) const PORT_OF: &str = "GANGER_PROCESS_";
+
 /// One running instance of a process type, to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Process {
@@ -24,6 +27,8 @@ pub struct Process {
     pub shared: Arc<Env>,
     /// What it has beside that, or instead of it.
     pub env: Env,
+    /// Whether ganger listens there, for all instances of the type together.
+    pub listen: bool,
     /// Whether what it says is shown.
     pub shown: bool,
     /// How it is kept.
@@ -45,16 +50,22 @@ impl Process {
     /// may differ.
     #[must_use]
     pub fn runs_like(&self, other: &Self) -> bool {
-        let rest = |process: &Self| (process.port, process.stdin);
-        let values = |process: &Self| {
-            // Where a value stands may have changed, as every line number does.
-            let pairs = process.environment().into_iter();
-            pairs.map(|(key, var)| (key, var.value)).collect::<Vec<_>>()
+        let rest = |process: &Self| (process.port, process.listen, process.stdin);
+        let (ours, theirs) = (self.environment(), other.environment());
+        // Where a value stands may have changed, as every line number does. And that
+        // there is another type now, or no longer, is no news to those that run.
+        let known = |env: &Env, key: &OsString| {
+            env.contains_key(key) || !key.as_encoded_bytes().starts_with(PORT_OF.as_bytes())
+        };
+        let same = |one: &Env, other: &Env| {
+            let mut pairs = one.iter().filter(|(key, _)| known(other, key));
+            pairs.all(|(key, var)| other.get(key).is_some_and(|it| it.value == var.value))
         };
         self.command == other.command
             && self.dir == other.dir
             && rest(self) == rest(other)
-            && values(self) == values(other)
+            && same(&ours, &theirs)
+            && same(&theirs, &ours)
     }
 }
 

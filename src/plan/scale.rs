@@ -1,6 +1,7 @@
 //! Changes to the formation of a running app: `web=2 worker+1 clock-1 all=0`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use super::Plan;
@@ -109,6 +110,21 @@ pub struct Differences {
     pub stopped: Vec<String>,
     /// Processes that are started again, because they would run otherwise now.
     pub restarted: Vec<String>,
+}
+
+/// In words, for one line.
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = [
+            ("starting", &self.started),
+            ("stopping", &self.stopped),
+            ("restarting", &self.restarted),
+        ];
+        let named = named.into_iter().filter(|(_, names)| !names.is_empty());
+        let parts: Vec<String> =
+            named.map(|(what, names)| format!("{what} {}", names.join(" "))).collect();
+        f.write_str(&if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") })
+    }
 }
 
 impl Differences {

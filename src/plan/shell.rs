@@ -110,6 +110,37 @@ pub fn argv(shell: &Path, command: &str) -> Vec<OsString> {
     vec![shell.into(), "-c".into(), with_exec(command).into_owned().into()]
 }
 
+/// Whether the process that `command` is started as becomes the program itself: no
+/// shell stays in between.
+#[must_use]
+pub fn is_replaced(command: &str) -> bool {
+    // The last of several commands counts, where the others come before it.
+    let closed = |text: &str| ['\'', '"'].iter().all(|quote| text.matches(*quote).count() % 2 == 0);
+    let last = |separator| {
+        let (before, last) = command.rsplit_once(separator)?;
+        closed(before).then_some(last)
+    };
+    let ends = [last("&&"), last(";")].into_iter().flatten();
+    is_simple(command) || std::iter::once(command).chain(ends).any(is_exec)
+}
+
+/// Whether it is `exec` and a simple command, with assignments before it perhaps.
+fn is_exec(command: &str) -> bool {
+    let mut rest = command.trim_start();
+    loop {
+        let Some((word, after)) = rest.split_once([' ', '\t']) else { return false };
+        rest = after.trim_start();
+        let (key, value) = word.split_once('=').unwrap_or_default();
+        let name = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+,-".contains(&byte);
+        if word == "exec" {
+            return !rest.is_empty() && is_single(rest);
+        }
+        if key.is_empty() || !key.bytes().chain(value.bytes()).all(name) {
+            return false;
+        }
+    }
+}
+
 /// Whether the command is made of words that mean nothing to a shell.
 fn is_plain(command: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./+@%:,= \t".contains(&byte);
@@ -129,9 +160,13 @@ fn with_exec(command: &str) -> Cow<'_, str> {
 fn is_simple(command: &str) -> bool {
     let first = command.split_ascii_whitespace().next().unwrap_or_default();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./+@%:,".contains(&byte);
-    if first.is_empty() || !first.bytes().all(plain) || BUILTINS.contains(&first) {
-        return false;
-    }
+    let is_program = !first.is_empty() && first.bytes().all(plain) && !BUILTINS.contains(&first);
+    is_program && is_single(command)
+}
+
+/// Whether this is no more than one command, with nothing that the shell would have
+/// to run beside it.
+fn is_single(command: &str) -> bool {
     let mut quote = None;
     let mut bytes = command.bytes().peekable();
     let mut before = b' ';
@@ -185,6 +220,36 @@ mod tests {
             "perl -e 'a && b'  \\; x",
         ] {
             assert_eq!(with_exec(command), format!("exec {command}"));
+        }
+    }
+
+    #[test]
+    fn who_ends_as_the_program_is_known() {
+        for command in [
+            "bin/web -p 80",
+            "web --bind 'a b' > log",
+            "exec web",
+            "exec $WEB -x",
+            "cd api && exec bundle exec puma",
+            "ulimit -n 99; RAILS_ENV=production A=b exec web \"$X\"",
+            "exec sh -c 'a && b'",
+        ] {
+            assert!(is_replaced(command), "{command}");
+        }
+        for command in [
+            "cd api && web",
+            "A=b web",
+            "a | exec b",
+            "exec a; b",
+            "exec a | b",
+            "(cd x && exec a)",
+            "if x; then exec a; fi",
+            "{ a; exec b; }",
+            "exec",
+            "'a && exec b",
+            "A='b; exec c' d 'e'",
+        ] {
+            assert!(!is_replaced(command), "{command}");
         }
     }
 

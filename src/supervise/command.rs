@@ -5,21 +5,25 @@ use std::time::{Instant, SystemTime};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::sockets::Sockets;
 use super::supervisor::{Pace, Status};
 use crate::logs::follow::{BEHIND, Filter, Question, Said};
 use crate::logs::format::Color;
 use crate::logs::recent::Line;
+use crate::notice::Notice;
 use crate::plan::Plan;
 
 /// Something to do or to tell. What can't be right is refused before it gets here.
 #[derive(Debug)]
 pub(super) enum Command {
     Look(oneshot::Sender<Snapshot>),
-    Plan(Box<Plan>, Pace),
+    Plan(Box<Plan>, Sockets, Pace),
     Restart(Vec<String>, Pace),
     Stop(Vec<String>),
     Signal(Vec<String>, Signal),
     Logs(Box<Question>),
+    Detach(oneshot::Sender<()>),
+    Say(Notice),
     Quit,
 }
 
@@ -30,6 +34,8 @@ pub struct Snapshot {
     pub now: Instant,
     /// Every process, in the order of the plan.
     pub processes: Vec<Status>,
+    /// Whether all is being stopped.
+    pub ending: bool,
     /// The colour of each process type.
     pub colors: Vec<(String, Color)>,
 }
@@ -89,8 +95,8 @@ impl Handle {
     }
 
     /// Runs by this plan from now on.
-    pub fn plan(&self, plan: Plan, pace: Pace) -> Result<(), Stopping> {
-        self.send(Command::Plan(Box::new(plan), pace))
+    pub fn plan(&self, plan: Plan, sockets: Sockets, pace: Pace) -> Result<(), Stopping> {
+        self.send(Command::Plan(Box::new(plan), sockets, pace))
     }
 
     /// Starts these again, or starts them.
@@ -125,6 +131,18 @@ impl Handle {
         let question = Question { filter, most, since, answer, follow };
         self.send(Command::Logs(Box::new(question)))?;
         Ok((lines.await.map_err(|_| Stopping)?, said))
+    }
+
+    /// Has the terminal let go, once all that was said so far is written to it.
+    pub async fn detach(&self) -> Result<(), Stopping> {
+        let (tell, detached) = oneshot::channel();
+        self.send(Command::Detach(tell))?;
+        detached.await.map_err(|_| Stopping)
+    }
+
+    /// Says something.
+    pub fn say(&self, notice: Notice) -> Result<(), Stopping> {
+        self.send(Command::Say(notice))
     }
 
     /// Stops everything, and ganger with it.

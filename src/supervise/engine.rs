@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, raise};
+use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use super::command::{Command, Commands, Handle, Snapshot};
 use super::exit::Exit;
 use super::signals::{Asked, Signals};
+use super::sockets::Sockets;
 use super::supervisor::{Action, Event, ProcessId, State, Status, Supervisor};
 use crate::keeper::client::{Keeper, Lost};
 use crate::keeper::protocol::{ChildId, Report, Request, Spawn, Stdin, Step};
@@ -48,8 +50,12 @@ pub struct Engine {
     logs: Logs,
     signals: Signals,
     commands: Commands,
+    /// What ganger itself listens on.
+    sockets: Sockets,
     /// What processes write that are being started: it is read once that is said.
     unheard: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
+    /// Who waits for the terminal to be let go.
+    detaching: Option<oneshot::Sender<()>>,
     /// How long everything was suspended: that time doesn't count.
     suspended: Duration,
     /// What happened while something was being done.
@@ -59,7 +65,14 @@ pub struct Engine {
 impl Engine {
     /// Puts the parts together; nothing runs yet.
     #[must_use]
-    pub fn new(plan: Plan, show: Show, keeper: Keeper, logs: Logs, signals: Signals) -> Self {
+    pub fn new(
+        plan: Plan,
+        sockets: Sockets,
+        show: Show,
+        keeper: Keeper,
+        logs: Logs,
+        signals: Signals,
+    ) -> Self {
         // Chance is for keeping apart what crashed together; a clock is enough.
         let seed =
             std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
@@ -72,7 +85,9 @@ impl Engine {
             logs,
             signals,
             commands: Commands::new(),
+            sockets,
             unheard: HashMap::new(),
+            detaching: None,
             suspended: Duration::ZERO,
             follow_up: VecDeque::new(),
         }
@@ -104,6 +119,7 @@ impl Engine {
                 },
                 event = self.logs.next() => match event {
                     logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
+                    logs::Event::Detached => drop(self.detaching.take().map(|tell| tell.send(()))),
                     logs::Event::Finished => {}
                 },
                 asked = self.signals.next() => self.on_signal(asked),
@@ -116,7 +132,7 @@ impl Engine {
             tokio::select! {
                 event = self.logs.next() => match event {
                     logs::Event::Finished => break,
-                    logs::Event::StdoutClosed => {}
+                    logs::Event::StdoutClosed | logs::Event::Detached => {}
                 },
                 asked = self.signals.next() => match asked {
                     // Whoever reads is slow, and the user would not wait.
@@ -168,13 +184,13 @@ impl Engine {
             }
             Action::Stop(id, signal) => {
                 let request = Request::Stop { id: id.into(), signal: signal as i32 };
-                self.keeper.ask(&request, None);
+                self.keeper.ask(&request, []);
             }
             Action::StopStrays => {
-                self.keeper.ask(&Request::StopStrays, None);
+                self.keeper.ask(&Request::StopStrays, []);
                 self.logs.stopping();
             }
-            Action::Sweep => self.keeper.ask(&Request::Sweep, None),
+            Action::Sweep => self.keeper.ask(&Request::Sweep, []),
             Action::Say(notice) => self.logs.say(notice),
         }
     }
@@ -191,6 +207,8 @@ impl Engine {
         let pair = |(key, var): (&std::ffi::OsString, &plan::env::Var)| {
             [key.as_bytes(), b"=", var.value.as_bytes()].concat()
         };
+        let listener = process.port.filter(|_| process.listen);
+        let listener = listener.and_then(|port| self.sockets.get(port)).transpose()?;
         let spawn = Spawn {
             id: id.into(),
             argv: argv.into_iter().map(OsStringExt::into_vec).collect(),
@@ -200,11 +218,13 @@ impl Engine {
                 plan::Stdin::Pipe => Stdin::Silent,
                 plan::Stdin::Null => Stdin::Null,
             },
+            listener: listener.is_some().then(|| process.kind.as_bytes().to_vec()),
         };
         if spawn.is_too_long() {
             return Err(io::Error::from_raw_os_error(libc::E2BIG));
         }
-        self.keeper.ask(&Request::Spawn(spawn), Some(write));
+        let files: Vec<OwnedFd> = [write].into_iter().chain(listener).collect();
+        self.keeper.ask(&Request::Spawn(spawn), files);
         self.unheard.insert(id, (read, process));
         Ok(())
     }
@@ -274,11 +294,12 @@ impl Engine {
                 // Whoever asked may be gone.
                 let colors = self.plan.types().into_iter().map(str::to_owned);
                 let colors = colors.zip(self.colors.iter().copied()).collect();
-                let _ = answer.send(Snapshot { now: self.now(), processes, colors });
+                let ending = self.supervisor.is_ending();
+                let _ = answer.send(Snapshot { now: self.now(), processes, ending, colors });
             }
-            Command::Plan(plan, pace) => {
+            Command::Plan(plan, sockets, pace) => {
                 let processes = plan.processes.clone();
-                self.adopt(*plan);
+                self.adopt(*plan, sockets);
                 self.happen(Event::Plan(processes, pace));
             }
             Command::Restart(names, pace) => self.happen(Event::Restart(names, pace)),
@@ -287,12 +308,18 @@ impl Engine {
                 self.signal(signal, |name| names.iter().any(|it| it == name));
             }
             Command::Logs(question) => self.logs.look(*question),
+            Command::Detach(detached) => {
+                self.detaching = Some(detached);
+                self.logs.detach();
+            }
+            Command::Say(notice) => self.logs.say(notice),
             Command::Quit => self.happen(Event::Quit),
         }
     }
 
     /// What is started from now on is shown by this plan.
-    fn adopt(&mut self, plan: Plan) {
+    fn adopt(&mut self, plan: Plan, sockets: Sockets) {
+        self.sockets = sockets;
         self.colors = colors(&plan.types(), &self.show.palette);
         let names = plan.processes.iter().map(|process| process.name.as_str());
         // Those that run keep their width; none gets narrower.
@@ -310,7 +337,7 @@ impl Engine {
     fn signal(&mut self, signal: Signal, to: impl Fn(&str) -> bool) {
         for id in self.supervisor.running(to) {
             let request = Request::Signal { id: id.into(), signal: signal as i32 };
-            self.keeper.ask(&request, None);
+            self.keeper.ask(&request, []);
         }
     }
 

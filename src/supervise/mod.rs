@@ -7,5 +7,6 @@ pub mod exit;
 mod process;
 mod shutdown;
 pub mod signals;
+pub mod sockets;
 mod state;
 pub mod supervisor;

@@ -46,11 +46,14 @@ const REQUESTS: [(Signal, Asked); 10] = [
 pub struct Signals(UnboundedReceiver<Asked>);
 
 impl Signals {
-    /// Takes over all signals but those that were ignored from the start; needs
-    /// a tokio runtime.
-    pub fn listen() -> io::Result<Self> {
+    /// Takes over all signals but those that were ignored from the start, and HUP
+    /// where it means something `else_hup`; needs a tokio runtime.
+    pub fn listen(else_hup: bool) -> io::Result<Self> {
         let (send, requests) = unbounded_channel();
         for (number, request) in REQUESTS {
+            if else_hup && number == Signal::SIGHUP {
+                continue;
+            }
             if MAY_BE_IGNORED.contains(&number) && is_ignored(number) {
                 continue;
             }

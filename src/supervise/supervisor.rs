@@ -147,6 +147,12 @@ impl Supervisor {
         self.outcome
     }
 
+    /// Whether all is being stopped.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.shutdown.is_some()
+    }
+
     /// Every process, in the order of the plan.
     pub fn status(&self) -> impl Iterator<Item = Status> {
         self.processes.iter().map(Process::status)

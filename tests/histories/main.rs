@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use chance::Chance;
 use ganger::keeper;
-use ganger::keeper::client::{self, Keeper};
+use ganger::keeper::client::Keeper;
 use ganger::keeper::protocol::{Report, Request, Spawn, Stdin};
+use ganger::keeper::start;
 use ganger::plan::sources::{EnvFiles, Sources, Text};
 use ganger::plan::{Options, Plan, shell};
 use ganger::supervise::supervisor::{Action, Event, Pace, State, Status, Supervisor};
@@ -87,7 +88,7 @@ struct World {
     chance: Chance,
     plan: Plan,
     supervisor: Supervisor,
-    started: Option<client::Started>,
+    started: Option<start::Started>,
     pid: Pid,
     /// Whether everything is coming to its end.
     ending: bool,
@@ -96,7 +97,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let plan = plan([2, 1, 1, 1], 0);
-        let started = client::start(false).unwrap();
+        let started = start::start(false).unwrap();
         let supervisor = Supervisor::new(&plan, seed);
         Self {
             chance: Chance(seed),
@@ -177,9 +178,10 @@ impl World {
                         env: process.environment().into_iter().map(pair).collect(),
                         dir: b"/".to_vec(),
                         stdin: Stdin::Null,
+                        listener: None,
                     };
                     let null = File::options().write(true).open("/dev/null").unwrap();
-                    keeper.ask(&Request::Spawn(spawn), Some(null.into()));
+                    keeper.ask(&Request::Spawn(spawn), [null.into()]);
                     continue;
                 }
                 Action::Stop(id, signal) => Request::Stop { id: id.into(), signal: signal as i32 },
@@ -190,7 +192,7 @@ impl World {
                 Action::Sweep => Request::Sweep,
                 Action::Say(_) => continue,
             };
-            keeper.ask(&request, None);
+            keeper.ask(&request, []);
         }
     }
 

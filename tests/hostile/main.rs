@@ -2,6 +2,7 @@
 #![expect(clippy::zombie_processes, reason = "leaving some behind is the point")]
 
 mod faults;
+mod serve;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -31,6 +32,7 @@ fn main() {
         ["leave", code, tag] => leave(number(code), tag),
         ["detach", port, tag] => detach(port, tag),
         ["listen", port, ..] => listen(port),
+        ["serve"] => serve::serve(),
         ["daemon", tag] => daemon(tag, true),
         ["stray", tag] => stray(tag),
         ["zombie", tag] => zombie(tag),

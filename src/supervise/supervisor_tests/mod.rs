@@ -22,6 +22,7 @@ fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::Process> {
         port: None,
         shared: Arc::default(),
         env: Env::new(),
+        listen: false,
         shown: true,
         policy,
         stdin: Stdin::Pipe,

@@ -1,0 +1,69 @@
+//! The sockets that ganger itself listens on, and passes to all processes of a
+//! type: they share one port, and while one is started again, who connects waits
+//! for the next instead of being refused (`sd_listen_fds(3)`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::sys::socket::{Backlog, listen};
+
+use crate::plan::Plan;
+use crate::plan::sources::reason;
+
+/// All sockets, by their port.
+#[derive(Clone, Debug, Default)]
+pub struct Sockets(BTreeMap<u16, Arc<OwnedFd>>);
+
+/// A port can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to listen on port {port} for `{kind}`: {}", reason(.error))]
+pub struct Error {
+    /// The port.
+    pub port: u16,
+    /// The process type.
+    pub kind: String,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl Sockets {
+    /// Those that `plan` needs: of these, the ones that it still does, and new ones
+    /// on all addresses of this machine.
+    pub fn of(&self, plan: &Plan) -> Result<Self, Error> {
+        let mut sockets = BTreeMap::new();
+        for process in plan.processes.iter().filter(|process| process.listen) {
+            let Some(port) = process.port else { continue };
+            let socket = match self.0.get(&port).or_else(|| sockets.get(&port)) {
+                Some(socket) => Arc::clone(socket),
+                None => Arc::new(bind(port).map_err(|error| {
+                    let kind = process.kind.clone();
+                    Error { port, kind, error }
+                })?),
+            };
+            sockets.insert(port, socket);
+        }
+        Ok(Self(sockets))
+    }
+
+    /// The one of this port, for a process.
+    pub(super) fn get(&self, port: u16) -> Option<io::Result<OwnedFd>> {
+        self.0.get(&port).map(|socket| socket.as_fd().try_clone_to_owned())
+    }
+}
+
+/// IPv6 takes IPv4 as well, unless the system has no IPv6 or keeps the two apart.
+fn bind(port: u16) -> io::Result<OwnedFd> {
+    let any: [SocketAddr; 2] =
+        [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
+    let apart = std::fs::read("/proc/sys/net/ipv6/bindv6only").is_ok_and(|it| it == b"1\n");
+    let listener = match TcpListener::bind(any[usize::from(apart)]) {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => TcpListener::bind(any[1]),
+        bound => bound,
+    }?;
+    // As long as the queue may be: it holds who comes while nobody accepts.
+    listen(&listener, Backlog::MAXCONN)?;
+    Ok(listener.into())
+}

@@ -1,0 +1,130 @@
+//! `start -D`: the app in the background.
+
+use std::fs::File;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::scenario::{Running, Scenario, is_alive, tag, tagged};
+
+/// Output goes to a file, or whoever reads it would wait for the background.
+fn start(procfile: &str, args: &str) -> Scenario {
+    let scenario = Scenario::procfile(procfile).args("start -D").args(args);
+    let folder = scenario.folder().to_owned();
+    scenario.env("TMPDIR", folder.to_str().unwrap()).command(|command| {
+        let log = File::create(folder.join("log")).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+    })
+}
+
+fn log(running: &Running) -> String {
+    std::fs::read_to_string(running.folder().join("log")).unwrap()
+}
+
+fn pid(running: &Running) -> Pid {
+    let output = Command::new("sh")
+        .args(["-c", "curl -fsS --unix-socket ganger-0/*.sock http://ganger/"])
+        .current_dir(running.folder())
+        .output()
+        .unwrap();
+    let about: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    Pid::from_raw(about["pid"].as_i64().unwrap().try_into().unwrap())
+}
+
+#[test]
+fn returns_when_all_is_up_and_ends_with_quit() {
+    let tag = tag();
+    let procfile =
+        format!("a: echo hello; exec $HOSTILE leaf {tag}\nb: exec $HOSTILE leaf {tag}\n");
+    let mut running = start(&procfile, "").start();
+    assert!(running.wait().success());
+    let pid = pid(&running);
+    assert!(is_alive(pid) && pid != running.pid());
+    assert_eq!(nix::unistd::getsid(Some(pid)), Ok(pid), "a session of its own");
+    // Up is when the program runs.
+    running.wait_until("both", |_| tagged(&tag).len() == 2);
+    assert!(log(&running).contains("b.1 started"), "{}", log(&running));
+    assert_eq!(running.tell("logs --no-prefix a").0, "hello\n");
+    let second = Scenario::procfile("a: true\n").in_folder(running.folder());
+    let tmp = running.folder().to_str().unwrap().to_owned();
+    let refusal = second.env("TMPDIR", &tmp).args("start").run().code(2).stderr();
+    assert!(refusal.starts_with("ganger: a ganger (pid N) already runs here"), "{refusal}");
+    assert_eq!(running.tell("quit").1, 0);
+    running.wait_until("its end", |_| !is_alive(pid));
+    assert_eq!(tagged(&tag), []);
+    let left: Vec<_> = std::fs::read_dir(running.folder().join("ganger-0")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn hangup_reads_the_files_again() {
+    let mut running = start("a: exec sleep 1000\n", "").start();
+    assert!(running.wait().success());
+    let pid = pid(&running);
+    std::fs::write(running.folder().join("Procfile"), "a: exec sleep 1000\nb: exec sleep 1000\n")
+        .unwrap();
+    kill(pid, Signal::SIGHUP).unwrap();
+    running.wait_until("b", |running| log(running).contains("reloading: starting b.1\n"));
+    std::fs::write(running.folder().join("Procfile"), "nonsense\n").unwrap();
+    kill(pid, Signal::SIGHUP).unwrap();
+    let expected = "failed to reload, so nothing changes: `Procfile` line 1: ";
+    running.wait_until("no", |running| log(running).contains(expected));
+    assert_eq!(running.tell("wait a b --ready --timeout 60").1, 0);
+    kill(pid, Signal::SIGTERM).unwrap();
+    running.wait_until("its end", |_| !is_alive(pid));
+}
+
+#[test]
+fn what_goes_wrong_at_the_start_is_its_exit_code() {
+    for (procfile, args, code, expected) in [
+        ("nonsense\n", "", 2, "ganger: `Procfile` line 1: expected `name: command`\n"),
+        (
+            "a: /nowhere/to/be/found\n",
+            "",
+            127,
+            "ganger | a.1 could not be started: command not found",
+        ),
+        ("a: exec sleep 1000\n", "-m b=1", 2, "ganger: formation names `b`"),
+    ] {
+        let mut running = start(procfile, args).start();
+        assert_eq!(running.wait().code(), Some(code), "{procfile}");
+        assert!(log(&running).starts_with(expected), "{}", log(&running));
+    }
+}
+
+#[test]
+fn whoever_would_not_wait_takes_it_along() {
+    let tag = tag();
+    // A crash that is tried again keeps it from being up.
+    let procfile = format!("a: exec $HOSTILE leaf {tag}\nb: /nowhere/b\n");
+    let mut running = start(&procfile, "-r b").start();
+    running.wait_until("a", |_| !tagged(&tag).is_empty());
+    let pid = pid(&running);
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.wait().code(), Some(0));
+    assert!(!is_alive(pid) && tagged(&tag).is_empty());
+    assert!(log(&running).contains("ganger | SIGINT: stopping all\n"), "{}", log(&running));
+}
+
+#[test]
+fn lets_go_of_the_terminal() {
+    let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
+                    touch done; exec sleep 1000\n";
+    let scenario = Scenario::of("script").file("Procfile", procfile);
+    let folder = scenario.folder().to_str().unwrap().to_owned();
+    // script(1) gives a terminal, and ends when nobody has it any more.
+    let scenario = scenario.args("-qec").arg("exec $GANGER start -D").arg("/dev/null");
+    let mut running = scenario.env("TMPDIR", &folder).env("SHELL", "/bin/sh").start();
+    running.wait();
+    let pid = pid(&running);
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    running.wait_until("done", |running| running.folder().join("done").exists());
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let open: Vec<_> = open.map(|it| std::fs::read_link(it.path()).unwrap_or_default()).collect();
+    assert!(open.iter().all(|path| !path.starts_with("/dev/pts")), "{open:?}");
+    assert_eq!(running.tell("logs --no-prefix").0, "early\nlate\n");
+    assert_eq!(running.tell("quit").1, 0);
+    let said = running.finish().stdout();
+    assert!(said.contains("a.1 started") && !said.contains("late"), "{said}");
+}

@@ -18,7 +18,7 @@ const TREES: &str = "all=50";
 const EACH: usize = 4;
 const PROCESSES: usize = 50 * EACH;
 const GATE: f64 = 1.0;
-const LOOK: Duration = Duration::from_millis(1);
+pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
 /// Who is killed.
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ fn kill_one(victim: Victim) -> io::Result<f64> {
 }
 
 /// Those that sleep for exactly so long.
-fn sleepers(time: &str) -> Vec<Pid> {
+pub(crate) fn sleepers(time: &str) -> Vec<Pid> {
     let line = format!("sleep\0{time}\0");
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());

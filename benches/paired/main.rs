@@ -17,6 +17,7 @@ mod output;
 mod proc;
 mod report;
 mod runner;
+mod scale;
 mod timing;
 mod worker;
 
@@ -29,13 +30,14 @@ use std::time::SystemTime;
 type Measure = fn(usize) -> io::Result<Vec<report::Row>>;
 
 /// Name, title and function of each group; the last one runs only when asked for.
-const GROUPS: [(&str, &str, Measure); 8] = [
+const GROUPS: [(&str, &str, Measure); 9] = [
     ("start", "Start: from the spawn to the first instruction", timing::start),
     ("output", "Output", output::output),
     ("memory", "Memory: peak of ganger and keeper", footprint::memory),
     ("latency", "Latency of a line", timing::latency),
     ("idle", "Idle", footprint::idle),
     ("many", "Many processes", timing::many),
+    ("scale", "Scale: a running app", scale::scale),
     ("death", "Death: 50 trees of four", death::death),
     ("peers", "Peers: 1M lines of 100 bytes into a file in memory, at most 5 runs", output::peers),
 ];

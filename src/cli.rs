@@ -153,9 +153,9 @@ pub struct Formed {
     /// How many of each type, as in `web=2,worker=4`; those left out run once (`all=0` changes that)
     #[arg(short = 'm', long, visible_alias = "concurrency", env = "GANGER_FORMATION")]
     pub formation: Option<Formation>,
-    /// The base of all ports [default: PORT, else 5000]
-    #[arg(short = 'p', long, env = "GANGER_PORT", value_parser = parse_port)]
-    pub port: Option<u16>,
+    /// The base of all ports, or `auto` for one where they are free [default: PORT, else 5000]
+    #[arg(short = 'p', long, env = "GANGER_PORT", value_parser = Base::parse)]
+    pub port: Option<Base>,
     /// The distance between the ports of two process types [default: 100]
     #[arg(short = 'P', long, value_name = "STEP", env = "GANGER_PORT_STEP", value_parser = parse_port)]
     pub port_step: Option<u16>,
@@ -176,6 +176,30 @@ pub struct Formed {
     /// Why `-c` is nothing
     #[arg(short = 'c', hide = true, num_args = 0..=1, value_parser = no_c)]
     c: Option<String>,
+}
+
+/// Where ports begin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Base {
+    /// Where they would without a flag, if they are free there, or else above.
+    Auto,
+    /// Here.
+    At(u16),
+}
+
+impl Base {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "auto" { Ok(Self::Auto) } else { parse_port(text).map(Self::At) }
+    }
+
+    /// The port that was named, if one was.
+    #[must_use]
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Auto => None,
+            Self::At(port) => Some(port),
+        }
+    }
 }
 
 /// What every command gets, whether it is kept running or not.

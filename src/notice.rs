@@ -1,5 +1,7 @@
 //! Everything that ganger says at run time: one enum, one `Display`.
 
+mod words;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -24,6 +26,50 @@ pub enum Notice {
         /// They.
         types: Vec<String>,
     },
+    /// Another runner's file lies here, which is not read.
+    Foreign {
+        /// Its name.
+        file: String,
+        /// What stands in it, and what says that here.
+        settings: Vec<(String, String)>,
+    },
+    /// A port is taken that a process may not need.
+    PortTaken {
+        /// Which, and by whom.
+        reason: String,
+    },
+    /// The ports are others, because some were taken.
+    PortsMoved {
+        /// Which, and by whom.
+        reason: String,
+        /// Where they begin now.
+        base: u16,
+    },
+    /// A file that a process watches has changed.
+    Changed {
+        /// The file, as seen from the root.
+        file: String,
+        /// Who is started again.
+        names: Vec<String>,
+    },
+    /// Files can't be watched.
+    Blind {
+        /// Why.
+        reason: String,
+    },
+    /// What went wrong, once all is over.
+    Report {
+        /// Who failed first.
+        name: String,
+        /// How.
+        exit: Exit,
+        /// Whether the kernel killed something for lack of memory.
+        no_memory: bool,
+        /// What it said last.
+        lines: Vec<String>,
+        /// Who was stopped only because of it.
+        others: Vec<String>,
+    },
     /// An earlier ganger was killed together with its keeper.
     Leftovers {
         /// Who was left of what it ran, and has been killed now.
@@ -37,6 +83,61 @@ pub enum Notice {
         pid: i32,
         /// Its PORT, if it was given one.
         port: Option<u16>,
+        /// Whether ganger listens there for it.
+        listened: bool,
+    },
+    /// A process waits before it starts.
+    Awaiting {
+        /// `web.1`.
+        name: String,
+        /// For these.
+        what: Vec<String>,
+    },
+    /// What a process needs did not come in time.
+    Missing {
+        /// `web.1`.
+        name: String,
+        /// These.
+        what: Vec<String>,
+        /// How long it waited.
+        after: Duration,
+    },
+    /// What a process comes after will not be ready.
+    HeldUp {
+        /// Who waits for whom.
+        chain: Chain,
+    },
+    /// A process is ready.
+    Ready {
+        /// `web.1`.
+        name: String,
+        /// Where it listens, if that is why.
+        port: Option<u16>,
+        /// How long that took.
+        after: Duration,
+    },
+    /// A process takes too long to become ready.
+    Late {
+        /// `web.1`.
+        name: String,
+        /// The port that it should have bound, if that is what is waited for.
+        port: Option<u16>,
+        /// How long it had.
+        after: Duration,
+    },
+    /// A process was given one port and listens on another.
+    Elsewhere {
+        /// `web.1`.
+        name: String,
+        /// The one that it was given.
+        given: u16,
+        /// Where it listens.
+        found: Vec<u16>,
+    },
+    /// The ones that were to be started again in turn are not.
+    RollStopped {
+        /// They.
+        names: Vec<String>,
     },
     /// A process ended by itself.
     Exited {
@@ -126,6 +227,23 @@ pub enum Notice {
     },
 }
 
+/// Who waits for whom, down to what keeps them waiting.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Chain {
+    /// From the first that waits to the last, which is not waited for in vain only
+    /// by those before it.
+    pub names: Vec<String>,
+    /// What is the matter with the last.
+    pub why: String,
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, rest @ ..] = self.names.as_slice() else { return Ok(()) };
+        write!(f, "{first} waits for {}, which {}", rest.join(", which waits for "), self.why)
+    }
+}
+
 /// What ganger does about an exit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Next {
@@ -163,132 +281,6 @@ pub enum Discarded {
     Slow,
     /// The system refused it, in its words.
     Refused(String),
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Clash { keys, files_win } => {
-                let keys = list(keys.iter());
-                if *files_win {
-                    write!(f, "{keys}: the `.env` file wins over the environment, as you asked")
-                } else {
-                    write!(f, "{keys}: the environment wins over the `.env` file")?;
-                    f.write_str(" (`--env-override` turns that round)")
-                }
-            }
-            Self::Unlisted { types } => {
-                let verb = if types.len() == 1 { "is" } else { "are" };
-                let types = list(types.iter());
-                write!(f, "{types} {verb} not in the formation: one each (`all=0` for none)")
-            }
-            Self::Leftovers { members: left } => {
-                write!(
-                    f,
-                    "killed what an earlier ganger left when it was killed: {}",
-                    members(left)
-                )
-            }
-            Self::Started { name, pid, port } => {
-                write!(f, "{name} started, pid {pid}")?;
-                match port {
-                    Some(port) if name.starts_with("web.") => {
-                        write!(f, ", http://localhost:{port}")
-                    }
-                    Some(port) => write!(f, ", port {port}"),
-                    None => Ok(()),
-                }
-            }
-            Self::Exited { name, exit, left, next } => {
-                write!(f, "{name} {exit}")?;
-                leaving(f, left)?;
-                match next {
-                    Next::StopAll => f.write_str(", stopping all"),
-                    Next::Restart(pause) => write!(f, ", starting it again in {}", time(*pause)),
-                    Next::StayDown => Ok(()),
-                    Next::GiveUp(crashes) => {
-                        write!(f, ", {crashes} crashes in a row: GIVING UP, it stays down")
-                    }
-                }
-            }
-            Self::Stopped { name, exit } => match exit {
-                Exit::Code(_) | Exit::NotStarted { .. } => write!(f, "{name} {exit}"),
-                Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed"),
-                Exit::Signal(_) => write!(f, "{name} stopped"),
-            },
-            Self::StoppingAll { cause } => write!(f, "{cause}"),
-            Self::Waiting { names, kill_in } => {
-                write!(f, "waiting for {}", names.join(", "))?;
-                match kill_in {
-                    Some(time_left) => write!(f, ": SIGKILL in {}", time(*time_left)),
-                    None => f.write_str(" to be gone"),
-                }
-            }
-            Self::Killing { name, signal, grace } => match grace {
-                Some(grace) => {
-                    write!(f, "{name} is still up {} after {signal}: SIGKILL", time(*grace))
-                }
-                None => write!(f, "{name}: SIGKILL"),
-            },
-            Self::Unkillable { name } => {
-                write!(f, "{name} doesn't go, not even at SIGKILL: leaving it")
-            }
-            Self::Strays { left } => {
-                write!(f, "no process of yours owns {}: stopping what is left", members(left))
-            }
-            Self::KillingStrays { left } => write!(f, "{}: SIGKILL", members(left)),
-            Self::Survivors { left } => {
-                write!(f, "could not kill {}: still running", members(left))
-            }
-            Self::KeeperLost { lost } => {
-                f.write_str(match lost {
-                    Lost::Died => "the keeper has died",
-                    Lost::Silent => "the keeper doesn't answer",
-                    Lost::Garbled => "the keeper talks nonsense",
-                })?;
-                f.write_str(": killing all")
-            }
-            Self::Uncontrolled { reason } => {
-                write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
-            }
-            Self::Reloaded { outcome: Ok(changes) } => write!(f, "reloading: {changes}"),
-            Self::Reloaded { outcome: Err(reason) } => {
-                write!(f, "failed to reload, so nothing changes: {reason}")
-            }
-            Self::Status { lines } => f.write_str(&lines.join("\n")),
-            Self::Discarded { bytes, why } => write!(f, "{bytes} bytes of output discarded: {why}"),
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Signal(signal) => write!(f, "{signal}: stopping all"),
-            Self::Asked => f.write_str("asked to quit: stopping all"),
-            Self::Exit => f.write_str("stopping all"),
-            Self::StdoutClosed => f.write_str("nobody reads the output any more: stopping all"),
-            Self::AllDown => f.write_str("no process is left"),
-        }
-    }
-}
-
-impl fmt::Display for Discarded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Blocked => f.write_str("nobody read them"),
-            Self::Slow => f.write_str("they were not read in time"),
-            Self::Refused(reason) => f.write_str(reason),
-        }
-    }
-}
-
-fn leaving(f: &mut fmt::Formatter<'_>, left: &[Member]) -> fmt::Result {
-    if left.is_empty() { Ok(()) } else { write!(f, ", leaving {}", members(left)) }
-}
-
-fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Who they are, with process ids.
@@ -330,8 +322,8 @@ mod tests {
         let member = |pid| Member { pid, name: "sleep".into() };
         let exited = |exit, left, next| Notice::Exited { name: "css.1".into(), exit, left, next };
         let notices = [
-            Notice::Started { name: "web.1".into(), pid: 7, port: Some(5000) },
-            Notice::Started { name: "worker.1".into(), pid: 8, port: Some(5100) },
+            Notice::Started { name: "web.1".into(), pid: 7, port: Some(5000), listened: true },
+            Notice::Started { name: "worker.1".into(), pid: 8, port: Some(5100), listened: false },
             exited(Exit::Code(0), vec![], Next::StopAll),
             exited(Exit::Signal(11), vec![member(9)], Next::Restart(Duration::from_millis(200))),
             exited(Exit::Code(1), vec![], Next::GiveUp(10)),

@@ -23,10 +23,10 @@ fn a_mistake_is_named_with_its_line() {
         "`ganger.toml` line 2: unknown variant `ignroe`, \
          expected one of `stop-all`, `restart`, `restart-on-failure`, `ignore`",
     );
-    start("[process.web]\nready = { port = true }\n", "").refused(
-        "`ganger.toml` line 2: unknown key `ready`, expected one of `on_exit`, `stop_signal`, \
-         `grace`, `backoff`, `dir`, `stdin`, `listen`, `env`",
-    );
+    start("[process.web]\nready = { prot = true }\n", "")
+        .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
+    start("[process.web]\nafter = ['web']\n", "")
+        .refused("`ganger.toml` line 2: `after` goes in a circle: `web` comes after `web`");
     start("", "--config other.toml")
         .refused("failed to read `other.toml`: No such file or directory");
 }

@@ -139,7 +139,7 @@ fn scale_changes_only_what_it_says() {
 
 #[test]
 fn stop_keeps_down_and_restart_starts_again() {
-    let mut running = up(SLEEPERS, "-m web=2");
+    let mut running = up(SLEEPERS, "-N -m web=2");
     assert_eq!(running.tell("wait web worker --ready --timeout 60").1, 0);
     assert_eq!(running.tell("stop web.1 worker"), told("stopping web.1 worker.1\n", 0));
     running.wait_for_states(&["web.1 down", "web.2 up", "worker.1 down"]);
@@ -158,7 +158,7 @@ fn stop_keeps_down_and_restart_starts_again() {
 
 #[test]
 fn a_rolling_restart_never_takes_two() {
-    let running = up("web: exec sleep 1000\n", "-m web=4");
+    let running = up("web: exec sleep 1000\n", "-N -m web=4");
     running.tell("wait web --ready --timeout 60");
     let before: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
     assert_eq!(running.tell("restart --rolling --wait web").1, 0);
@@ -391,7 +391,7 @@ fn a_hundred_clients_at_once() {
 fn the_documented_requests_run_as_they_stand() {
     let page = include_str!("../docs/control.md");
     let procfile = "web: exec sleep 1000\nworker: trap '' USR1; while :; do sleep 0.1; done\n";
-    let mut running = up(procfile, "-m worker=2");
+    let mut running = up(procfile, "-N -m worker=2");
     running.wait_for_states(&["web.1 up", "worker.1 up", "worker.2 up"]);
     let requests: Vec<&str> = page.lines().filter(|line| line.starts_with("curl ")).collect();
     assert!(requests.len() > 10);

@@ -42,7 +42,7 @@ fn one_of_each_on_foremans_ports() {
             "ganger   | clock.1 started, pid N, port 5200",
             "ganger   | no process is left",
             "ganger   | web.1 exited (0)",
-            "ganger   | web.1 started, pid N, http://localhost:5000",
+            "ganger   | web.1 started, pid N, port 5000",
             "ganger   | worker.1 exited (0)",
             "ganger   | worker.1 started, pid N, port 5100",
         ]

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::control::planner::Orders;
 use crate::notice::Notice;
 use crate::supervise::command::{Handle, Stopping};
-use crate::supervise::supervisor::{Pace, State, Status};
+use crate::supervise::supervisor::{Pace, Status};
 
 /// One of the two that there are after [`split`].
 pub(super) enum Side {
@@ -103,7 +103,7 @@ impl Background {
 
 /// Whether nothing more has to come of its start.
 fn is_settled(status: &Status) -> bool {
-    !status.wanted || matches!(status.state, State::Up { .. })
+    !status.wanted || status.state.is_ready()
 }
 
 /// Nothing of it is used any more; as long as it is open, it can't be closed.

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod daemon;
 mod logs;
+mod ports;
 mod ps;
 mod run;
 mod start;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use crate::cli::{Cli, Formed, Given, Global, Verb, When};
+use crate::cli::{Base, Cli, Formed, Given, Global, Verb, When};
 use crate::plan::sources::{Places, Sources};
 use crate::plan::{Options, Plan};
 
@@ -76,7 +77,7 @@ impl Formed {
             formation: self.formation,
             chosen: named.into_iter().flat_map(|formation| formation.0).collect(),
             ignored: self.ignored_processes,
-            port: self.port,
+            port: self.port.and_then(Base::port),
             port_step: self.port_step,
             no_port: self.no_port,
             ..self.given.options()?

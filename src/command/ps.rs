@@ -7,9 +7,10 @@ use hyper::Method;
 use super::ask::{ask, path};
 use crate::cli::{Global, Ps};
 use crate::control::api::{Process, State};
+use crate::plan::OnExit;
 
-const HEADER: [&str; 9] =
-    ["NAME", "PID", "STATE", "PORT", "UPTIME", "RESTARTS", "CPU", "MEMORY", "LAST EXIT"];
+const HEADER: [&str; 10] =
+    ["NAME", "PID", "STATE", "PORT", "UPTIME", "ON EXIT", "RESTARTS", "CPU", "MEMORY", "LAST EXIT"];
 
 pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
     let uri = if ps.names.is_empty() { "/processes".to_owned() } else { path(&ps.names, "") };
@@ -25,17 +26,17 @@ pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
 
 fn table(all: &[Process]) -> String {
     let header = HEADER.map(str::to_owned);
-    let rows: Vec<[String; 9]> = std::iter::once(header).chain(all.iter().map(row)).collect();
+    let rows: Vec<[String; 10]> = std::iter::once(header).chain(all.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let widths: [usize; 9] = std::array::from_fn(width);
-    let line = |row: &[String; 9]| {
+    let widths: [usize; 10] = std::array::from_fn(width);
+    let line = |row: &[String; 10]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
 }
 
-fn row(process: &Process) -> [String; 9] {
+fn row(process: &Process) -> [String; 10] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let port = process.port.map(|port| match (process.bound, process.state) {
         (false, State::Up) => format!("{port} (unbound)"),
@@ -45,9 +46,13 @@ fn row(process: &Process) -> [String; 9] {
     [
         process.name.clone(),
         or_none(process.pid.map(|pid| pid.to_string())),
-        state(process.state).to_owned(),
+        match (process.state, process.ready) {
+            (State::Up, false) => "up, not ready".to_owned(),
+            (other, _) => state(other).to_owned(),
+        },
         or_none(port),
         or_none(process.uptime.map(age)),
+        policy(process),
         process.restarts.to_string(),
         or_none(running.then(|| format!("{:.1}s", process.cpu))),
         or_none(running.then(|| format!("{:.1}M", mebibytes(process.memory)))),
@@ -55,10 +60,26 @@ fn row(process: &Process) -> [String; 9] {
     ]
 }
 
+/// What follows an exit; of crashes in a row also how many there were, and can be.
+fn policy(process: &Process) -> String {
+    let name = match process.on_exit {
+        OnExit::StopAll => return "stop-all".to_owned(),
+        OnExit::Ignore => return "ignore".to_owned(),
+        OnExit::Restart => "restart",
+        OnExit::RestartOnFailure => "restart-on-failure",
+    };
+    match (process.crashes, process.give_up_after) {
+        (0, _) => name.to_owned(),
+        (crashes, None) => format!("{name}, crashed {crashes}"),
+        (crashes, Some(most)) => format!("{name}, crashed {crashes}/{most}"),
+    }
+}
+
 fn state(state: State) -> &'static str {
     match state {
         State::Down => "down",
         State::Backoff => "backoff",
+        State::Waiting => "waiting",
         State::Starting => "starting",
         State::Up => "up",
         State::Stopping => "stopping",
@@ -93,6 +114,10 @@ mod tests {
             name: "web.1".into(),
             r#type: "web".into(),
             state: State::Up,
+            ready: true,
+            on_exit: OnExit::StopAll,
+            crashes: 0,
+            give_up_after: None,
             pid: Some(4103),
             port: Some(5000),
             bound: true,
@@ -109,10 +134,13 @@ mod tests {
             port: None,
             uptime: None,
             restarts: 3,
+            on_exit: OnExit::Restart,
+            crashes: 3,
+            give_up_after: Some(10),
             last_exit: Some("was killed by SIGSEGV".into()),
             ..up.clone()
         };
-        let unbound = Process { bound: false, uptime: Some(59.9), ..up.clone() };
+        let unbound = Process { bound: false, ready: false, uptime: Some(59.9), ..up.clone() };
         insta::assert_snapshot!(table(&[up, down, unbound]));
         assert_eq!([0.0, 61.0, 90_061.0].map(age), ["0s", "1m01s", "1d01h"]);
     }

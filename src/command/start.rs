@@ -2,14 +2,14 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::daemon::{self, Background, Side};
-use super::{places, read, use_color};
-use crate::cli::{Global, Start};
+use super::{places, ports, read, use_color};
+use crate::cli::{Base, Global, Start};
 use crate::control::planner::{Orders, Planner};
 use crate::control::server::{self, Answers};
 use crate::control::socket::{self, Bound};
@@ -19,7 +19,8 @@ use crate::keeper::leftovers::{self, Trace};
 use crate::logs::format::Style;
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
-use crate::plan::{Options, Plan};
+use crate::plan::sources::Sources;
+use crate::plan::{Options, Plan, foreign};
 use crate::runtime;
 use crate::supervise::command::Handle;
 use crate::supervise::engine::{Engine, Show};
@@ -35,6 +36,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         Some(Side::Background(background)) => Some(background),
         Some(Side::Foreground(code)) => return Ok(code),
     };
+    let anywhere = start.formed.port == Some(Base::Auto);
     let options = Options {
         grace: start.timeout,
         auto_restart: start.auto_restart,
@@ -48,8 +50,17 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let sources = read(global)?;
     let (control, uncontrolled) = listen(global, &sources.root, background.is_some())?;
     let path = control.as_ref().map(|bound| bound.path.clone());
-    let options = Options { control: path, ..options };
+    let mut options = Options { control: path, ..options };
     let plan = Plan::new(&sources, &options)?;
+    // What an earlier ganger left may have the ports.
+    let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
+    let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
+    let (plan, mut notices) = ports::settle(plan, &sources, &mut options, anywhere)?;
+    if !leftovers.is_empty() {
+        notices.insert(0, Notice::Leftovers { members: leftovers });
+    }
+    notices.extend(uncontrolled);
+    notices.extend(foreign(&sources));
     let sockets = Sockets::default().of(&plan)?;
     let style = Style {
         color: use_color(global.color, &std::io::stdout()),
@@ -77,8 +88,19 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         recent: start.recent.unwrap_or(logs::recent::KEPT),
         isolate: start.isolate,
         background,
+        folder,
+        notices,
     };
-    supervise(run, planner, control, uncontrolled)
+    supervise(run, planner, control)
+}
+
+/// Whose files of defaults lie here without being read.
+fn foreign(sources: &Sources) -> impl Iterator<Item = Notice> {
+    sources.foreign.iter().filter_map(|text| {
+        let settings = foreign::settings(&text.name, &text.bytes);
+        let file = text.name.clone();
+        (!settings.is_empty()).then_some(Notice::Foreign { file, settings })
+    })
 }
 
 /// What runs, and how it is shown and kept.
@@ -90,6 +112,10 @@ struct Run {
     recent: usize,
     isolate: bool,
     background: Option<Background>,
+    /// Where traces are left.
+    folder: Option<PathBuf>,
+    /// What there is to say before anything runs.
+    notices: Vec<Notice>,
 }
 
 /// The socket for those who ask; none, and why, where there is no place for one and
@@ -119,16 +145,9 @@ fn listen(
 }
 
 /// Runs the plan to its end, and returns the exit code that it gives.
-fn supervise(
-    run: Run,
-    planner: Planner,
-    control: Option<Bound>,
-    uncontrolled: Option<Notice>,
-) -> anyhow::Result<u8> {
-    let Run { plan, sockets, show, colored_notices, recent, isolate, background } = run;
+fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
+    let Run { plan, sockets, show, isolate, background, folder, .. } = run;
     spare_descriptors()?;
-    let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
-    let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
     let keeper = keeper::start::start(isolate).context(if isolate {
         "failed to isolate"
     } else {
@@ -148,12 +167,9 @@ fn supervise(
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals =
             Signals::listen(background.is_some()).context("failed to listen for signals")?;
-        let logs = Logs::start(show.style, colored_notices, recent)
+        let logs = Logs::start(show.style, run.colored_notices, run.recent)
             .context("failed to start the output")?;
-        if !leftovers.is_empty() {
-            logs.say(Notice::Leftovers { members: leftovers });
-        }
-        if let Some(notice) = uncontrolled {
+        for notice in run.notices {
             logs.say(notice);
         }
         let mut engine = Engine::new(plan, sockets, show, keeper, logs, signals);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::OnExit;
+
 /// `GET /`: who answers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct About {
@@ -21,6 +23,8 @@ pub enum State {
     Down,
     /// The same, until it is started again after a crash.
     Backoff,
+    /// The same, until what it waits for is there.
+    Waiting,
     /// It is being started.
     Starting,
     /// It runs.
@@ -42,6 +46,14 @@ pub struct Process {
     pub r#type: String,
     /// What it is.
     pub state: State,
+    /// Whether others can count on it.
+    pub ready: bool,
+    /// What happens when it exits.
+    pub on_exit: OnExit,
+    /// How often it has crashed in a row.
+    pub crashes: u32,
+    /// So many crashes in a row, and it stays down.
+    pub give_up_after: Option<u32>,
     /// Its process id, if something of it is there.
     pub pid: Option<i32>,
     /// The PORT that it was given.

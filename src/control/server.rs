@@ -237,6 +237,7 @@ fn process(status: &Status, used: usage::Usage, snapshot: &Snapshot) -> api::Pro
     let (state, since) = match status.state {
         supervisor::State::Down => (api::State::Down, None),
         supervisor::State::Backoff { .. } => (api::State::Backoff, None),
+        supervisor::State::Waiting { .. } => (api::State::Waiting, None),
         supervisor::State::Starting => (api::State::Starting, None),
         supervisor::State::Up { since, .. } => (api::State::Up, Some(since)),
         supervisor::State::Stopping { .. } => (api::State::Stopping, None),
@@ -247,6 +248,10 @@ fn process(status: &Status, used: usage::Usage, snapshot: &Snapshot) -> api::Pro
         name: status.plan.name.clone(),
         r#type: status.plan.kind.clone(),
         state,
+        ready: status.state.is_ready(),
+        on_exit: status.plan.policy.on_exit,
+        crashes: status.crashes,
+        give_up_after: status.plan.policy.backoff.give_up_after,
         pid: status.pid,
         port: status.plan.port,
         bound: used.bound,
@@ -285,7 +290,7 @@ async fn wait(
         names.iter().zip(&lives).all(|(name, life)| {
             let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
             match (query.r#for, status) {
-                (For::Ready, Some(status)) => is_up(status),
+                (For::Ready, Some(status)) => is_ready(status),
                 (For::Ready, None) => false,
                 // Gone, or no longer what it was.
                 (For::Exit, status) => {
@@ -301,8 +306,8 @@ async fn wait(
     Ok(Json(describe(&now, &chosen).await))
 }
 
-fn is_up(status: &Status) -> bool {
-    matches!(status.state, supervisor::State::Up { .. })
+fn is_ready(status: &Status) -> bool {
+    status.state.is_ready()
 }
 
 /// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds.
@@ -351,7 +356,7 @@ async fn restart(
                 let name = &was.plan.name;
                 let now = snapshot.processes.iter().find(|status| status.plan.name == *name);
                 let another = |now: &Status| now.pid != was.pid;
-                now.is_none_or(|now| is_up(now) && another(now))
+                now.is_none_or(|now| is_ready(now) && another(now))
             })
         };
         reach(&app, query.wait, anew).await?;

@@ -131,6 +131,23 @@ pub enum Report {
     },
 }
 
+impl Report {
+    /// Whom it is about, if about one.
+    #[must_use]
+    pub fn child(&self) -> Option<ChildId> {
+        match self {
+            Self::Spawned { id, .. }
+            | Self::SpawnFailed { id, .. }
+            | Self::Exited { id, .. }
+            | Self::Empty { id } => Some(*id),
+            Self::Strays { .. }
+            | Self::Swept { .. }
+            | Self::Isolated(_)
+            | Self::Answered { .. } => None,
+        }
+    }
+}
+
 /// Why children can't be isolated.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
 #[error("{barrier}: {}", nix::errno::Errno::from_raw(*errno).desc())]

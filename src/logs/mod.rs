@@ -32,7 +32,7 @@ pub use sources::SourceId;
 /// What the mux is told.
 #[derive(Debug)]
 enum Command {
-    Add { id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label> },
+    Add(Box<Addition>),
     Look(Box<Question>),
     Drain { id: SourceId },
     Say(Notice),
@@ -41,11 +41,23 @@ enum Command {
     Finish,
 }
 
+/// Something new to read.
+#[derive(Debug)]
+struct Addition {
+    id: SourceId,
+    name: Arc<str>,
+    file: OwnedFd,
+    label: Option<Label>,
+    awaited: Option<Box<[u8]>>,
+}
+
 /// What the mux tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
     /// Nobody reads standard output any more.
     StdoutClosed,
+    /// This source has said what was awaited of it.
+    Matched(SourceId),
     /// The terminal, if there was one, is let go.
     Detached,
     /// Everything is written, or given up; nothing more comes.
@@ -87,9 +99,17 @@ impl Logs {
     }
 
     /// Reads from `file`, which must not block, until its end; without a label,
-    /// what it reads is only remembered.
-    pub fn add(&self, id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label>) {
-        self.send(Command::Add { id, name, file, label });
+    /// what it reads is only remembered. [`Event::Matched`] follows when it has said
+    /// what is `awaited`.
+    pub fn add(
+        &self,
+        id: SourceId,
+        name: Arc<str>,
+        file: OwnedFd,
+        label: Option<Label>,
+        awaited: Option<Box<[u8]>>,
+    ) {
+        self.send(Command::Add(Box::new(Addition { id, name, file, label, awaited })));
     }
 
     /// Answers a question about what was said, whoever blocks the stream.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::format::{Label, Style};
+use super::format::Style;
 use super::sink::{Sink, Trouble};
 use super::sources::{PIPE_MAX, SourceId, Sources};
-use super::{Command, Event};
+use super::{Addition, Command, Event};
 use crate::notice::Notice;
 
 const WAKER: Token = Token(usize::MAX);
@@ -65,12 +65,7 @@ pub(super) struct Mux {
 
 /// A command, or what is left of it: it waits while the queue is full.
 enum Task {
-    Add {
-        id: SourceId,
-        name: Arc<str>,
-        file: OwnedFd,
-        label: Option<Label>,
-    },
+    Add(Box<Addition>),
     /// So many bytes, if they are there.
     Drain {
         id: SourceId,
@@ -137,6 +132,9 @@ impl Mux {
             let stamp = self.style.stamp();
             self.work(&stamp);
             let read = self.sources.read_round(&stamp, &mut self.output);
+            for matched in self.sources.matched.drain(..) {
+                let _ = self.events.send(Event::Matched(matched));
+            }
             self.sources.show_prompts(Instant::now(), &stamp, &mut self.output);
             self.advance();
             if read > 0 {
@@ -176,9 +174,7 @@ impl Mux {
     fn take_commands(&mut self) {
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Add { id, name, file, label }) => {
-                    self.inbox.push_back(Task::Add { id, name, file, label });
-                }
+                Ok(Command::Add(addition)) => self.inbox.push_back(Task::Add(addition)),
                 Ok(Command::Look(question)) => self.sources.audience.answer(*question),
                 Ok(Command::Drain { id }) => {
                     self.inbox.push_back(Task::Drain { id, most: PIPE_MAX });
@@ -203,9 +199,7 @@ impl Mux {
     fn work(&mut self, stamp: &[u8]) {
         while let Some(task) = self.inbox.pop_front() {
             match task {
-                Task::Add { id, name, file, label } => {
-                    self.sources.add(self.poll.registry(), id, name, file, label);
-                }
+                Task::Add(addition) => self.sources.add(self.poll.registry(), *addition),
                 // Before anything that is said of its end.
                 Task::Drain { id, most } => {
                     if let Some(most) = self.sources.drain(id, most, stamp, &mut self.output) {

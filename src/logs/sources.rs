@@ -3,13 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use super::Addition;
 use super::follow::Audience;
 use super::format::Label;
 use super::lines::{Cutter, LONGEST};
@@ -28,6 +29,8 @@ struct Source {
     name: Arc<str>,
     file: File,
     label: Option<Label>,
+    /// What somebody waits for it to say.
+    awaited: Option<Awaited>,
     cutter: Cutter,
     /// When a line that is still unfinished is shown.
     show_at: Option<Instant>,
@@ -37,6 +40,38 @@ struct Source {
     ending: bool,
     /// Whether it is in the queue of those to be read.
     queued: bool,
+}
+
+/// Something that is still to be said.
+struct Awaited {
+    text: Box<[u8]>,
+    /// The end of what came last, where a part of it may stand.
+    end: Vec<u8>,
+}
+
+impl Awaited {
+    fn new(text: Box<[u8]>) -> Self {
+        Self { text, end: Vec::new() }
+    }
+
+    /// Whether these bytes, with those before them, say it.
+    fn is_said(&mut self, bytes: &[u8]) -> bool {
+        let most = self.text.len() - 1;
+        let begin = bytes.len().min(most);
+        self.end.extend_from_slice(&bytes[..begin]);
+        let is_in = |bytes: &[u8]| memchr::memmem::find(bytes, &self.text).is_some();
+        if is_in(&self.end) || is_in(bytes) {
+            return true;
+        }
+        if bytes.len() >= most {
+            self.end.clear();
+            self.end.extend_from_slice(&bytes[bytes.len() - most..]);
+        } else {
+            let excess = self.end.len().saturating_sub(most);
+            self.end.drain(..excess);
+        }
+        false
+    }
 }
 
 /// All sources.
@@ -52,6 +87,8 @@ pub(super) struct Sources {
     prompts: bool,
     /// Whose unfinished line the cursor stands behind.
     row: Option<SourceId>,
+    /// Those that have said what was awaited of them.
+    pub(super) matched: Vec<SourceId>,
     /// Whoever else hears it.
     pub(super) audience: Audience,
 }
@@ -66,18 +103,13 @@ impl Sources {
             buffer: vec![0; LONGEST],
             prompts,
             row: None,
+            matched: Vec::new(),
             audience: Audience::new(kept),
         }
     }
 
-    pub(super) fn add(
-        &mut self,
-        registry: &Registry,
-        id: SourceId,
-        name: Arc<str>,
-        file: OwnedFd,
-        label: Option<Label>,
-    ) {
+    pub(super) fn add(&mut self, registry: &Registry, addition: Addition) {
+        let Addition { id, name, file, label, awaited } = addition;
         let token = Token(self.next_token);
         self.next_token += 1;
         let raw = file.as_raw_fd();
@@ -85,8 +117,18 @@ impl Sources {
         debug_assert!(registered.is_ok(), "a pipe can be waited for: {registered:?}");
         let (file, cutter) = (File::from(file), Cutter::default());
         let (ready, ending, queued) = (false, false, false);
-        let source =
-            Source { token, name, file, label, cutter, show_at: None, ready, ending, queued };
+        let source = Source {
+            token,
+            name,
+            file,
+            label,
+            awaited: awaited.map(Awaited::new),
+            cutter,
+            show_at: None,
+            ready,
+            ending,
+            queued,
+        };
         self.by_id.insert(id, source);
         self.by_token.insert(token, id);
     }
@@ -182,7 +224,12 @@ impl Sources {
             Ok(count) => {
                 // Less than was asked for: there was no more, but perhaps its end.
                 source.ready = count == self.buffer.len() || source.ending;
-                self.audience.hear(&source.name, &self.buffer[..count]);
+                let bytes = &self.buffer[..count];
+                self.audience.hear(&source.name, bytes);
+                if source.awaited.as_mut().is_some_and(|awaited| awaited.is_said(bytes)) {
+                    source.awaited = None;
+                    self.matched.push(id);
+                }
                 self.take_in(id, count, stamp, to);
                 Some(count)
             }

@@ -9,8 +9,9 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::formation::{Formation, did_you_mean, nearest};
+use super::formation::{Formation, RELEASE, did_you_mean, nearest};
 use super::policy::{OnExit, Stdin};
+use super::ready::{Ready, circle};
 
 /// What stands in the file.
 #[derive(Debug, Default, Deserialize)]
@@ -48,6 +49,20 @@ pub struct Process {
     pub dir: Option<PathBuf>,
     /// What it reads.
     pub stdin: Option<Stdin>,
+    /// When it counts as ready.
+    pub ready: Option<Ready>,
+    /// How long that may take, and how long it waits for what it needs.
+    #[serde(default, deserialize_with = "duration")]
+    pub ready_timeout: Option<Duration>,
+    /// Types that are ready before it starts, and stopped after it.
+    #[serde(default)]
+    after: Vec<Spanned<String>>,
+    /// Backing services that are there before it starts.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Files whose change starts it again.
+    #[serde(default)]
+    watch: Vec<Spanned<String>>,
     /// Whether ganger listens on its PORT, and hands the socket over.
     pub listen: Option<bool>,
     /// Variables of its own.
@@ -106,10 +121,69 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
             }
         }
     }
+    check_order(&config, types, procfile).map_err(|(key, message)| error(key, message))?;
+    for (key, process) in &config.process {
+        for pattern in &process.watch {
+            if let Err(wrong) = globset::Glob::new(pattern.get_ref()) {
+                let message = format!("`watch` of `{}`: {wrong}", key.get_ref());
+                return Err(error(pattern, message));
+            }
+        }
+    }
     Ok(config)
 }
 
+/// Whether every type that others come after is there, and comes after none of them.
+fn check_order<'a>(
+    config: &'a Config,
+    types: &[&str],
+    procfile: &str,
+) -> Result<(), (&'a Spanned<String>, String)> {
+    for (key, process) in &config.process {
+        for name in &process.after {
+            let (of, name_of_it) = (key.get_ref(), name.get_ref().as_str());
+            if name_of_it == RELEASE || !types.contains(&name_of_it) {
+                let meant = did_you_mean(nearest(name_of_it, types.iter().copied()));
+                let why = if name_of_it == RELEASE {
+                    "is never part of a formation".to_owned()
+                } else {
+                    format!("is not in `{procfile}`{meant}")
+                };
+                return Err((name, format!("`after` of `{of}`: `{name_of_it}` {why}")));
+            }
+        }
+    }
+    let names: Vec<&str> = config.process.keys().map(|key| key.get_ref().as_str()).collect();
+    let after = |name: &str| config.process(name).map(Process::after).unwrap_or_default();
+    let Some(circle) = circle(&names, after) else { return Ok(()) };
+    let place = config.process.iter().find(|(key, _)| key.get_ref() == circle[0]);
+    let place =
+        place.and_then(|(_, first)| first.after.iter().find(|it| it.get_ref() == circle[1]));
+    let circle: Vec<String> = circle.iter().map(|name| format!("`{name}`")).collect();
+    let message = format!("`after` goes in a circle: {}", circle.join(" comes after "));
+    place.map_or(Ok(()), |place| Err((place, message)))
+}
+
+impl Process {
+    /// The types that it comes after.
+    #[must_use]
+    pub fn after(&self) -> Vec<&str> {
+        self.after.iter().map(|name| name.get_ref().as_str()).collect()
+    }
+
+    /// The patterns of the files that it watches.
+    pub fn watch(&self) -> impl Iterator<Item = &str> {
+        self.watch.iter().map(|pattern| pattern.get_ref().as_str())
+    }
+}
+
 impl Config {
+    /// Whether a type comes after this one.
+    #[must_use]
+    pub fn comes_before_others(&self, name: &str) -> bool {
+        self.process.values().any(|process| process.after().contains(&name))
+    }
+
     /// What is said of the process type `name`.
     #[must_use]
     pub fn process(&self, name: &str) -> Option<&Process> {
@@ -220,7 +294,9 @@ mod tests {
             "formation = 'web=2'\nport = 3000\nenv = ['.env', 'b']\n[process.web]\n\
              on_exit = 'restart-on-failure'\nstop_signal = 'int'\ngrace = '1m 30s'\n\
              backoff = { min = '1s', max = '2s', give_up_after = 3 }\ndir = 'api'\n\
-             stdin = 'null'\nlisten = true\nenv = { A = 'b' }\n",
+             stdin = 'null'\nlisten = true\nready = { log = 'up' }\n\
+             ready_timeout = '5s'\nafter = ['worker']\nneeds = ['DATABASE_URL']\n\
+             watch = ['src/**/*.rb']\nenv = { A = 'b' }\n",
         );
         insta::assert_debug_snapshot!(config.unwrap());
     }
@@ -250,6 +326,30 @@ mod tests {
             (
                 "[process.web]\nbackoff = { mni = '1s' }",
                 "line 2: unknown key `mni` (did you mean `min`?)",
+            ),
+            (
+                "[process.web]\nready = { http = 'x' }",
+                "line 2: `http` of `ready` is a path, such as `/healthz`",
+            ),
+            (
+                "[process.web]\nready = {}",
+                "line 2: `ready` takes one of `port`, `http`, `log` and `command`",
+            ),
+            (
+                "[process.web]\nready = { prt = true }",
+                "line 2: unknown key `prt` (did you mean `port`?)",
+            ),
+            (
+                "[process.web]\n\nafter = ['wroker']",
+                "line 3: `after` of `web`: `wroker` is not in `Procfile` (did you mean `worker`?)",
+            ),
+            (
+                "[process.web]\nafter = ['worker']\n[process.worker]\nafter = ['web']",
+                "line 2: `after` goes in a circle: `web` comes after `worker` comes after `web`",
+            ),
+            (
+                "[process.web]\nafter = 'worker'",
+                "line 2: invalid type: string \"worker\", expected a sequence",
             ),
             (
                 "formation = 'web=x'",

@@ -4,12 +4,15 @@
 pub mod config;
 pub mod dotenv;
 pub mod env;
+pub mod foreign;
 pub mod formation;
+pub mod needs;
 mod options;
 mod policy;
 pub mod port;
 mod process;
 pub mod procfile;
+pub mod ready;
 pub mod scale;
 pub mod shell;
 pub mod sources;
@@ -21,7 +24,9 @@ use std::sync::Arc;
 use config::Config;
 use env::{Env, Layer, Origin, Var};
 use formation::Wanted;
+use needs::Need;
 use port::Ports;
+use ready::Ready;
 use sources::{EnvFiles, Sources, Text};
 
 pub use options::Options;
@@ -50,6 +55,8 @@ pub struct Plan {
     pub files_win: bool,
     /// Types that run once because the formation leaves them out.
     pub unlisted: Vec<String>,
+    /// The port of the first type's first instance, if there are ports.
+    pub base_port: Option<u16>,
 }
 
 /// Why there is no plan. None of these carries a value from a `.env` file.
@@ -79,6 +86,8 @@ pub enum Error {
          (put `exec` before the program, or the rest into a script)"
     )]
     ShellBetween { name: String },
+    #[error("`{config}`: `{name}` needs {error}")]
+    Need { config: String, name: String, error: needs::Error },
     #[error("`{name}` is to listen, and `--no-port` leaves it no port to listen on")]
     NothingToListenOn { name: String },
 }
@@ -109,7 +118,8 @@ impl Plan {
                 let place = if listen { 1 } else { instance };
                 let port = ports.map(|ports| ports.port(&entry.name, index, place)).transpose()?;
                 let name = format!("{}.{instance}", entry.name);
-                let process = plan.process(index, name, port, &config, options);
+                let mut process = plan.process(index, name, port, &config, options);
+                process.needs = needs(&process, &config, sources)?;
                 plan.processes.push(Arc::new(process));
             }
         }
@@ -164,6 +174,7 @@ impl Plan {
             clashes: resolved.clashes,
             files_win: options.env_override,
             unlisted: Vec::new(),
+            base_port: ports.map(|ports| ports.base),
             entries,
         };
         Ok((plan, config, ports))
@@ -210,6 +221,18 @@ impl Plan {
             shown: !options.quiet.contains(&entry.name),
             policy: options.policy(&entry.name, from_file),
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
+            ready: ready(entry, port, config, options),
+            ready_timeout: from_file
+                .and_then(|process| process.ready_timeout)
+                .unwrap_or(ready::TIMEOUT),
+            after: from_file
+                .map(config::Process::after)
+                .unwrap_or_default()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+            needs: Vec::new(),
+            watch: from_file.into_iter().flat_map(config::Process::watch).map(Into::into).collect(),
             name,
         }
     }
@@ -224,6 +247,32 @@ fn entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
 fn listens(entry: &procfile::Entry, config: &Config, options: &Options) -> bool {
     let from_file = config.process(&entry.name).and_then(|process| process.listen);
     options.listen.contains(&entry.name) || from_file.unwrap_or_default()
+}
+
+/// As the file says; else by its port, where somebody counts on that.
+fn ready(entry: &procfile::Entry, port: Option<u16>, config: &Config, options: &Options) -> Ready {
+    let from_file = config.process(&entry.name).and_then(|process| process.ready.clone());
+    let counts = entry.name == "web" || config.comes_before_others(&entry.name);
+    match from_file {
+        // What ganger itself listens on is bound from the beginning.
+        Some(Ready::Port) | None if listens(entry, config, options) => Ready::Started,
+        Some(Ready::Port | Ready::Http(_)) if port.is_none() => Ready::Started,
+        Some(ready) => ready,
+        None if counts && port.is_some() => Ready::Port,
+        None => Ready::Started,
+    }
+}
+
+/// What the process needs, by its environment.
+fn needs(process: &Process, config: &Config, sources: &Sources) -> Result<Vec<Need>, Error> {
+    let texts = config.process(&process.kind).map(|from_file| from_file.needs.as_slice());
+    let need = |text: &String| {
+        Need::of(text, &process.shared, &process.env).map_err(|error| {
+            let config = sources.config.as_ref().map(|text| text.name.clone()).unwrap_or_default();
+            Error::Need { config, name: process.kind.clone(), error }
+        })
+    };
+    texts.unwrap_or_default().iter().map(need).collect()
 }
 
 fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Error> {
@@ -294,6 +343,7 @@ mod tests {
             procfile: text("Procfile", PROCFILE),
             config: Some(text("ganger.toml", config)),
             env: EnvFiles::Default(Some(text(".env", env))),
+            foreign: Vec::new(),
             environment: real.iter().map(|(key, value)| (key.into(), value.into())).collect(),
         }
     }

@@ -3,9 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::env::{Env, Origin, Var};
+use super::needs::Need;
 use super::policy::{Policy, Stdin};
+use super::ready::Ready;
 
 /// How the variables begin that tell every process where the others listen.
 pub(super) const PORT_OF: &str = "GANGER_PROCESS_";
@@ -35,6 +38,16 @@ pub struct Process {
     pub policy: Policy,
     /// What it reads.
     pub stdin: Stdin,
+    /// When it is ready.
+    pub ready: Ready,
+    /// How long that may take, and how long it waits for what it needs.
+    pub ready_timeout: Duration,
+    /// The types that are ready before it starts, and stopped after it.
+    pub after: Vec<String>,
+    /// What is there before it starts.
+    pub needs: Vec<Need>,
+    /// Patterns of the files whose change starts it again, relative to the root.
+    pub watch: Vec<String>,
 }
 
 impl Process {

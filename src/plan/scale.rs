@@ -163,6 +163,7 @@ mod tests {
             procfile: text("Procfile", procfile),
             config: None,
             env: EnvFiles::Named(Vec::new()),
+            foreign: Vec::new(),
             environment: Vec::new(),
         };
         Plan::new(&sources, &Options { scaled: scaled.clone(), ..Options::default() }).unwrap()

@@ -55,6 +55,8 @@ pub struct Sources {
     pub config: Option<Text>,
     /// The `.env` files that were named on the command line.
     pub env: EnvFiles,
+    /// Files of other runners, which are not followed.
+    pub foreign: Vec<Text>,
     /// ganger's own environment.
     pub environment: Vec<(OsString, OsString)>,
 }
@@ -99,7 +101,12 @@ impl Sources {
                 places.env.iter().map(|path| read(path, path)).collect::<Result<_, _>>()?,
             )
         };
-        Ok(Self { root, procfile, config, env, environment })
+        let mut foreign = Vec::new();
+        for name in super::foreign::NAMES {
+            // One that can't be read is not worth failing for.
+            foreign.extend(read_if_any(&root.join(name), Path::new(name)).ok().flatten());
+        }
+        Ok(Self { root, procfile, config, env, foreign, environment })
     }
 
     /// Reads a `.env` file that `ganger.toml` names.

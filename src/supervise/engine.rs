@@ -1,34 +1,49 @@
 //! The event loop: takes what happens to the supervisor, and does what it says.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, raise};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::command::{Command, Commands, Handle, Snapshot};
-use super::exit::Exit;
+use super::exit::{Exit, Failure, Outcome};
+use super::launch;
+use super::oom::OomKills;
+use super::readiness::{Found, Probes};
 use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
-use super::supervisor::{Action, Event, ProcessId, State, Status, Supervisor};
+use super::supervisor::{Action, Event, Pace, ProcessId, Readiness, State, Status, Supervisor};
+use super::watch::{Seen, Watch};
 use crate::keeper::client::{Keeper, Lost};
-use crate::keeper::protocol::{ChildId, Report, Request, Spawn, Stdin, Step};
+use crate::keeper::protocol::{ChildId, Report, Request, Step, Wait};
+use crate::logs::follow::{Filter, Question};
 use crate::logs::format::{Color, Style, colors};
+use crate::logs::recent::Line;
 use crate::logs::{self, Logs};
 use crate::notice::{Notice, time};
-use crate::plan::{self, Plan, shell};
+use crate::plan::ready::Ready;
+use crate::plan::{self, Plan};
 
 /// Pipes of this size are worth their memory, for as many as an unprivileged
 /// user may have without harming others' (pipe(7), `pipe-user-pages-soft`).
 const PIPE_SIZE: i32 = 256 << 10;
 const LARGE_PIPES: usize = 64;
+
+/// The pause before a command is asked again whether a process is ready.
+const CHECK_AGAIN_IN: Duration = Duration::from_millis(500);
+
+/// So many lines of who failed are shown at the end, and waited for so long.
+const REPORTED: usize = 10;
+const REPORT_IN: Duration = Duration::from_secs(1);
 
 /// What the engine shows, beside the plan.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +65,14 @@ pub struct Engine {
     logs: Logs,
     signals: Signals,
     commands: Commands,
+    probes: Probes,
+    watch: Option<Watch>,
+    /// What it sees.
+    seen: (UnboundedSender<Seen>, UnboundedReceiver<Seen>),
+    /// Counted from the first start on.
+    oom_kills: Option<OomKills>,
+    /// Those that are ready when their command says so.
+    checks: HashMap<ProcessId, Arc<plan::Process>>,
     /// What ganger itself listens on.
     sockets: Sockets,
     /// What processes write that are being started: it is read once that is said.
@@ -85,6 +108,11 @@ impl Engine {
             logs,
             signals,
             commands: Commands::new(),
+            probes: Probes::new(),
+            watch: None,
+            seen: unbounded_channel(),
+            oom_kills: None,
+            checks: HashMap::new(),
             sockets,
             unheard: HashMap::new(),
             detaching: None,
@@ -103,13 +131,42 @@ impl Engine {
     pub fn begin(&mut self) {
         self.say_first();
         self.happen(Event::Tick);
+        // What follows takes time that is the keeper's now.
+        self.oom_kills = Some(OomKills::so_far());
+        self.watch();
+    }
+
+    /// Watches the files that the plan names.
+    fn watch(&mut self) {
+        let processes = &self.plan.processes;
+        if self.watch.as_ref().is_none_or(|watch| !watch.is_for(processes)) {
+            self.watch = Watch::start(&self.plan.root, processes, self.seen.0.clone());
+        }
+    }
+
+    fn on_seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::Blind(reason) => self.logs.say(Notice::Blind { reason }),
+            Seen::Changed(kinds, file) => {
+                let file =
+                    file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
+                // What was stopped by hand stays so.
+                let status = self.supervisor.status().filter(|status| status.wanted);
+                let status = status.filter(|status| kinds.contains(&status.plan.kind));
+                let names: Vec<String> = status.map(|status| status.plan.name.clone()).collect();
+                if !names.is_empty() {
+                    self.logs.say(Notice::Changed { file, names: names.clone() });
+                    self.happen(Event::Restart(names, Pace::AtOnce));
+                }
+            }
+        }
     }
 
     /// Runs everything to its end, and returns ganger's exit code.
     pub async fn run(mut self) -> u8 {
         let code = loop {
             if let Some(outcome) = self.supervisor.outcome() {
-                break outcome.code();
+                break self.report(&outcome).await;
             }
             let deadline = self.supervisor.deadline().map(|at| at + self.suspended);
             tokio::select! {
@@ -119,10 +176,13 @@ impl Engine {
                 },
                 event = self.logs.next() => match event {
                     logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
+                    logs::Event::Matched(id) => self.on_ready(ChildId(id).into()),
                     logs::Event::Detached => drop(self.detaching.take().map(|tell| tell.send(()))),
                     logs::Event::Finished => {}
                 },
                 asked = self.signals.next() => self.on_signal(asked),
+                Some(seen) = self.seen.1.recv() => self.on_seen(seen),
+                found = self.probes.next() => self.on_found(found),
                 command = self.commands.next() => self.on_command(command),
                 () = until(deadline) => self.happen(Event::Tick),
             }
@@ -132,7 +192,9 @@ impl Engine {
             tokio::select! {
                 event = self.logs.next() => match event {
                     logs::Event::Finished => break,
-                    logs::Event::StdoutClosed | logs::Event::Detached => {}
+                    logs::Event::StdoutClosed
+                    | logs::Event::Matched(_)
+                    | logs::Event::Detached => {}
                 },
                 asked = self.signals.next() => match asked {
                     // Whoever reads is slow, and the user would not wait.
@@ -144,6 +206,33 @@ impl Engine {
         }
         self.keeper.leave();
         code
+    }
+
+    /// Says what went wrong, if something did, and returns the exit code.
+    async fn report(&mut self, outcome: &Outcome) -> u8 {
+        if let Some(Failure { name, exit }) = &outcome.first_failure {
+            // Alone, it has said so just now.
+            let most = if self.plan.processes.len() > 1 { REPORTED } else { 0 };
+            let lines = self.last_words(name.clone(), most).await;
+            let killed = exit.code() == Exit::Signal(libc::SIGKILL).code();
+            let no_memory = killed && self.oom_kills.as_ref().is_some_and(OomKills::have_grown);
+            let others = outcome.stopped.clone();
+            if !lines.is_empty() || !others.is_empty() || no_memory {
+                let (name, exit) = (name.clone(), *exit);
+                self.logs.say(Notice::Report { name, exit, no_memory, lines, others });
+            }
+        }
+        outcome.code()
+    }
+
+    async fn last_words(&mut self, name: String, most: usize) -> Vec<String> {
+        let (answer, lines) = oneshot::channel();
+        let filter = Filter(Box::new(move |of| of == name));
+        self.logs.look(Question { filter, most, since: None, answer, follow: None });
+        let line = |line: Line| String::from_utf8_lossy(&line.bytes).trim_end().to_owned();
+        // Only whoever blocks the stream for good keeps it from being answered.
+        let lines = timeout(REPORT_IN, lines).await;
+        lines.into_iter().flatten().flatten().map(line).collect()
     }
 
     /// What is worth knowing before anything runs.
@@ -191,6 +280,9 @@ impl Engine {
                 self.logs.stopping();
             }
             Action::Sweep => self.keeper.ask(&Request::Sweep, []),
+            Action::Await(id, process) => self.probes.await_needs(id, &process),
+            Action::Probe(id, process) => self.probe(id, process),
+            Action::Forget(id) => self.probes.forget(id),
             Action::Say(notice) => self.logs.say(notice),
         }
     }
@@ -202,31 +294,85 @@ impl Engine {
         if self.supervisor.count() <= LARGE_PIPES {
             enlarge(&read);
         }
-        let argv = shell::argv(&self.plan.shell, &process.command);
-        let env = process.environment();
-        let pair = |(key, var): (&std::ffi::OsString, &plan::env::Var)| {
-            [key.as_bytes(), b"=", var.value.as_bytes()].concat()
-        };
         let listener = process.port.filter(|_| process.listen);
         let listener = listener.and_then(|port| self.sockets.get(port)).transpose()?;
-        let spawn = Spawn {
-            id: id.into(),
-            argv: argv.into_iter().map(OsStringExt::into_vec).collect(),
-            env: env.iter().map(pair).collect(),
-            dir: process.dir.as_os_str().as_bytes().to_vec(),
-            stdin: match process.stdin {
-                plan::Stdin::Pipe => Stdin::Silent,
-                plan::Stdin::Null => Stdin::Null,
-            },
-            listener: listener.is_some().then(|| process.kind.as_bytes().to_vec()),
-        };
-        if spawn.is_too_long() {
-            return Err(io::Error::from_raw_os_error(libc::E2BIG));
-        }
+        let (shell, passed) = (&self.plan.shell, listener.is_some());
+        let spawn = launch::spawn(id.into(), &process, &process.command, shell, passed)?;
         let files: Vec<OwnedFd> = [write].into_iter().chain(listener).collect();
         self.keeper.ask(&Request::Spawn(spawn), files);
         self.unheard.insert(id, (read, process));
         Ok(())
+    }
+
+    fn probe(&mut self, id: ProcessId, process: Arc<plan::Process>) {
+        if let Some(pid) = self.supervisor.find(id).and_then(|status| status.pid) {
+            self.probes.probe(id, &process, pid);
+        }
+        if let Ready::Command(_) = process.ready {
+            self.checks.insert(id, process);
+        }
+    }
+
+    fn on_found(&mut self, found: Found) {
+        match found {
+            Found::Unmet(id, unmet) => self.happen(Event::Unmet(id, unmet)),
+            Found::Ready(id) => self.on_ready(id),
+            Found::Elsewhere(id, found) => {
+                if let Some(status) = self.supervisor.find(id) {
+                    let (name, given) = (status.plan.name.clone(), status.plan.port);
+                    let given = given.unwrap_or_default();
+                    self.logs.say(Notice::Elsewhere { name, given, found });
+                }
+            }
+            Found::Check(id) => {
+                if self.check(id).is_err() {
+                    self.probes.check_in(CHECK_AGAIN_IN, id);
+                }
+            }
+            Found::CheckTooLong(id) => self.end_check(id),
+        }
+    }
+
+    fn on_ready(&mut self, id: ProcessId) {
+        self.forget(id);
+        self.happen(Event::Ready(id));
+    }
+
+    /// Finds out no more for a process.
+    fn forget(&mut self, id: ProcessId) {
+        self.probes.forget(id);
+        if self.checks.remove(&id).is_some() {
+            self.end_check(id);
+        }
+    }
+
+    /// Runs the command that says whether a process is ready; what it writes is nobody's
+    /// business.
+    fn check(&mut self, id: ProcessId) -> io::Result<()> {
+        let Some(process) = self.checks.get(&id) else { return Ok(()) };
+        let Ready::Command(command) = &process.ready else { return Ok(()) };
+        let null = File::options().write(true).open("/dev/null")?;
+        let spawn = launch::spawn(id.check(), process, command, &self.plan.shell, false)?;
+        self.keeper.ask(&Request::Spawn(spawn), [null.into()]);
+        Ok(())
+    }
+
+    fn end_check(&mut self, id: ProcessId) {
+        self.keeper.ask(&Request::Stop { id: id.check(), signal: libc::SIGKILL }, []);
+    }
+
+    /// The command that says whether a process is ready has ended, or never began.
+    fn on_checked(&mut self, id: ProcessId, is_ready: bool) {
+        // What it has left behind has nothing left to say.
+        self.end_check(id);
+        if !self.checks.contains_key(&id) {
+            return;
+        }
+        if is_ready {
+            self.on_ready(id);
+        } else {
+            self.probes.check_in(CHECK_AGAIN_IN, id);
+        }
     }
 
     /// Has the output of a process read, if it isn't yet.
@@ -235,16 +381,33 @@ impl Engine {
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
         let label = process.shown.then(|| self.show.style.label(&process.name, color));
-        self.logs.add(ChildId::from(id).0, process.name.as_str().into(), read, label);
+        let awaited = match &process.ready {
+            Ready::Log(text) => Some(text.as_bytes().into()),
+            Ready::Started | Ready::Port | Ready::Http(_) | Ready::Command(_) => None,
+        };
+        self.logs.add(ChildId::from(id).0, process.name.as_str().into(), read, label, awaited);
     }
 
     fn on_report(&mut self, report: Report) {
+        if let Some(of) = report.child().and_then(ProcessId::of_check) {
+            return match report {
+                Report::Exited { wait, .. } => self.on_checked(of, wait == Wait::Code(0)),
+                Report::SpawnFailed { .. } => self.on_checked(of, false),
+                Report::Spawned { .. }
+                | Report::Empty { .. }
+                | Report::Strays { .. }
+                | Report::Swept { .. }
+                | Report::Isolated(_)
+                | Report::Answered { .. } => {}
+            };
+        }
         let event = match report {
             Report::Spawned { id, pid } => {
                 self.happen(Event::Spawned(id.into(), pid));
                 return self.hear(id.into());
             }
             Report::SpawnFailed { id, step, errno } => {
+                self.forget(id.into());
                 self.unheard.remove(&id.into());
                 let exit = Exit::NotStarted { step, errno: Errno::from_raw(errno) };
                 Event::Exited(id.into(), exit, Vec::new())
@@ -252,6 +415,7 @@ impl Engine {
             Report::Exited { id, wait, left } => {
                 // Its last lines come before what is said of its end.
                 self.logs.drain(id.0);
+                self.forget(id.into());
                 Event::Exited(id.into(), wait.into(), left)
             }
             Report::Empty { id } => {
@@ -326,6 +490,7 @@ impl Engine {
         let width = self.show.style.fit(names).width.max(self.show.style.width);
         self.show.style.width = width;
         self.plan = plan;
+        self.watch();
     }
 
     /// Passes a signal on to all that run.
@@ -359,8 +524,12 @@ impl Engine {
             let state = match status.state {
                 State::Down => format!("down{last}"),
                 State::Backoff { until: at } => format!("down, started again in {}", until(at)),
+                State::Waiting { .. } => "waiting".to_owned(),
                 State::Starting => "starting".to_owned(),
-                State::Up { since, .. } => format!("up {}", time(now.duration_since(since))),
+                State::Up { since, ready, .. } => {
+                    let not = if ready == Readiness::Ready { "" } else { ", not ready" };
+                    format!("up {}{not}", time(now.duration_since(since)))
+                }
                 State::Stopping { kill_at, .. } => {
                     format!("stopping, SIGKILL in {}", until(kill_at))
                 }

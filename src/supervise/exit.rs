@@ -14,6 +14,8 @@ pub enum Exit {
     Code(i32),
     /// By the signal of this number.
     Signal(i32),
+    /// It never ran, because what it waited for did not come.
+    Unmet,
     /// It never ran.
     NotStarted {
         /// What failed.
@@ -29,7 +31,7 @@ impl Exit {
     pub fn failed(self) -> bool {
         match self {
             Self::Code(code) => code != 0,
-            Self::Signal(_) | Self::NotStarted { .. } => true,
+            Self::Signal(_) | Self::Unmet | Self::NotStarted { .. } => true,
         }
     }
 
@@ -40,6 +42,7 @@ impl Exit {
         let code = match self {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal,
+            Self::Unmet => 1,
             Self::NotStarted { errno: Errno::ENOENT, .. } => 127,
             Self::NotStarted { .. } => 126,
         };
@@ -61,6 +64,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exited ({code})"),
             Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::Unmet => f.write_str("was not started"),
             Self::NotStarted { step, errno } => {
                 let what = match step {
                     Step::Fork => "could not be started",
@@ -89,12 +93,23 @@ pub fn signal_name(signal: i32) -> String {
 }
 
 /// What ganger's exit code is made from.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Outcome {
     /// The first that failed before any stop began, and was not started again.
-    pub first_failure: Option<Exit>,
+    pub first_failure: Option<Failure>,
+    /// Who was stopped only because of that.
+    pub stopped: Vec<String>,
     /// Whether anybody had to be killed, because it didn't go when asked.
     pub killed: bool,
+}
+
+/// A process that failed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// `web.1`.
+    pub name: String,
+    /// How it ended.
+    pub exit: Exit,
 }
 
 /// What a process that was killed because it did not go counts as.
@@ -103,11 +118,11 @@ const KILLED: Exit = Exit::Signal(libc::SIGKILL);
 impl Outcome {
     /// ganger's exit code.
     #[must_use]
-    pub fn code(self) -> u8 {
-        match self {
-            Self { first_failure: Some(exit), .. } => exit.code(),
-            Self { first_failure: None, killed: true } => KILLED.code(),
-            Self { first_failure: None, killed: false } => 0,
+    pub fn code(&self) -> u8 {
+        match (&self.first_failure, self.killed) {
+            (Some(failure), _) => failure.exit.code(),
+            (None, true) => KILLED.code(),
+            (None, false) => 0,
         }
     }
 }
@@ -133,7 +148,10 @@ mod tests {
 
     #[test]
     fn the_first_failure_decides() {
-        let outcome = |first_failure, killed| Outcome { first_failure, killed }.code();
+        let outcome = |exit: Option<Exit>, killed| {
+            let first_failure = exit.map(|exit| Failure { name: "a.1".into(), exit });
+            Outcome { first_failure, killed, ..Outcome::default() }.code()
+        };
         assert_eq!(outcome(None, false), 0);
         assert_eq!(outcome(None, true), 137);
         assert_eq!(outcome(Some(Exit::Code(3)), true), 3);

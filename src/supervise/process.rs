@@ -10,16 +10,24 @@ use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
-use super::state::{Leader, Pace, ProcessId, State, Want};
+use super::order::{Before, Place};
+use super::state::{Leader, Pace, ProcessId, Readiness, State, Want};
 use crate::keeper::protocol::Member;
-use crate::notice::{Next, Notice, members};
+use crate::notice::{Next, Notice, members, time};
+use crate::plan::ready::Ready;
 use crate::plan::{self, OnExit, Policy};
 
 /// Something that has to be done.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
+    /// Find out whether what a process needs is there: `Met` and `Unmet` say so.
+    Await(ProcessId, Arc<plan::Process>),
     /// Start a process, as the plan has it.
     Spawn(ProcessId, Arc<plan::Process>),
+    /// Find out when a process is ready: `Ready` says so.
+    Probe(ProcessId, Arc<plan::Process>),
+    /// Find out no more for it.
+    Forget(ProcessId),
     /// Ask a process and all that belongs to it to end, or kill them.
     Stop(ProcessId, Signal),
     /// Ask those who belong to no process to end.
@@ -47,6 +55,10 @@ pub struct Status {
     pub last: Option<Exit>,
     /// How often it has been started again.
     pub restarts: u32,
+    /// How often it has crashed in a row.
+    pub crashes: u32,
+    /// Whether it is down because it failed.
+    pub fallen: bool,
 }
 
 /// How long something that was killed may take to be gone.
@@ -72,6 +84,20 @@ pub(super) struct Process {
     crashes: u32,
     /// Not started again before this.
     pause_until: Option<Instant>,
+    /// Whether it is down because it failed, and not because somebody said so.
+    fallen: bool,
+    /// What it needs and is not there.
+    unmet: Vec<String>,
+}
+
+/// What a step had for consequences beyond the process.
+pub(super) enum Consequence {
+    /// It was killed, because it did not go.
+    Killed,
+    /// It failed before it ran.
+    Fell(Exit, Next),
+    /// It takes too long to become ready.
+    Late,
 }
 
 impl Process {
@@ -90,6 +116,8 @@ impl Process {
             left: Vec::new(),
             crashes: 0,
             pause_until: None,
+            fallen: false,
+            unmet: Vec::new(),
         }
     }
 
@@ -111,7 +139,7 @@ impl Process {
         let as_before = plan.runs_like(&self.plan);
         self.plan = plan;
         if std::mem::take(&mut self.retired) {
-            self.want = Want::Up;
+            (self.want, self.fallen) = (Want::Up, false);
         }
         !as_before && self.want == Want::Up
     }
@@ -126,12 +154,13 @@ impl Process {
             return;
         }
         self.due = false;
-        self.want = Want::Up;
+        (self.want, self.fallen) = (Want::Up, false);
         self.crashes = 0;
         self.pause_until = None;
         match self.state {
             State::Starting | State::Up { .. } => self.ask_to_stop(Leader::Up, now, actions),
             State::Backoff { .. } => self.state = State::Down,
+            State::Waiting { .. } => self.wait_no_more(actions),
             // It comes back when it is gone.
             State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } | State::Down => {}
         }
@@ -149,6 +178,23 @@ impl Process {
         self.stop();
     }
 
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Whether it is down because it failed.
+    pub(super) fn has_fallen(&self) -> bool {
+        self.fallen
+    }
+
+    /// Why others can't count on it.
+    pub(super) fn why_lost(&self) -> String {
+        match (self.fallen, self.last) {
+            (true, Some(exit)) => exit.to_string(),
+            (_, _) => format!("is not ready after {}", time(self.plan.ready_timeout)),
+        }
+    }
+
     /// Whether it can be forgotten.
     pub(super) fn is_past(&self) -> bool {
         self.retired && matches!(self.state, State::Down)
@@ -163,6 +209,8 @@ impl Process {
             pid: self.pid,
             last: self.last,
             restarts: self.life.saturating_sub(1),
+            crashes: self.crashes,
+            fallen: self.fallen,
         }
     }
 
@@ -178,12 +226,51 @@ impl Process {
     pub(super) fn on_spawned(&mut self, pid: i32, now: Instant, actions: &mut Vec<Action>) {
         self.pid = Some(pid);
         match self.state {
-            State::Starting => self.state = State::Up { since: now, pid },
+            State::Starting => {
+                let ready = match self.plan.ready {
+                    Ready::Started => Readiness::Ready,
+                    Ready::Port | Ready::Http(_) | Ready::Log(_) | Ready::Command(_) => {
+                        actions.push(Action::Probe(self.id(), Arc::clone(&self.plan)));
+                        Readiness::Awaited { until: now + self.plan.ready_timeout }
+                    }
+                };
+                self.state = State::Up { since: now, pid, ready };
+            }
             State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } => {}
-            State::Down | State::Backoff { .. } | State::Up { .. } => return,
+            State::Down | State::Backoff { .. } | State::Waiting { .. } | State::Up { .. } => {
+                return;
+            }
         }
         let (name, port) = (self.name().to_owned(), self.plan.port);
-        actions.push(Action::Say(Notice::Started { name, pid, port }));
+        let listened = self.plan.listen;
+        actions.push(Action::Say(Notice::Started { name, pid, port, listened }));
+    }
+
+    /// Others can count on it now.
+    pub(super) fn on_ready(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if let State::Up { since, ready, .. } = &mut self.state
+            && *ready != Readiness::Ready
+        {
+            *ready = Readiness::Ready;
+            let (after, name) = (now.duration_since(*since), self.name().to_owned());
+            let url = match &self.plan.ready {
+                Ready::Port | Ready::Http(_) => self.plan.port,
+                Ready::Started | Ready::Log(_) | Ready::Command(_) => None,
+            };
+            actions.push(Action::Say(Notice::Ready { name, port: url, after }));
+        }
+    }
+
+    /// These of what it needs are not there; none: all is.
+    pub(super) fn on_unmet(&mut self, unmet: Vec<String>, actions: &mut Vec<Action>) {
+        let State::Waiting { until } = &mut self.state else { return };
+        if unmet.is_empty() {
+            *until = None;
+        } else if self.unmet.is_empty() {
+            let name = self.name().to_owned();
+            actions.push(Action::Say(Notice::Awaiting { name, what: unmet.clone() }));
+        }
+        self.unmet = unmet;
     }
 
     /// It has ended, or never began. Returns what follows, if it did so without
@@ -209,7 +296,7 @@ impl Process {
                 }
                 return None;
             }
-            State::Down | State::Backoff { .. } => return None,
+            State::Down | State::Backoff { .. } | State::Waiting { .. } => return None,
         };
         let next = self.what_follows(exit, since, chance, now);
         if left.is_empty() {
@@ -249,6 +336,7 @@ impl Process {
             (_, true) => Next::Restart(pause(backoff, self.crashes, chance)),
             (_, false) => Next::StayDown,
         };
+        self.fallen = exit.failed();
         self.pause_until = match next {
             Next::Restart(pause) => Some(now + pause),
             Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
@@ -265,9 +353,11 @@ impl Process {
             State::Stopping { leader, .. }
             | State::Killed { leader, .. }
             | State::Stuck { leader } => leader,
-            State::Down | State::Backoff { .. } | State::Starting | State::Up { .. } => {
-                return;
-            }
+            State::Down
+            | State::Backoff { .. }
+            | State::Waiting { .. }
+            | State::Starting
+            | State::Up { .. } => return,
         };
         match leader {
             Leader::Up => {}
@@ -290,23 +380,45 @@ impl Process {
         };
     }
 
-    /// Moves it one step from what it is to what is wanted. True if it was killed
-    /// because it did not go.
-    pub(super) fn reconcile(&mut self, now: Instant, actions: &mut Vec<Action>) -> bool {
+    /// Moves it one step from what it is to what is wanted, as far as its place among
+    /// the others lets it.
+    pub(super) fn reconcile(
+        &mut self,
+        now: Instant,
+        place: &Place,
+        chance: &mut Chance,
+        actions: &mut Vec<Action>,
+    ) -> Option<Consequence> {
         match (self.want, self.state) {
-            (Want::Up, State::Down) => self.spawn(actions),
+            (Want::Up, State::Down) => return self.begin(now, place, chance, actions),
             (Want::Up, State::Backoff { until }) => {
                 if until <= now {
-                    self.spawn(actions);
+                    return self.begin(now, place, chance, actions);
                 }
             }
+            (Want::Up, State::Waiting { until }) => {
+                return self.wait(until, now, place, chance, actions);
+            }
             (Want::Down, State::Backoff { .. }) => self.state = State::Down,
+            (Want::Down, State::Waiting { .. }) => self.wait_no_more(actions),
             (Want::Down, State::Starting | State::Up { .. }) => {
-                self.ask_to_stop(Leader::Up, now, actions);
+                if place.may_stop {
+                    self.ask_to_stop(Leader::Up, now, actions);
+                }
             }
             (Want::Up | Want::Down, State::Stopping { kill_at, .. }) => {
-                if kill_at <= now {
-                    return self.kill(Some(self.policy().grace), now, actions);
+                if kill_at <= now && self.kill(Some(self.policy().grace), now, actions) {
+                    return Some(Consequence::Killed);
+                }
+            }
+            (Want::Up, State::Up { since, pid, ready: Readiness::Awaited { until } }) => {
+                if until <= now {
+                    self.state = State::Up { since, pid, ready: Readiness::Late };
+                    let name = self.name().to_owned();
+                    let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
+                    let after = self.plan.ready_timeout;
+                    actions.push(Action::Say(Notice::Late { name, port, after }));
+                    return Some(Consequence::Late);
                 }
             }
             (Want::Up | Want::Down, State::Killed { give_up_at, leader }) => {
@@ -316,11 +428,78 @@ impl Process {
                     actions.push(Action::Say(Notice::Unkillable { name }));
                 }
             }
-            (Want::Up, State::Starting | State::Up { .. })
+            (
+                Want::Up,
+                State::Starting | State::Up { ready: Readiness::Late | Readiness::Ready, .. },
+            )
             | (Want::Down, State::Down)
             | (Want::Up | Want::Down, State::Stuck { .. }) => {}
         }
-        false
+        None
+    }
+
+    /// Begins a life: at once, if there is nothing to wait for.
+    fn begin(
+        &mut self,
+        now: Instant,
+        place: &Place,
+        chance: &mut Chance,
+        actions: &mut Vec<Action>,
+    ) -> Option<Consequence> {
+        self.life += 1;
+        let needs = !self.plan.needs.is_empty();
+        if needs {
+            actions.push(Action::Await(self.id(), Arc::clone(&self.plan)));
+        }
+        if let Before::Awaited(names) = &place.before {
+            let (name, what) = (self.name().to_owned(), names.clone());
+            actions.push(Action::Say(Notice::Awaiting { name, what }));
+        }
+        let until = needs.then(|| now + self.plan.ready_timeout);
+        self.state = State::Waiting { until };
+        self.wait(until, now, place, chance, actions)
+    }
+
+    /// Goes on when there is nothing more to wait for, or nothing to hope for.
+    fn wait(
+        &mut self,
+        until: Option<Instant>,
+        now: Instant,
+        place: &Place,
+        chance: &mut Chance,
+        actions: &mut Vec<Action>,
+    ) -> Option<Consequence> {
+        let notice = match (&place.before, until) {
+            (Before::Failed(chain), _) => Notice::HeldUp { chain: chain.clone() },
+            (Before::Ready | Before::Awaited(_), Some(until)) if until <= now => {
+                let (name, what) = (self.name().to_owned(), self.unmet.clone());
+                Notice::Missing { name, what, after: self.plan.ready_timeout }
+            }
+            (Before::Ready, None) => {
+                self.state = State::Starting;
+                actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
+                return None;
+            }
+            (Before::Ready | Before::Awaited(_), Some(_)) | (Before::Awaited(_), None) => {
+                return None;
+            }
+        };
+        actions.push(Action::Say(notice));
+        self.wait_no_more(actions);
+        let exit = Exit::Unmet;
+        let next = self.what_follows(exit, None, chance, now);
+        self.is_gone(exit);
+        let (name, left) = (self.name().to_owned(), Vec::new());
+        actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
+        Some(Consequence::Fell(exit, next))
+    }
+
+    fn wait_no_more(&mut self, actions: &mut Vec<Action>) {
+        self.state = State::Down;
+        if !self.plan.needs.is_empty() {
+            actions.push(Action::Forget(self.id()));
+        }
+        self.unmet.clear();
     }
 
     fn ask_to_stop(&mut self, leader: Leader, now: Instant, actions: &mut Vec<Action>) {
@@ -329,10 +508,23 @@ impl Process {
         actions.push(Action::Stop(self.id(), stop_signal));
     }
 
-    fn spawn(&mut self, actions: &mut Vec<Action>) {
-        self.state = State::Starting;
-        self.life += 1;
-        actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
+    /// Asks it to end, whoever has to be gone first: the user would not wait.
+    pub(super) fn hurry(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match (self.want, self.state) {
+            (Want::Down, State::Starting | State::Up { .. }) => {
+                self.ask_to_stop(Leader::Up, now, actions);
+            }
+            (Want::Up, State::Starting | State::Up { .. })
+            | (
+                Want::Up | Want::Down,
+                State::Down
+                | State::Backoff { .. }
+                | State::Waiting { .. }
+                | State::Stopping { .. }
+                | State::Killed { .. }
+                | State::Stuck { .. },
+            ) => {}
+        }
     }
 
     /// Kills it, if it has been asked to end; true if so. `grace`: how long it

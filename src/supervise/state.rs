@@ -30,6 +30,21 @@ impl From<ChildId> for ProcessId {
     }
 }
 
+/// What tells a command that looks after a process from the process itself.
+const CHECK: u64 = 1 << 63;
+
+impl ProcessId {
+    /// How the keeper knows the command that says whether this process is ready.
+    pub(super) fn check(self) -> ChildId {
+        ChildId(ChildId::from(self).0 | CHECK)
+    }
+
+    /// The process that is looked after, if this is such a command.
+    pub(super) fn of_check(id: ChildId) -> Option<Self> {
+        (id.0 & CHECK != 0).then(|| ChildId(id.0 & !CHECK).into())
+    }
+}
+
 /// How many are started again at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Pace {
@@ -46,6 +61,20 @@ pub(super) enum Want {
     Down,
 }
 
+/// Whether others can count on a process that runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Readiness {
+    /// Not yet.
+    Awaited {
+        /// When that is said to take too long.
+        until: Instant,
+    },
+    /// Not yet, and that takes too long.
+    Late,
+    /// They can.
+    Ready,
+}
+
 /// What a process is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {
@@ -56,6 +85,11 @@ pub enum State {
         /// When that is.
         until: Instant,
     },
+    /// The same, until those that it comes after are ready, and what it needs is there.
+    Waiting {
+        /// When it gives up on what it needs, if that is not there yet.
+        until: Option<Instant>,
+    },
     /// It is being started.
     Starting,
     /// It runs.
@@ -64,6 +98,8 @@ pub enum State {
         since: Instant,
         /// Its process id.
         pid: i32,
+        /// Whether others can count on it.
+        ready: Readiness,
     },
     /// It was asked to end.
     Stopping {
@@ -113,8 +149,19 @@ impl State {
             | Self::Stopping { .. }
             | Self::Killed { .. }
             | Self::Stuck { .. } => true,
-            Self::Down | Self::Backoff { .. } => false,
+            Self::Down | Self::Backoff { .. } | Self::Waiting { .. } => false,
         }
+    }
+
+    /// The same, but for what doesn't go whatever is done: nobody waits for that.
+    pub(super) fn has_begun(self) -> bool {
+        self.runs() && !self.is_down()
+    }
+
+    /// Whether it runs, and others can count on it.
+    #[must_use]
+    pub fn is_ready(self) -> bool {
+        matches!(self, Self::Up { ready: Readiness::Ready, .. })
     }
 
     /// When it is killed, if it has been asked to end.
@@ -123,6 +170,7 @@ impl State {
             Self::Stopping { kill_at, .. } => Some(kill_at),
             Self::Down
             | Self::Backoff { .. }
+            | Self::Waiting { .. }
             | Self::Starting
             | Self::Up { .. }
             | Self::Killed { .. }
@@ -133,7 +181,10 @@ impl State {
     /// When it ends by itself: something is to be done then.
     pub(super) fn deadline(self) -> Option<Instant> {
         match self {
-            Self::Backoff { until } => Some(until),
+            Self::Backoff { until } | Self::Up { ready: Readiness::Awaited { until }, .. } => {
+                Some(until)
+            }
+            Self::Waiting { until } => until,
             Self::Stopping { kill_at, .. } => Some(kill_at),
             Self::Killed { give_up_at, .. } => Some(give_up_at),
             Self::Down | Self::Starting | Self::Up { .. } | Self::Stuck { .. } => None,

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::backoff::Chance;
-use super::exit::{Exit, Outcome};
-use super::process::Process;
+use super::exit::{Exit, Failure, Outcome};
+use super::order::Place;
+use super::process::{Consequence, Process};
 use super::shutdown::Shutdown;
 use crate::keeper::protocol::Member;
 use crate::notice::{Cause, Next, Notice};
@@ -21,7 +22,7 @@ use crate::plan::{self, Plan};
 
 pub use super::process::{Action, Status};
 use super::state::Want;
-pub use super::state::{Pace, ProcessId, State};
+pub use super::state::{Pace, ProcessId, Readiness, State};
 
 /// Something that happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,6 +31,10 @@ pub enum Event {
     Tick,
     /// A process runs.
     Spawned(ProcessId, i32),
+    /// So much of what a process needs is not there; nothing: all is.
+    Unmet(ProcessId, Vec<String>),
+    /// A process is ready.
+    Ready(ProcessId),
     /// A process has ended, or never began, and so many of it are left.
     Exited(ProcessId, Exit, Vec<Member>),
     /// Of a process that had ended, nobody is left.
@@ -103,6 +108,16 @@ impl Supervisor {
                     process.on_spawned(pid, now, &mut self.actions);
                 }
             }
+            Event::Unmet(id, unmet) => {
+                if let Some(process) = current(&mut self.processes, id) {
+                    process.on_unmet(unmet, &mut self.actions);
+                }
+            }
+            Event::Ready(id) => {
+                if let Some(process) = current(&mut self.processes, id) {
+                    process.on_ready(now, &mut self.actions);
+                }
+            }
             Event::Exited(id, exit, left) => self.on_exited(id, exit, left, now),
             Event::Empty(id) => {
                 if let Some(process) = current(&mut self.processes, id) {
@@ -138,13 +153,19 @@ impl Supervisor {
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         let shutdown = self.shutdown.as_ref()?;
-        shutdown.is_over().then_some(self.outcome)
+        shutdown.is_over().then(|| self.outcome.clone())
     }
 
     /// What would come of it if all ended now.
     #[must_use]
-    pub fn outcome_so_far(&self) -> Outcome {
-        self.outcome
+    pub fn outcome_so_far(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// The process, if this is its present life.
+    #[must_use]
+    pub fn find(&self, id: ProcessId) -> Option<Status> {
+        self.processes.iter().find(|process| process.id() == id).map(Process::status)
     }
 
     /// Whether all is being stopped.
@@ -239,11 +260,13 @@ impl Supervisor {
     fn may_roll_on(&self) -> bool {
         let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
         last.is_none_or(|last| match (last.want, last.state) {
-            (Want::Up, State::Up { .. }) | (Want::Down, _) => true,
+            (Want::Up, State::Up { ready: Readiness::Ready, .. }) | (Want::Down, _) => true,
             (
                 Want::Up,
-                State::Down
+                State::Up { ready: Readiness::Awaited { .. } | Readiness::Late, .. }
+                | State::Down
                 | State::Backoff { .. }
+                | State::Waiting { .. }
                 | State::Starting
                 | State::Stopping { .. }
                 | State::Killed { .. }
@@ -255,15 +278,24 @@ impl Supervisor {
     fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Member>, now: Instant) {
         let Some(process) = current(&mut self.processes, id) else { return };
         let next = process.on_exited(exit, left, &mut self.chance, now, &mut self.actions);
+        if let Some(next) = next {
+            let name = process.name().to_owned();
+            self.on_ended(Failure { name, exit }, next, now);
+        }
+    }
+
+    /// A process has ended without being told to.
+    fn on_ended(&mut self, ended: Failure, next: Next, now: Instant) {
         match next {
-            None | Some(Next::Restart(_)) => {}
-            Some(Next::StopAll | Next::StayDown | Next::GiveUp(_)) => {
-                if exit.failed() && self.shutdown.is_none() {
-                    self.outcome.first_failure.get_or_insert(exit);
+            Next::Restart(_) => {}
+            Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
+                if ended.exit.failed() && self.shutdown.is_none() {
+                    self.outcome.first_failure.get_or_insert(ended);
                 }
             }
         }
-        if next == Some(Next::StopAll) {
+        if next == Next::StopAll {
+            self.note_stopped();
             self.shut_down(Cause::Exit, now);
         }
     }
@@ -290,6 +322,17 @@ impl Supervisor {
         self.shut_down(Cause::Signal(signal), now);
     }
 
+    /// Who is stopped now because somebody failed, and for nothing else.
+    fn note_stopped(&mut self) {
+        if self.shutdown.is_none() && self.outcome.first_failure.is_some() {
+            let up = self
+                .processes
+                .iter()
+                .filter(|process| process.want == Want::Up && process.state.has_begun());
+            self.outcome.stopped = up.map(|process| process.name().to_owned()).collect();
+        }
+    }
+
     /// The first cause counts; what follows changes nothing.
     fn shut_down(&mut self, cause: Cause, now: Instant) {
         if self.shutdown.is_some() {
@@ -308,6 +351,7 @@ impl Supervisor {
         let Some(shutdown) = &mut self.shutdown else { return };
         shutdown.hurry(now);
         for process in &mut self.processes {
+            process.hurry(now, &mut self.actions);
             self.outcome.killed |= process.kill(None, now, &mut self.actions);
         }
     }
@@ -316,11 +360,7 @@ impl Supervisor {
     /// the whole: when nothing is left, ganger leaves.
     fn reconcile(&mut self, now: Instant) {
         self.roll_on(now);
-        for process in &mut self.processes {
-            let killed = process.reconcile(now, &mut self.actions);
-            // What a crash left behind may be killed any time, and is no failure.
-            self.outcome.killed |= killed && self.shutdown.is_some();
-        }
+        while self.step(now) {}
         self.processes.retain(|process| !process.is_past());
         let ended = self.is_unwanted() && !self.told_down && self.all_down();
         if self.shutdown.is_none() && ended {
@@ -328,6 +368,48 @@ impl Supervisor {
         }
         if let Some(shutdown) = &mut self.shutdown {
             self.outcome.killed |= shutdown.reconcile(&self.processes, now, &mut self.actions);
+        }
+    }
+
+    /// Moves every process one step. True if that may make room for others.
+    fn step(&mut self, now: Instant) -> bool {
+        let ordered = self.processes.iter().any(|process| !process.plan.after.is_empty());
+        let mut moved = false;
+        for index in 0..self.processes.len() {
+            let place = if ordered { Place::of(index, &self.processes) } else { Place::FREE };
+            let process = &mut self.processes[index];
+            let before = process.state;
+            let consequence = process.reconcile(now, &place, &mut self.chance, &mut self.actions);
+            moved |= before != process.state;
+            match consequence {
+                None => {}
+                // What a crash left behind may be killed any time, and is no failure.
+                Some(Consequence::Killed) => self.outcome.killed |= self.shutdown.is_some(),
+                Some(Consequence::Fell(exit, next)) => {
+                    let name = process.name().to_owned();
+                    self.on_ended(Failure { name, exit }, next, now);
+                    moved = true;
+                }
+                Some(Consequence::Late) => self.stop_rolling(),
+            }
+        }
+        moved && (ordered || self.shutdown.is_some())
+    }
+
+    /// Whoever was started again last doesn't become ready: the others stay as they are.
+    fn stop_rolling(&mut self) {
+        let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
+        let is_late =
+            last.is_some_and(|last| matches!(last.state, State::Up { ready: Readiness::Late, .. }));
+        let due = self.processes.iter_mut().filter(|process| process.due && is_late);
+        let names: Vec<String> = due
+            .map(|process| {
+                process.due = false;
+                process.name().to_owned()
+            })
+            .collect();
+        if !names.is_empty() {
+            self.actions.push(Action::Say(Notice::RollStopped { names }));
         }
     }
 

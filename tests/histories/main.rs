@@ -77,6 +77,7 @@ fn plan(counts: [u64; 4], edition: u64) -> Plan {
         procfile: text("Procfile", procfile),
         config: Some(text("ganger.toml", CONFIG.into())),
         env: EnvFiles::Named(Vec::new()),
+        foreign: Vec::new(),
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
     };
     let [a, b, c, d] = counts;
@@ -184,6 +185,7 @@ impl World {
                     keeper.ask(&Request::Spawn(spawn), [null.into()]);
                     continue;
                 }
+                Action::Await(..) | Action::Probe(..) | Action::Forget(_) => continue,
                 Action::Stop(id, signal) => Request::Stop { id: id.into(), signal: signal as i32 },
                 Action::StopStrays => {
                     self.ending = true;
@@ -224,6 +226,7 @@ impl World {
                 }
                 State::Down => true,
                 State::Backoff { .. }
+                | State::Waiting { .. }
                 | State::Starting
                 | State::Stopping { .. }
                 | State::Killed { .. }

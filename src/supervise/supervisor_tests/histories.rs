@@ -72,7 +72,7 @@ impl World {
                         (being.leader, being.others) = (false, false);
                     }
                 }
-                Action::Say(_) => {}
+                Action::Await(..) | Action::Probe(..) | Action::Forget(_) | Action::Say(_) => {}
             }
         }
         answers

@@ -1,13 +1,14 @@
 //! The supervisor, event by event, with a clock that moves only when told to.
 
 mod histories;
+mod order;
 mod plans;
 mod tables;
 
 use std::path::PathBuf;
 
 use super::*;
-use crate::plan::{Backoff, OnExit, Policy, Stdin, env::Env};
+use crate::plan::{Backoff, OnExit, Policy, Stdin, env::Env, ready::Ready};
 
 fn policy(on_exit: OnExit) -> Policy {
     Policy { on_exit, ..Policy::default() }
@@ -26,6 +27,11 @@ fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::Process> {
         shown: true,
         policy,
         stdin: Stdin::Pipe,
+        ready: Ready::Started,
+        ready_timeout: Duration::from_mins(1),
+        after: Vec::new(),
+        needs: Vec::new(),
+        watch: Vec::new(),
     })
 }
 
@@ -41,6 +47,7 @@ fn plan(policies: &[Policy]) -> Plan {
         clashes: Vec::new(),
         files_win: false,
         unlisted: Vec::new(),
+        base_port: None,
     }
 }
 
@@ -84,7 +91,7 @@ impl Bench {
             Action::Stop(id, signal) => Some(Done::Stop(id.index, signal)),
             Action::StopStrays => Some(Done::StopStrays),
             Action::Sweep => Some(Done::Sweep),
-            Action::Say(_) => None,
+            Action::Await(..) | Action::Probe(..) | Action::Forget(_) | Action::Say(_) => None,
         };
         self.all(event).into_iter().filter_map(done).collect()
     }
@@ -121,7 +128,7 @@ impl Bench {
     }
 
     fn code(&self) -> Option<u8> {
-        self.supervisor.outcome().map(Outcome::code)
+        self.supervisor.outcome().as_ref().map(Outcome::code)
     }
 }
 

@@ -1,0 +1,184 @@
+//! How it is said.
+
+use std::fmt;
+
+use super::{Cause, Discarded, Next, Notice, members, time};
+use crate::keeper::client::Lost;
+use crate::keeper::protocol::Member;
+use crate::supervise::exit::Exit;
+
+impl fmt::Display for Notice {
+    #[expect(clippy::too_many_lines, reason = "an arm for each sentence")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clash { keys, files_win } => {
+                let keys = list(keys.iter());
+                if *files_win {
+                    write!(f, "{keys}: the `.env` file wins over the environment, as you asked")
+                } else {
+                    write!(f, "{keys}: the environment wins over the `.env` file")?;
+                    f.write_str(" (`--env-override` turns that round)")
+                }
+            }
+            Self::Unlisted { types } => {
+                let verb = if types.len() == 1 { "is" } else { "are" };
+                let types = list(types.iter());
+                write!(f, "{types} {verb} not in the formation: one each (`all=0` for none)")
+            }
+            Self::Foreign { file, settings } => {
+                write!(f, "`{file}` is not read:")?;
+                for (index, (theirs, ours)) in settings.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
+                    write!(f, "{comma} its `{theirs}` is {ours} here")?;
+                }
+                Ok(())
+            }
+            Self::PortTaken { reason } => f.write_str(reason),
+            Self::PortsMoved { reason, base } => write!(f, "{reason}: ports begin at {base}"),
+            Self::Changed { file, names } => {
+                write!(f, "`{file}` has changed, starting {} again", names.join(", "))
+            }
+            Self::Blind { reason } => write!(f, "not all files can be watched: {reason}"),
+            Self::Report { name, exit, no_memory, lines, others } => {
+                write!(f, "{name} failed first: it {exit}")?;
+                if *no_memory {
+                    f.write_str("\nthe system ran out of memory meanwhile, and killed something")?;
+                }
+                if !lines.is_empty() {
+                    write!(f, "\nits last words:\n  {}", lines.join("\n  "))?;
+                }
+                if !others.is_empty() {
+                    write!(f, "\nstopped because of it: {}", others.join(", "))?;
+                }
+                Ok(())
+            }
+            Self::Leftovers { members: left } => {
+                write!(
+                    f,
+                    "killed what an earlier ganger left when it was killed: {}",
+                    members(left)
+                )
+            }
+            Self::Started { name, pid, port, listened } => {
+                write!(f, "{name} started, pid {pid}")?;
+                match port {
+                    Some(port) if *listened => write!(f, ", http://localhost:{port}"),
+                    Some(port) => write!(f, ", port {port}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Awaiting { name, what } => write!(f, "{name} waits for {}", what.join(", ")),
+            Self::Missing { name, what, after } => {
+                let verb = if what.len() == 1 { "is" } else { "are" };
+                write!(f, "{name}: {} {verb} not there after {}", what.join(", "), time(*after))
+            }
+            Self::HeldUp { chain } => write!(f, "{chain}"),
+            Self::Ready { name, port, after } => match port {
+                Some(port) => write!(f, "{name} is ready, http://localhost:{port}"),
+                None => write!(f, "{name} is ready after {}", time(*after)),
+            },
+            Self::Late { name, port, after } => {
+                let after = time(*after);
+                match port {
+                    Some(port) => write!(f, "{name} has not bound port {port} after {after}"),
+                    None => write!(f, "{name} is not ready after {after}"),
+                }
+            }
+            Self::Elsewhere { name, given, found } => {
+                let found: Vec<String> = found.iter().map(u16::to_string).collect();
+                write!(f, "{name} was given port {given} but listens on {}", found.join(", "))
+            }
+            Self::RollStopped { names } => {
+                write!(f, "not started again: {}", names.join(", "))
+            }
+            Self::Exited { name, exit, left, next } => {
+                write!(f, "{name} {exit}")?;
+                leaving(f, left)?;
+                match next {
+                    Next::StopAll => f.write_str(", stopping all"),
+                    Next::Restart(pause) => write!(f, ", starting it again in {}", time(*pause)),
+                    Next::StayDown => Ok(()),
+                    Next::GiveUp(crashes) => {
+                        write!(f, ", {crashes} crashes in a row: GIVING UP, it stays down")
+                    }
+                }
+            }
+            Self::Stopped { name, exit } => match exit {
+                Exit::Code(_) | Exit::Unmet | Exit::NotStarted { .. } => write!(f, "{name} {exit}"),
+                Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed"),
+                Exit::Signal(_) => write!(f, "{name} stopped"),
+            },
+            Self::StoppingAll { cause } => write!(f, "{cause}"),
+            Self::Waiting { names, kill_in } => {
+                write!(f, "waiting for {}", names.join(", "))?;
+                match kill_in {
+                    Some(time_left) => write!(f, ": SIGKILL in {}", time(*time_left)),
+                    None => f.write_str(" to be gone"),
+                }
+            }
+            Self::Killing { name, signal, grace } => match grace {
+                Some(grace) => {
+                    write!(f, "{name} is still up {} after {signal}: SIGKILL", time(*grace))
+                }
+                None => write!(f, "{name}: SIGKILL"),
+            },
+            Self::Unkillable { name } => {
+                write!(f, "{name} doesn't go, not even at SIGKILL: leaving it")
+            }
+            Self::Strays { left } => {
+                write!(f, "no process of yours owns {}: stopping what is left", members(left))
+            }
+            Self::KillingStrays { left } => write!(f, "{}: SIGKILL", members(left)),
+            Self::Survivors { left } => {
+                write!(f, "could not kill {}: still running", members(left))
+            }
+            Self::KeeperLost { lost } => {
+                f.write_str(match lost {
+                    Lost::Died => "the keeper has died",
+                    Lost::Silent => "the keeper doesn't answer",
+                    Lost::Garbled => "the keeper talks nonsense",
+                })?;
+                f.write_str(": killing all")
+            }
+            Self::Uncontrolled { reason } => {
+                write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
+            }
+            Self::Reloaded { outcome: Ok(changes) } => write!(f, "reloading: {changes}"),
+            Self::Reloaded { outcome: Err(reason) } => {
+                write!(f, "failed to reload, so nothing changes: {reason}")
+            }
+            Self::Status { lines } => f.write_str(&lines.join("\n")),
+            Self::Discarded { bytes, why } => write!(f, "{bytes} bytes of output discarded: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(signal) => write!(f, "{signal}: stopping all"),
+            Self::Asked => f.write_str("asked to quit: stopping all"),
+            Self::Exit => f.write_str("stopping all"),
+            Self::StdoutClosed => f.write_str("nobody reads the output any more: stopping all"),
+            Self::AllDown => f.write_str("no process is left"),
+        }
+    }
+}
+
+impl fmt::Display for Discarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blocked => f.write_str("nobody read them"),
+            Self::Slow => f.write_str("they were not read in time"),
+            Self::Refused(reason) => f.write_str(reason),
+        }
+    }
+}
+
+fn leaving(f: &mut fmt::Formatter<'_>, left: &[Member]) -> fmt::Result {
+    if left.is_empty() { Ok(()) } else { write!(f, ", leaving {}", members(left)) }
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

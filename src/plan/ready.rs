@@ -1,0 +1,112 @@
+//! When a process counts as ready, and for what others wait before they start.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// When a process is ready.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Ready {
+    /// When it has been started.
+    #[default]
+    Started,
+    /// When it, or something that belongs to it, listens on its PORT.
+    Port,
+    /// When that answers a GET of this path with 2xx or 3xx.
+    Http(String),
+    /// When it writes this.
+    Log(String),
+    /// When this command exits with 0, run as the process itself is.
+    Command(String),
+}
+
+/// So long a process may take, if nothing else is said.
+pub const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// `ready = { … }`, as it stands in the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    port: Option<bool>,
+    http: Option<String>,
+    log: Option<String>,
+    command: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Ready {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let error = |message: &str| Err(serde::de::Error::custom(message));
+        match Table::deserialize(deserializer)? {
+            Table { port: Some(true), http: None, log: None, command: None } => Ok(Self::Port),
+            Table { port: Some(false), http: None, log: None, command: None } => Ok(Self::Started),
+            Table { port: None, http: Some(path), log: None, command: None } => {
+                if !path.starts_with('/') || path.contains(|char: char| !char.is_ascii_graphic()) {
+                    return error("`http` of `ready` is a path, such as `/healthz`");
+                }
+                Ok(Self::Http(path))
+            }
+            Table { port: None, http: None, log: Some(text), command: None } => {
+                if text.is_empty() || text.contains('\n') {
+                    return error("`log` of `ready` is a part of one line, such as `Listening on`");
+                }
+                Ok(Self::Log(text))
+            }
+            Table { port: None, http: None, log: None, command: Some(command) } => {
+                if command.trim().is_empty() || command.contains('\0') {
+                    return error("`command` of `ready` is a command, such as `pg_isready`");
+                }
+                Ok(Self::Command(command))
+            }
+            Table { .. } => error("`ready` takes one of `port`, `http`, `log` and `command`"),
+        }
+    }
+}
+
+/// The types that wait for each other in a circle, if any do: `a`, `b`, `a`.
+/// `after` says after whom a type comes.
+pub(super) fn circle<'a>(
+    types: &[&'a str],
+    after: impl Fn(&str) -> Vec<&'a str>,
+) -> Option<Vec<&'a str>> {
+    let mut done: Vec<&str> = Vec::new();
+    for start in types {
+        // The way from the start to where the search is, and what is left to try there.
+        let mut way = vec![(*start, after(start))];
+        while let Some((here, untried)) = way.last_mut() {
+            match untried.pop() {
+                None => {
+                    done.push(*here);
+                    way.pop();
+                }
+                Some(next) if done.contains(&next) => {}
+                Some(next) => {
+                    if let Some(at) = way.iter().position(|(before, _)| *before == next) {
+                        let names = way[at..].iter().map(|(name, _)| *name);
+                        return Some(names.chain([next]).collect());
+                    }
+                    way.push((next, after(next)));
+                }
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circles_are_found() {
+        let find = |edges: &[(&'static str, &'static str)]| {
+            let after = |name: &str| {
+                edges.iter().filter(|(from, _)| *from == name).map(|(_, to)| *to).collect()
+            };
+            circle(&["a", "b", "c", "d"], after).map(|names| names.join(" "))
+        };
+        assert_eq!(find(&[("a", "b"), ("b", "c"), ("a", "c"), ("d", "a")]), None);
+        assert_eq!(find(&[("a", "a")]), Some("a a".into()));
+        assert_eq!(find(&[("a", "b"), ("b", "c"), ("c", "b")]), Some("b c b".into()));
+        assert_eq!(find(&[("d", "c"), ("c", "a"), ("a", "d")]), Some("a d c a".into()));
+    }
+}

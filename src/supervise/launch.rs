@@ -1,0 +1,37 @@
+//! From a process of the plan to what the keeper is asked for.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use crate::keeper::protocol::{ChildId, Spawn, Stdin};
+use crate::plan::env::Var;
+use crate::plan::{self, Process, shell};
+
+/// Runs `command` as this process is run: its own, or one that looks after it.
+pub(super) fn spawn(
+    id: ChildId,
+    process: &Process,
+    command: &str,
+    shell: &Path,
+    listener: bool,
+) -> io::Result<Spawn> {
+    let pair =
+        |(key, var): (&OsString, &Var)| [key.as_bytes(), b"=", var.value.as_bytes()].concat();
+    let spawn = Spawn {
+        id,
+        argv: shell::argv(shell, command).into_iter().map(OsStringExt::into_vec).collect(),
+        env: process.environment().iter().map(pair).collect(),
+        dir: process.dir.as_os_str().as_bytes().to_vec(),
+        stdin: match process.stdin {
+            plan::Stdin::Pipe => Stdin::Silent,
+            plan::Stdin::Null => Stdin::Null,
+        },
+        listener: listener.then(|| process.kind.as_bytes().to_vec()),
+    };
+    if spawn.is_too_long() {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    Ok(spawn)
+}

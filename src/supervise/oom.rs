@@ -1,0 +1,76 @@
+//! Whether the kernel has killed something because memory ran out.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// How often it has, as of the time at which this was made.
+#[derive(Clone, Debug)]
+pub(super) struct OomKills {
+    /// The file that counts: that of ganger's control group, which its processes
+    /// share (cgroups(7)), or else that of the whole system.
+    file: PathBuf,
+    before: u64,
+}
+
+impl OomKills {
+    pub(super) fn so_far() -> Self {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let file = files(&groups).into_iter().find(|file| read(file).is_some());
+        let file = file.unwrap_or_else(|| "/proc/vmstat".into());
+        Self { before: read(&file).unwrap_or_default(), file }
+    }
+
+    /// Whether there have been more since.
+    pub(super) fn have_grown(&self) -> bool {
+        read(&self.file).is_some_and(|now| now > self.before)
+    }
+}
+
+/// Where a process of these control groups may find its count.
+fn files(groups: &str) -> Vec<PathBuf> {
+    let file = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+        let root = PathBuf::from("/sys/fs/cgroup");
+        if controllers.is_empty() {
+            Some(root.join(path).join("memory.events"))
+        } else if controllers.split(',').any(|it| it == "memory") {
+            Some(root.join("memory").join(path).join("memory.oom_control"))
+        } else {
+            None
+        }
+    };
+    groups.lines().filter_map(file).collect()
+}
+
+fn read(file: &PathBuf) -> Option<u64> {
+    count(&fs::read_to_string(file).ok()?)
+}
+
+/// All three files have a line of this name.
+fn count(text: &str) -> Option<u64> {
+    let line = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
+    text.lines().find_map(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_file_and_the_line_of_either_version() {
+        let files =
+            |groups| files(groups).iter().map(|it| it.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            files("0::/user.slice/a.scope\n"),
+            ["/sys/fs/cgroup/user.slice/a.scope/memory.events"]
+        );
+        assert_eq!(
+            files("5:cpu,cpuacct:/a\n4:memory:/b\n"),
+            ["/sys/fs/cgroup/memory/b/memory.oom_control"]
+        );
+        assert_eq!(count("low 0\noom 3\noom_kill 2\noom_group_kill 0\n"), Some(2));
+        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
+        assert_eq!(count("low 0\n"), None);
+    }
+}

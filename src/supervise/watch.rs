@@ -1,0 +1,237 @@
+//! Watches files, for processes that are started again when one changes.
+//!
+//! A thread of its own does it. It watches the folders one by one, and not those
+//! that git ignores: what tools put there may be more than everything else, and is
+//! nobody's source.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use ignore::WalkBuilder;
+use ignore::gitignore::Gitignore;
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::plan::Process;
+
+/// What was seen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Seen {
+    /// Files changed that these process types watch, one of them this.
+    Changed(Vec<String>, PathBuf),
+    /// Not everything can be watched, for this reason.
+    Blind(String),
+}
+
+/// What changes together is one change: it is over when nothing has changed for so
+/// long, or when it has gone on for so long.
+const QUIET: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Watches until it is dropped.
+pub(super) struct Watch {
+    patterns: Vec<(String, Vec<String>)>,
+    messages: Sender<Message>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.messages.send(Message::Stop);
+    }
+}
+
+enum Message {
+    Event(notify::Result<Event>),
+    Stop,
+}
+
+impl Watch {
+    /// Watches for the process types of these that want it; none, if none does.
+    pub(super) fn start(
+        root: &Path,
+        processes: &[Arc<Process>],
+        seen: UnboundedSender<Seen>,
+    ) -> Option<Self> {
+        let patterns = patterns(processes);
+        if patterns.is_empty() {
+            return None;
+        }
+        let (messages, receive) = channel();
+        let report = messages.clone();
+        let heard = move |event| drop(report.send(Message::Event(event)));
+        let watcher = match notify::recommended_watcher(heard) {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                let _ = seen.send(Seen::Blind(error.to_string()));
+                return None;
+            }
+        };
+        let globs = patterns.iter().map(|(kind, globs)| (kind.clone(), set(globs))).collect();
+        let mut worker = Worker {
+            root: root.to_owned(),
+            watched: globs,
+            watcher,
+            ignored: HashMap::new(),
+            seen,
+        };
+        let work = move || {
+            worker.enter(&worker.root.clone());
+            worker.run(&receive);
+        };
+        std::thread::Builder::new().name("watch".into()).spawn(work).ok()?;
+        Some(Self { patterns, messages })
+    }
+
+    /// Whether this is what these processes want, too.
+    pub(super) fn is_for(&self, processes: &[Arc<Process>]) -> bool {
+        self.patterns == patterns(processes)
+    }
+}
+
+/// For each process type what it watches.
+fn patterns(processes: &[Arc<Process>]) -> Vec<(String, Vec<String>)> {
+    let mut patterns: Vec<(String, Vec<String>)> = Vec::new();
+    for process in processes.iter().filter(|process| !process.watch.is_empty()) {
+        if patterns.iter().all(|(kind, _)| *kind != process.kind) {
+            patterns.push((process.kind.clone(), process.watch.clone()));
+        }
+    }
+    patterns
+}
+
+fn set(globs: &[String]) -> GlobSet {
+    let mut set = GlobSetBuilder::new();
+    let glob = |text: &String| GlobBuilder::new(text).literal_separator(true).build().ok();
+    for glob in globs.iter().filter_map(glob) {
+        set.add(glob);
+    }
+    set.build().unwrap_or_default()
+}
+
+struct Worker {
+    root: PathBuf,
+    watched: Vec<(String, GlobSet)>,
+    watcher: RecommendedWatcher,
+    /// What git ignores, for each folder that is watched.
+    ignored: HashMap<PathBuf, Gitignore>,
+    seen: UnboundedSender<Seen>,
+}
+
+impl Worker {
+    /// Until nobody wants to know any more.
+    fn run(&mut self, messages: &Receiver<Message>) {
+        let mut kinds = BTreeSet::new();
+        let mut change: Option<(PathBuf, Instant)> = None;
+        loop {
+            let message = match &change {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some((_, since)) => {
+                    messages.recv_timeout(QUIET.min(LONGEST.saturating_sub(since.elapsed())))
+                }
+            };
+            match message {
+                Ok(Message::Event(Ok(event))) => {
+                    for path in self.changed(&event) {
+                        let of = self.watched_by(&path);
+                        if !of.is_empty() {
+                            kinds.extend(of);
+                            change.get_or_insert_with(|| (path, Instant::now()));
+                        }
+                    }
+                }
+                Ok(Message::Event(Err(error))) => {
+                    let _ = self.seen.send(Seen::Blind(error.to_string()));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some((path, _)) = change.take() {
+                        let kinds = std::mem::take(&mut kinds).into_iter().collect();
+                        let _ = self.seen.send(Seen::Changed(kinds, path));
+                    }
+                }
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// The files that an event is about; folders that are new are watched from now on.
+    fn changed(&mut self, event: &Event) -> Vec<PathBuf> {
+        match event.kind {
+            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Any => {
+            }
+            EventKind::Access(_) | EventKind::Other => return Vec::new(),
+        }
+        let mut files = Vec::new();
+        for path in &event.paths {
+            if self.is_ignored(path) {
+                continue;
+            }
+            if path.is_dir() {
+                // What came with it, or before it was watched, is new as well.
+                if !self.ignored.contains_key(path) {
+                    files.extend(self.enter(path));
+                }
+            } else {
+                if path.file_name().is_some_and(|name| name == ".gitignore") {
+                    self.learn(path.parent().unwrap_or(&self.root.clone()));
+                }
+                files.push(path.clone());
+            }
+        }
+        files
+    }
+
+    /// Watches a folder and those in it, and returns the files there.
+    fn enter(&mut self, folder: &Path) -> Vec<PathBuf> {
+        let git = |name: &std::ffi::OsStr| name == ".git";
+        let walk = WalkBuilder::new(folder)
+            .hidden(false)
+            .require_git(false)
+            .filter_entry(move |entry| !git(entry.file_name()))
+            .build();
+        let mut files = Vec::new();
+        for entry in walk.flatten() {
+            let path = entry.into_path();
+            if !path.is_dir() {
+                files.push(path);
+            } else if !self.ignored.contains_key(&path) {
+                if let Err(error) = self.watcher.watch(&path, RecursiveMode::NonRecursive) {
+                    let _ = self.seen.send(Seen::Blind(error.to_string()));
+                    return files;
+                }
+                self.learn(&path);
+            }
+        }
+        files
+    }
+
+    fn learn(&mut self, folder: &Path) {
+        let (rules, _) = Gitignore::new(folder.join(".gitignore"));
+        self.ignored.insert(folder.to_owned(), rules);
+    }
+
+    /// The rules that are nearest to a file decide (gitignore(5)).
+    fn is_ignored(&self, path: &Path) -> bool {
+        if path.components().any(|part| part.as_os_str() == ".git") {
+            return true;
+        }
+        let folders = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
+        for rules in folders.filter_map(|folder| self.ignored.get(folder)) {
+            match rules.matched(path, path.is_dir()) {
+                ignore::Match::Ignore(_) => return true,
+                ignore::Match::Whitelist(_) => return false,
+                ignore::Match::None => {}
+            }
+        }
+        false
+    }
+
+    fn watched_by(&self, path: &Path) -> Vec<String> {
+        let Ok(relative) = path.strip_prefix(&self.root) else { return Vec::new() };
+        let of = self.watched.iter().filter(|(_, globs)| globs.is_match(relative));
+        of.map(|(kind, _)| kind.clone()).collect()
+    }
+}

@@ -16,7 +16,7 @@ const FAILED: u8 = 1;
 /// There is nobody to ask.
 const NOBODY: u8 = 3;
 /// It did not come to that in time.
-const TIMED_OUT: u8 = 4;
+pub(super) const TIMED_OUT: u8 = 4;
 
 /// Asks the ganger that the flags mean, and returns the exit code.
 pub(super) fn ask(

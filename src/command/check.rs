@@ -5,8 +5,10 @@ use std::io::Write as _;
 
 use super::{names, read};
 use crate::cli::{Check, Global};
-use crate::plan::Plan;
 use crate::plan::env::Origin;
+use crate::plan::needs::Need;
+use crate::plan::ready::Ready;
+use crate::plan::{Plan, Process};
 
 pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
     let plan = Plan::new(&read(global)?, &check.formed.options()?)?;
@@ -17,6 +19,27 @@ pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(0)
+}
+
+/// When it starts and when it counts as ready, as far as there is something to say.
+fn conditions(process: &Process) -> String {
+    let ready = match &process.ready {
+        Ready::Started => None,
+        Ready::Port => Some("its port is bound".to_owned()),
+        Ready::Http(path) => Some(format!("GET {path} is answered")),
+        Ready::Log(text) => Some(format!("it writes `{text}`")),
+        Ready::Command(command) => Some(format!("`{command}` exits with 0")),
+    };
+    let list = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
+    [
+        ("after", list(process.after.clone())),
+        ("needs", list(process.needs.iter().map(Need::to_string).collect())),
+        ("ready", ready.map(|when| format!("when {when}"))),
+        ("watches", list(process.watch.clone())),
+    ]
+    .into_iter()
+    .filter_map(|(what, text)| text.map(|text| format!("  {what:<8} {text}\n")))
+    .collect()
 }
 
 /// Every process with all that it gets. Values that come from a file or from the
@@ -30,6 +53,7 @@ fn explain(plan: &Plan) -> String {
         if let Some(port) = process.port {
             let _ = writeln!(text, "  port     {port}");
         }
+        text.push_str(&conditions(process));
         for (key, var) in process.environment() {
             let key = key.display();
             let _ = match var.origin {

@@ -15,10 +15,11 @@ use nix::unistd::{ForkResult, Pid, fork, setsid};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::ask::TIMED_OUT;
 use crate::control::planner::Orders;
 use crate::notice::Notice;
 use crate::supervise::command::{Handle, Stopping};
-use crate::supervise::supervisor::{Pace, Status};
+use crate::supervise::supervisor::{Pace, Readiness, State, Status};
 
 /// One of the two that there are after [`split`].
 pub(super) enum Side {
@@ -85,25 +86,35 @@ fn exit_code(background: Pid) -> u8 {
 impl Background {
     /// Lets go of the terminal and of the foreground when all are up.
     pub(super) async fn release(self, mut engine: Handle) -> Result<(), Stopping> {
-        loop {
+        let code = loop {
             let snapshot = engine.look().await?;
             // What ends now never was up: its end is what the foreground returns.
             if !snapshot.ending && snapshot.processes.iter().all(is_settled) {
-                break;
+                break snapshot.processes.iter().map(code_of).find(|code| *code != 0);
             }
             engine.changed().await?;
-        }
+        };
         engine.detach().await?;
         leave_terminal();
         // Whoever started it may be gone.
-        let _ = File::from(self.0).write_all(&[0]);
+        let _ = File::from(self.0).write_all(&[code.unwrap_or_default()]);
         Ok(())
     }
 }
 
 /// Whether nothing more has to come of its start.
 fn is_settled(status: &Status) -> bool {
-    !status.wanted || status.state.is_ready()
+    let is_late = matches!(status.state, State::Up { ready: Readiness::Late, .. });
+    !status.wanted || status.state.is_ready() || is_late
+}
+
+/// What came of it, as an exit code.
+fn code_of(status: &Status) -> u8 {
+    match (status.state, status.last) {
+        (State::Up { ready: Readiness::Late, .. }, _) => TIMED_OUT,
+        (_, Some(exit)) if status.fallen => exit.code(),
+        (_, _) => 0,
+    }
 }
 
 /// Nothing of it is used any more; as long as it is open, it can't be closed.

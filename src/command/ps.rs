@@ -46,9 +46,10 @@ fn row(process: &Process) -> [String; 10] {
     [
         process.name.clone(),
         or_none(process.pid.map(|pid| pid.to_string())),
-        match (process.state, process.ready) {
-            (State::Up, false) => "up, not ready".to_owned(),
-            (other, _) => state(other).to_owned(),
+        match (process.state, process.ready, process.starts_in) {
+            (State::Up, false, _) => "up, not ready".to_owned(),
+            (State::Backoff, _, Some(seconds)) => format!("backoff, {seconds:.1}s"),
+            (other, _, _) => state(other).to_owned(),
         },
         or_none(port),
         or_none(process.uptime.map(age)),
@@ -118,6 +119,7 @@ mod tests {
             on_exit: OnExit::StopAll,
             crashes: 0,
             give_up_after: None,
+            starts_in: None,
             pid: Some(4103),
             port: Some(5000),
             bound: true,

@@ -54,6 +54,8 @@ pub struct Process {
     pub crashes: u32,
     /// So many crashes in a row, and it stays down.
     pub give_up_after: Option<u32>,
+    /// When it is started again after a crash, in seconds.
+    pub starts_in: Option<f64>,
     /// Its process id, if something of it is there.
     pub pid: Option<i32>,
     /// The PORT that it was given.

@@ -29,10 +29,11 @@ use super::logs::Lines;
 use super::planner::Orders;
 use super::{names, usage};
 use crate::logs::format::Style;
+use crate::notice::time;
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
-use crate::supervise::supervisor::{self, Pace, Status};
+use crate::supervise::supervisor::{self, Pace, Readiness, Status};
 
 /// So many clients at once; the others wait.
 const CLIENTS: usize = 128;
@@ -252,6 +253,12 @@ fn process(status: &Status, used: usage::Usage, snapshot: &Snapshot) -> api::Pro
         on_exit: status.plan.policy.on_exit,
         crashes: status.crashes,
         give_up_after: status.plan.policy.backoff.give_up_after,
+        starts_in: match status.state {
+            supervisor::State::Backoff { until } => {
+                Some(until.saturating_duration_since(snapshot.now).as_secs_f64())
+            }
+            _ => None,
+        },
         pid: status.pid,
         port: status.plan.port,
         bound: used.bound,
@@ -287,17 +294,24 @@ async fn wait(
     let names = names_of(&choose(&patterns, &before)?);
     let lives: Vec<u32> = choose(&patterns, &before)?.iter().map(|it| it.restarts).collect();
     let is_reached = |snapshot: &Snapshot| {
-        names.iter().zip(&lives).all(|(name, life)| {
+        for (name, life) in names.iter().zip(&lives) {
             let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
-            match (query.r#for, status) {
-                (For::Ready, Some(status)) => is_ready(status),
+            let reached = match (query.r#for, status) {
+                (For::Ready, Some(status)) => {
+                    check_hope(status)?;
+                    status.state.is_ready()
+                }
                 (For::Ready, None) => false,
                 // Gone, or no longer what it was.
                 (For::Exit, status) => {
                     status.is_none_or(|status| !status.state.runs() || status.restarts > *life)
                 }
+            };
+            if !reached {
+                return Ok(false);
             }
-        })
+        }
+        Ok(true)
     };
     reach(&app, query.timeout, is_reached).await?;
     let now = app.engine.look().await?;
@@ -306,19 +320,28 @@ async fn wait(
     Ok(Json(describe(&now, &chosen).await))
 }
 
-fn is_ready(status: &Status) -> bool {
-    status.state.is_ready()
+/// Fails for one that will not be ready, or not in its time.
+fn check_hope(status: &Status) -> Result<(), Error> {
+    let name = &status.plan.name;
+    let message = match (status.state, status.last) {
+        (supervisor::State::Up { ready: Readiness::Late, .. }, _) => {
+            format!("{name} is not ready after {}", time(status.plan.ready_timeout))
+        }
+        (_, Some(exit)) if status.fallen => format!("{name} {exit}, and stays down"),
+        (_, _) => return Ok(()),
+    };
+    Err(Error(StatusCode::REQUEST_TIMEOUT, message))
 }
 
-/// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds.
+/// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
 async fn reach(
     app: &App,
     seconds: Option<f64>,
-    is_reached: impl Fn(&Snapshot) -> bool,
+    is_reached: impl Fn(&Snapshot) -> Result<bool, Error>,
 ) -> Result<(), Error> {
     let mut engine = app.engine.clone();
     let reached = async {
-        while !is_reached(&engine.look().await?) {
+        while !is_reached(&engine.look().await?)? {
             engine.changed().await?;
         }
         Ok::<(), Error>(())
@@ -352,12 +375,19 @@ async fn restart(
     app.engine.restart(names_of(&chosen), pace(query.rolling))?;
     if query.wait.is_some() {
         let anew = |snapshot: &Snapshot| {
-            chosen.iter().all(|was| {
+            for was in &chosen {
                 let name = &was.plan.name;
                 let now = snapshot.processes.iter().find(|status| status.plan.name == *name);
-                let another = |now: &Status| now.pid != was.pid;
-                now.is_none_or(|now| is_ready(now) && another(now))
-            })
+                let Some(now) = now else { continue };
+                if now.restarts == was.restarts && was.state.runs() {
+                    return Ok(false);
+                }
+                check_hope(now)?;
+                if !now.state.is_ready() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         };
         reach(&app, query.wait, anew).await?;
     }

@@ -47,9 +47,8 @@ pub(super) struct Probes {
     found: UnboundedReceiver<Found>,
 }
 
-/// The pause between two looks: short at first, since most are ready soon.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// So long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Who listens somewhere else for so long doesn't just prepare.
@@ -113,22 +112,22 @@ impl Probes {
     }
 }
 
-/// The pauses between looks, the next always longer.
-struct Pauses(Duration);
+/// The pauses between looks: a twentieth of the time that it has taken so far, so that
+/// nobody waits much longer than need be, and nobody looks often for long.
+struct Pauses(Instant);
 
 impl Pauses {
     fn new() -> Self {
-        Self(FIRST_PAUSE)
+        Self(Instant::now())
     }
 
-    async fn next(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    async fn next(&self) {
+        sleep((self.0.elapsed() / 20).clamp(FIRST_PAUSE, LONGEST_PAUSE)).await;
     }
 }
 
 async fn await_needs(id: ProcessId, mut needs: Vec<Need>, sender: UnboundedSender<Found>) {
-    let mut pauses = Pauses::new();
+    let pauses = Pauses::new();
     let mut told = None;
     loop {
         let mut unmet = Vec::new();
@@ -172,7 +171,7 @@ async fn accepts(address: &Address) -> bool {
 /// is on another.
 async fn await_port(id: ProcessId, pid: i32, port: u16, sender: UnboundedSender<Found>) {
     let (since, mut told) = (Instant::now(), false);
-    let mut pauses = Pauses::new();
+    let pauses = Pauses::new();
     loop {
         let late = !told && since.elapsed() > ELSEWHERE_AFTER;
         match spawn_blocking(move || look(pid, port, late)).await {
@@ -189,7 +188,7 @@ async fn await_port(id: ProcessId, pid: i32, port: u16, sender: UnboundedSender<
 }
 
 async fn await_answer(id: ProcessId, port: u16, path: String, sender: UnboundedSender<Found>) {
-    let mut pauses = Pauses::new();
+    let pauses = Pauses::new();
     while !timeout(PATIENCE, answers(port, &path)).await.is_ok_and(|it| it.is_ok_and(|ok| ok)) {
         pauses.next().await;
     }

@@ -1,0 +1,107 @@
+//! The truth about ports, before anything starts.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::scenario::{PATIENCE, Scenario};
+
+/// nginx, on a port of its own choice and the next type's.
+struct Nginx {
+    child: Child,
+    _folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Nginx {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Where a second type's port is below the last, too.
+        let port = loop {
+            let port = crate::scenario::free_port();
+            if port < 60_000 {
+                break port;
+            }
+        };
+        let config = format!(
+            "daemon off; master_process off; pid nginx.pid; error_log stderr;\n\
+             events {{}}\nhttp {{ access_log off; server {{ listen 127.0.0.1:{port}; }} }}\n"
+        );
+        fs::write(folder.path().join("nginx.conf"), config).unwrap();
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-p").arg(folder.path()).args(["-c", "nginx.conf"]);
+        let child = nginx.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let since = std::time::Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(since.elapsed() < PATIENCE);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Self { child, _folder: folder, port }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_taken_port_is_an_error_for_who_is_nothing_without_it() {
+    let nginx = Nginx::start();
+    let port = nginx.port;
+    let start = |procfile: &str, args: &str| {
+        Scenario::procfile(procfile).args(&format!("start -p {port}")).args(args).run()
+    };
+    start("web: touch started\n", "").refused(&format!(
+        "port {port}, which web.1 is to have, is taken by nginx (pid N) (free it, choose others \
+         with `--port`, or let ganger: `--port auto`)"
+    ));
+    // A worker may not want its port at all.
+    let finished = start("worker: echo $PORT\n", "").code(0);
+    assert_eq!(finished.lines_of("worker.1"), [port.to_string()]);
+    let expected =
+        format!("ganger   | port {port}, which worker.1 is to have, is taken by nginx (pid N)\n");
+    assert!(finished.stderr().starts_with(&expected), "{}", finished.stderr());
+    // And who has none has no trouble.
+    start("web: true\n", "-N").code(0);
+}
+
+#[test]
+fn ports_go_where_they_are_free() {
+    let nginx = Nginx::start();
+    let (port, next) = (nginx.port, nginx.port + 1000);
+    // The worker's port above is taken, too.
+    let above = TcpListener::bind(("127.0.0.1", next + 100));
+    let expected = if above.is_ok() { next + 1000 } else { next };
+    let procfile = "web: echo $PORT; sleep 1000\nworker: echo $PORT; sleep 1000\n";
+    let mut running = Scenario::procfile(procfile)
+        .env("PORT", &port.to_string())
+        .args("start --port auto")
+        .start();
+    let said = format!("is taken by nginx (pid {}): ports begin at {expected}\n", nginx.child.id());
+    running.wait_for(&said).wait_for(&format!("web.1    | {expected}\n"));
+    running.wait_for(&format!("worker.1 | {}\n", expected + 100));
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+    // Where they are free, they stay.
+    drop((nginx, above));
+    let mut running =
+        Scenario::procfile(procfile).env("GANGER_PORT", "auto").env("PORT", &port.to_string());
+    running = running.args("start");
+    let mut running = running.start();
+    running.wait_for(&format!("web.1    | {port}\n"));
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+}
+
+#[test]
+fn who_serves_another_is_told_where() {
+    let procfile =
+        "web: echo $GANGER_PROCESS_web_PORT $GANGER_PROCESS_my_worker_PORT\nmy-worker: true\n";
+    let finished = Scenario::procfile(procfile).args("start --any-can-die -p 41000").run();
+    assert_eq!(finished.lines_of("web.1"), ["41000 41100"]);
+}

@@ -1,0 +1,82 @@
+//! What is told at the end, when something failed.
+
+use crate::scenario::Scenario;
+
+#[test]
+fn who_failed_first_its_last_words_and_who_went_with_it() {
+    let procfile = "web: exec sleep 1000\njob: seq 1 20; echo oh no; exit 3\n";
+    let stderr = Scenario::procfile(procfile).args("start -N -q job").run().code(3).stderr();
+    let lines: Vec<String> = (12..=20).map(|it| it.to_string()).chain(["oh no".into()]).collect();
+    let lines = format!("ganger |   {}\n", lines.join("\nganger |   "));
+    let expected = format!(
+        "ganger | job.1 failed first: it exited (3)\n\
+         ganger | its last words:\n{lines}ganger | stopped because of it: web.1\n"
+    );
+    assert!(stderr.ends_with(&expected), "{stderr}");
+}
+
+#[test]
+fn a_signal_has_its_name_and_a_success_no_report() {
+    let procfile = "a: kill -SEGV $$\nb: exec sleep 1000\n";
+    let stderr = Scenario::procfile(procfile).args("start").run().code(139).stderr();
+    assert!(stderr.contains("ganger | a.1 failed first: it was killed by SIGSEGV\n"), "{stderr}");
+    let procfile = "a: echo done\nb: exec sleep 1000\n";
+    let stderr = Scenario::procfile(procfile).args("start").run().code(0).stderr();
+    assert!(!stderr.contains("failed"), "{stderr}");
+}
+
+/// A control group with little memory, for what moves into it.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn new() -> Self {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let one = |line: &str| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            let path = path.trim_start_matches('/').to_owned();
+            let is_first = controllers.split(',').any(|it| it == "memory");
+            let root = if is_first { "/sys/fs/cgroup/memory" } else { "/sys/fs/cgroup" };
+            (is_first || controllers.is_empty())
+                .then(|| std::path::Path::new(root).join(path))
+                .filter(|it| it.join("cgroup.procs").exists())
+        };
+        let parent = groups.lines().find_map(one).expect("a control group for memory");
+        let group = parent.join(crate::scenario::tag());
+        std::fs::create_dir(&group).unwrap();
+        let set = |file: &str| std::fs::write(group.join(file), (48 << 20).to_string());
+        set("memory.max").or_else(|_| set("memory.limit_in_bytes")).unwrap();
+        Self(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn memory_that_ran_out_is_named() {
+    let group = Group::new();
+    let eat = "python3 -c 'a = [bytes([n]) * (1 << 20) for n in range(200)]'";
+    let procfile = format!("a: exec {eat}\nb: exec sleep 1000\n");
+    let script = format!("echo $$ > {}/cgroup.procs; exec $GANGER start", group.0.display());
+    let finished =
+        Scenario::of("sh").file("Procfile", procfile).args("-c").arg(script).run().code(137);
+    let expected = "ganger | a.1 failed first: it was killed by SIGKILL\n\
+                    ganger | the system ran out of memory meanwhile, and killed something\n";
+    assert!(finished.stderr().contains(expected), "{}", finished.stderr());
+}
+
+#[test]
+fn other_runners_files_are_noticed() {
+    let scenario = Scenario::procfile("a: true\n")
+        .file(".foreman", "formation: a=2\nport: 3000\n")
+        .file(".overmind.env", "OVERMIND_PORT=3000\nSECRET=s3cret\n");
+    let stderr = scenario.args("start").run().code(0).stderr();
+    let expected = "ganger | `.foreman` is not read: its `formation` is `formation` in \
+                    `ganger.toml` here, its `port` is `port` in `ganger.toml` here\n\
+                    ganger | `.overmind.env` is not read: its `OVERMIND_PORT` is `GANGER_PORT` here\n";
+    assert!(stderr.starts_with(expected) && !stderr.contains("s3cret"), "{stderr}");
+}

@@ -31,6 +31,11 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         b"env = ",
         b"\xef\xbb\xbf",
         b"all=0",
+        b"redis://",
+        b"@",
+        b"/",
+        b"[::1]",
+        b"after = ['web']\n",
         b",",
         b"\0",
         b"\xff",
@@ -91,4 +96,9 @@ fn protocol() {
 #[test]
 fn shell() {
     check("shell", checks::shell);
+}
+
+#[test]
+fn needs() {
+    check("needs", checks::needs);
 }

@@ -31,6 +31,61 @@ fn a_mistake_is_named_with_its_line() {
         .refused("failed to read `other.toml`: No such file or directory");
 }
 
+/// The example that shows every key, and what editors are told of them.
+const EXAMPLE: &str = include_str!("../docs/ganger.toml");
+
+#[test]
+fn the_documented_example_is_one() {
+    let procfile = "web: bin/web\nworker: bin/worker\ndb: bin/db\n";
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", EXAMPLE);
+    let scenario = scenario.file(".env", "").file(".env.local", "REDIS_URL=redis://cache\n");
+    let text = scenario.args("check --explain").run().code(0).stdout();
+    let web = "web.1\n  command  bin/web\n";
+    let conditions = "  after    db\n  needs    `REDIS_URL` (cache:6379), localhost:25, \
+                      /run/search.sock\n  watches  app/**/*.rb, config/*.yml\n";
+    assert!(text.starts_with(web) && text.contains(conditions), "{text}");
+    assert!(text.contains("  ready    when `pg_isready -q -h localhost -p $PORT` exits with 0\n"));
+}
+
+#[test]
+fn the_schema_knows_the_example_and_every_key() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
+    let script = "import json, jsonschema, tomllib\n\
+                  schema = json.load(open('ganger.schema.json'))\n\
+                  example = tomllib.load(open('ganger.toml', 'rb'))\n\
+                  jsonschema.Draft7Validator.check_schema(schema)\n\
+                  jsonschema.validate(example, schema)\n\
+                  types = example['process'].values()\n\
+                  keys = schema['definitions']['process']['properties']\n\
+                  print(*schema['properties'])\n\
+                  print(*keys)\n\
+                  print(*sorted(set(keys) - {key for one in types for key in one}))\n\
+                  print(*keys['backoff']['properties'])\n\
+                  print(*keys['ready']['properties'])\n";
+    let mut python = std::process::Command::new("python3");
+    let output = python.args(["-c", script]).current_dir(docs).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = printed.lines().collect();
+    // What ganger itself says of its keys.
+    let known = |config: &str| {
+        let error = start(config, "").code(2).stderr();
+        let (_, known) = error.split_once("expected one of ").unwrap();
+        known.split('`').skip(1).step_by(2).collect::<Vec<_>>().join(" ")
+    };
+    let in_process = known("[process.web]\nqqqqqqqqqqqqqqq = 1\n");
+    let sorted = |line: &str| {
+        let mut keys: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(lines[0], known("qqqqqqqqqqqqqqq = 1\n"));
+    assert_eq!(sorted(lines[1]), sorted(&in_process));
+    assert_eq!(lines[2], "", "keys that the example doesn't show");
+    assert_eq!(lines[3], known("[process.web]\nbackoff = { qqqqqqqqqqqqq = 1 }\n"));
+    assert_eq!(lines[4], known("[process.web]\nready = { qqqqqqqqqqqqq = 1 }\n"));
+}
+
 #[test]
 fn flags_win_over_variables_and_those_over_the_file() {
     let app = |args: &str, variable: &str| {

@@ -11,6 +11,7 @@ use ganger::keeper::protocol::{Decoder, Report, Request, encode};
 use ganger::logs::lines::{Cutter, Prefix};
 use ganger::plan::env::Layer;
 use ganger::plan::formation::{Formation, Wanted, count};
+use ganger::plan::needs::Need;
 use ganger::plan::{config, dotenv, env, procfile, shell};
 
 /// What a Procfile says can be written down again, and then says the same.
@@ -36,6 +37,21 @@ pub fn procfile(bytes: &[u8]) {
         pairs.collect::<Vec<_>>()
     };
     assert_eq!(said(&parsed), said(&entries));
+}
+
+/// A value names a service or it doesn't, and what is shown of it is no password.
+pub fn needs(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let var = env::Var::given(text.to_owned());
+    let shown = match Need::parse("SERVICE_URL", |_| Some(&var)) {
+        Ok(need) => need.to_string(),
+        Err(error) => error.to_string(),
+    };
+    let secret = text.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    if let Some((secret, _)) = secret.filter(|(secret, _)| secret.len() >= 8) {
+        assert!(!shown.contains(secret));
+    }
+    let _ = Need::parse(text, |_| None);
 }
 
 /// A `.env` file has values or an error, and neither shows any of them.

@@ -1,106 +1,61 @@
-//! What processes said and say, as lines, for one who asks.
+//! The answer to `GET /logs`.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use hyper::body::{Body, Bytes, Frame};
-use tokio::sync::mpsc;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 
-use crate::logs::follow::Said;
-use crate::logs::format::{Color, Label, Style};
-use crate::logs::lines::Cutter;
-use crate::logs::recent::Line;
-use crate::notice::{Discarded, Notice};
+use super::lines::Lines;
+use super::names;
+use super::routes::{App, Error, bad, choose};
+use crate::logs::format::Style;
 
-/// Makes lines of what processes say.
-pub(super) struct Lines {
-    style: Style,
-    /// By process type.
-    colors: Vec<(String, Color)>,
-    /// And when it last said something.
-    open: HashMap<Arc<str>, (Label, Cutter, SystemTime)>,
-    out: Vec<u8>,
+#[derive(Deserialize)]
+pub(super) struct Logs {
+    /// Patterns, separated by commas; all, if not given.
+    names: Option<String>,
+    /// How many lines at most.
+    n: Option<usize>,
+    /// None that is older, in seconds.
+    since: Option<f64>,
+    #[serde(default)]
+    follow: bool,
+    #[serde(default)]
+    color: bool,
+    #[serde(default)]
+    timestamp: bool,
+    #[serde(default)]
+    no_prefix: bool,
 }
 
-impl Lines {
-    pub(super) fn new(style: Style, colors: Vec<(String, Color)>) -> Self {
-        Self { style, colors, open: HashMap::new(), out: Vec::new() }
+/// As `start` shows it, however long it goes on.
+pub(super) async fn logs(
+    State(app): State<App>,
+    Query(query): Query<Logs>,
+) -> Result<Response, Error> {
+    let snapshot = app.engine.look().await?;
+    let patterns: Vec<&str> = query.names.as_deref().unwrap_or("*").split(',').collect();
+    let filter = names::filter(&patterns)?;
+    let oldest = |seconds| {
+        let age = Duration::try_from_secs_f64(seconds).map_err(bad)?;
+        Ok::<_, Error>(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH))
+    };
+    let since = query.since.map(oldest).transpose()?;
+    let most = query.n.unwrap_or(usize::MAX);
+    let (lines, said) = app.engine.logs(filter, since, most, query.follow).await?;
+    if lines.is_empty() && said.is_none() && query.names.is_some() {
+        // One that has gone may have said something; this one never was there.
+        choose(&patterns.join(","), &snapshot)?;
     }
-
-    /// Takes in what was remembered.
-    pub(super) fn recall(&mut self, lines: &[Line]) {
-        for line in lines {
-            self.say(&line.name, line.at, &line.bytes);
-        }
-    }
-
-    fn say(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
-        let kind = name.rsplit_once('.').map_or(&**name, |(kind, _)| kind);
-        let color = self.colors.iter().find(|(known, _)| known == kind);
-        let color = color.map_or(0, |(_, color)| *color);
-        let new = || (self.style.label(name, color), Cutter::default(), at);
-        let (label, cutter, last) = self.open.entry(Arc::clone(name)).or_insert_with(new);
-        *last = at;
-        let stamp = self.style.stamp_of(at);
-        for chunk in bytes.chunks(crate::logs::lines::LONGEST) {
-            cutter.feed(chunk, label.prefix(&stamp), &mut self.out);
-        }
-    }
-
-    fn lose(&mut self, bytes: u64) {
-        // What was begun doesn't go on where it stopped.
-        self.end();
-        let notice = Notice::Discarded { bytes, why: Discarded::Slow };
-        self.out.extend(self.style.notice(&notice.to_string()));
-    }
-
-    fn end(&mut self) {
-        for (_, (label, mut cutter, last)) in self.open.drain() {
-            cutter.finish(label.prefix(&self.style.stamp_of(last)), &mut self.out);
-        }
-    }
-
-    /// All of it, with what is unfinished.
-    pub(super) fn finish(mut self) -> Vec<u8> {
-        self.end();
-        self.out
-    }
-
-    /// The same, and then what comes.
-    pub(super) fn follow(self, said: mpsc::Receiver<Said>) -> Following {
-        Following { lines: self, said }
-    }
-}
-
-/// A body that goes on as long as there is somebody to speak and to listen.
-pub(super) struct Following {
-    lines: Lines,
-    said: mpsc::Receiver<Said>,
-}
-
-impl Body for Following {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = &mut *self;
-        loop {
-            if !this.lines.out.is_empty() {
-                let bytes = Bytes::from(std::mem::take(&mut this.lines.out));
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
-            }
-            match ready!(this.said.poll_recv(context)) {
-                Some(Said::Bytes { name, at, bytes }) => this.lines.say(&name, at, &bytes),
-                Some(Said::Lost(bytes)) => this.lines.lose(bytes),
-                None => return Poll::Ready(None),
-            }
-        }
-    }
+    let Logs { color, timestamp, no_prefix, .. } = query;
+    let style = Style { color, timestamp, prefix: !no_prefix, width: 0 };
+    let names = snapshot.processes.iter().map(|status| status.plan.name.as_str());
+    let mut text = Lines::new(style.fit(names), snapshot.colors);
+    text.recall(&lines);
+    Ok(match said {
+        Some(said) => Body::new(text.follow(said)).into_response(),
+        None => Body::from(text.finish()).into_response(),
+    })
 }

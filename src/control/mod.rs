@@ -7,9 +7,12 @@
 
 pub mod api;
 pub mod client;
+mod describe;
+mod lines;
 mod logs;
 mod names;
 pub mod planner;
+mod routes;
 pub mod server;
 pub mod socket;
 mod usage;

@@ -1,7 +1,9 @@
 //! The event loop: takes what happens to the supervisor, and does what it says.
 
+mod lookout;
+mod tell;
+
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,24 +14,22 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, raise};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
 use super::command::{Command, Commands, Handle, Snapshot};
-use super::exit::{Exit, Failure, Outcome};
+use super::exit::Exit;
 use super::launch;
 use super::oom::OomKills;
-use super::readiness::{Found, Probes};
+use super::readiness::Probes;
 use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
-use super::supervisor::{Action, Event, Pace, ProcessId, Readiness, State, Status, Supervisor};
+use super::supervisor::{Action, Event, ProcessId, Supervisor};
 use super::watch::{Seen, Watch};
 use crate::keeper::client::{Keeper, Lost};
 use crate::keeper::protocol::{ChildId, Report, Request, Step, Wait};
-use crate::logs::follow::{Filter, Question};
 use crate::logs::format::{Color, Style, colors};
-use crate::logs::recent::Line;
 use crate::logs::{self, Logs};
-use crate::notice::{Notice, time};
+use crate::notice::Notice;
 use crate::plan::ready::Ready;
 use crate::plan::{self, Plan};
 
@@ -37,13 +37,6 @@ use crate::plan::{self, Plan};
 /// user may have without harming others' (pipe(7), `pipe-user-pages-soft`).
 const PIPE_SIZE: i32 = 256 << 10;
 const LARGE_PIPES: usize = 64;
-
-/// The pause before a command is asked again whether a process is ready.
-const CHECK_AGAIN_IN: Duration = Duration::from_millis(500);
-
-/// So many lines of who failed are shown at the end, and waited for so long.
-const REPORTED: usize = 10;
-const REPORT_IN: Duration = Duration::from_secs(1);
 
 /// What the engine shows, beside the plan.
 #[derive(Clone, Debug, Default)]
@@ -136,32 +129,6 @@ impl Engine {
         self.watch();
     }
 
-    /// Watches the files that the plan names.
-    fn watch(&mut self) {
-        let processes = &self.plan.processes;
-        if self.watch.as_ref().is_none_or(|watch| !watch.is_for(processes)) {
-            self.watch = Watch::start(&self.plan.root, processes, self.seen.0.clone());
-        }
-    }
-
-    fn on_seen(&mut self, seen: Seen) {
-        match seen {
-            Seen::Blind(reason) => self.logs.say(Notice::Blind { reason }),
-            Seen::Changed(kinds, file) => {
-                let file =
-                    file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
-                // What was stopped by hand stays so.
-                let status = self.supervisor.status().filter(|status| status.wanted);
-                let status = status.filter(|status| kinds.contains(&status.plan.kind));
-                let names: Vec<String> = status.map(|status| status.plan.name.clone()).collect();
-                if !names.is_empty() {
-                    self.logs.say(Notice::Changed { file, names: names.clone() });
-                    self.happen(Event::Restart(names, Pace::AtOnce));
-                }
-            }
-        }
-    }
-
     /// Runs everything to its end, and returns ganger's exit code.
     pub async fn run(mut self) -> u8 {
         let code = loop {
@@ -206,44 +173,6 @@ impl Engine {
         }
         self.keeper.leave();
         code
-    }
-
-    /// Says what went wrong, if something did, and returns the exit code.
-    async fn report(&mut self, outcome: &Outcome) -> u8 {
-        if let Some(Failure { name, exit }) = &outcome.first_failure {
-            // Alone, it has said so just now.
-            let most = if self.plan.processes.len() > 1 { REPORTED } else { 0 };
-            let lines = self.last_words(name.clone(), most).await;
-            let killed = exit.code() == Exit::Signal(libc::SIGKILL).code();
-            let no_memory = killed && self.oom_kills.as_ref().is_some_and(OomKills::have_grown);
-            let others = outcome.stopped.clone();
-            if !lines.is_empty() || !others.is_empty() || no_memory {
-                let (name, exit) = (name.clone(), *exit);
-                self.logs.say(Notice::Report { name, exit, no_memory, lines, others });
-            }
-        }
-        outcome.code()
-    }
-
-    async fn last_words(&mut self, name: String, most: usize) -> Vec<String> {
-        let (answer, lines) = oneshot::channel();
-        let filter = Filter(Box::new(move |of| of == name));
-        self.logs.look(Question { filter, most, since: None, answer, follow: None });
-        let line = |line: Line| String::from_utf8_lossy(&line.bytes).trim_end().to_owned();
-        // Only whoever blocks the stream for good keeps it from being answered.
-        let lines = timeout(REPORT_IN, lines).await;
-        lines.into_iter().flatten().flatten().map(line).collect()
-    }
-
-    /// What is worth knowing before anything runs.
-    fn say_first(&mut self) {
-        if !self.plan.clashes.is_empty() {
-            let (keys, files_win) = (self.plan.clashes.clone(), self.plan.files_win);
-            self.logs.say(Notice::Clash { keys, files_win });
-        }
-        if !self.plan.unlisted.is_empty() {
-            self.logs.say(Notice::Unlisted { types: self.plan.unlisted.clone() });
-        }
     }
 
     fn now(&self) -> Instant {
@@ -302,77 +231,6 @@ impl Engine {
         self.keeper.ask(&Request::Spawn(spawn), files);
         self.unheard.insert(id, (read, process));
         Ok(())
-    }
-
-    fn probe(&mut self, id: ProcessId, process: Arc<plan::Process>) {
-        if let Some(pid) = self.supervisor.find(id).and_then(|status| status.pid) {
-            self.probes.probe(id, &process, pid);
-        }
-        if let Ready::Command(_) = process.ready {
-            self.checks.insert(id, process);
-        }
-    }
-
-    fn on_found(&mut self, found: Found) {
-        match found {
-            Found::Unmet(id, unmet) => self.happen(Event::Unmet(id, unmet)),
-            Found::Ready(id) => self.on_ready(id),
-            Found::Elsewhere(id, found) => {
-                if let Some(status) = self.supervisor.find(id) {
-                    let (name, given) = (status.plan.name.clone(), status.plan.port);
-                    let given = given.unwrap_or_default();
-                    self.logs.say(Notice::Elsewhere { name, given, found });
-                }
-            }
-            Found::Check(id) => {
-                if self.check(id).is_err() {
-                    self.probes.check_in(CHECK_AGAIN_IN, id);
-                }
-            }
-            Found::CheckTooLong(id) => self.end_check(id),
-        }
-    }
-
-    fn on_ready(&mut self, id: ProcessId) {
-        self.forget(id);
-        self.happen(Event::Ready(id));
-    }
-
-    /// Finds out no more for a process.
-    fn forget(&mut self, id: ProcessId) {
-        self.probes.forget(id);
-        if self.checks.remove(&id).is_some() {
-            self.end_check(id);
-        }
-    }
-
-    /// Runs the command that says whether a process is ready; what it writes is nobody's
-    /// business.
-    fn check(&mut self, id: ProcessId) -> io::Result<()> {
-        let Some(process) = self.checks.get(&id) else { return Ok(()) };
-        let Ready::Command(command) = &process.ready else { return Ok(()) };
-        let null = File::options().write(true).open("/dev/null")?;
-        let spawn = launch::spawn(id.check(), process, command, &self.plan.shell, false)?;
-        self.keeper.ask(&Request::Spawn(spawn), [null.into()]);
-        Ok(())
-    }
-
-    fn end_check(&mut self, id: ProcessId) {
-        self.keeper.ask(&Request::Stop { id: id.check(), signal: libc::SIGKILL }, []);
-    }
-
-    /// The command that says whether a process is ready has ended, or never began.
-    fn on_checked(&mut self, id: ProcessId, is_ready: bool) {
-        // What it has left behind has nothing left to say.
-        self.end_check(id);
-        if !self.checks.contains_key(&id) {
-            return;
-        }
-        if is_ready {
-            self.on_ready(id);
-        } else {
-            self.probes.check_in(CHECK_AGAIN_IN, id);
-        }
     }
 
     /// Has the output of a process read, if it isn't yet.
@@ -513,33 +371,6 @@ impl Engine {
         let _ = raise(Signal::SIGSTOP);
         self.suspended += since.elapsed();
         self.keeper.forgive();
-    }
-
-    fn say_status(&mut self) {
-        let now = self.now();
-        let line = |status: Status| {
-            let pid = status.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            let last = status.last.map(|exit| format!(", {exit}")).unwrap_or_default();
-            let until = |at: Instant| time(at.saturating_duration_since(now));
-            let state = match status.state {
-                State::Down => format!("down{last}"),
-                State::Backoff { until: at } => format!("down, started again in {}", until(at)),
-                State::Waiting { .. } => "waiting".to_owned(),
-                State::Starting => "starting".to_owned(),
-                State::Up { since, ready, .. } => {
-                    let not = if ready == Readiness::Ready { "" } else { ", not ready" };
-                    format!("up {}{not}", time(now.duration_since(since)))
-                }
-                State::Stopping { kill_at, .. } => {
-                    format!("stopping, SIGKILL in {}", until(kill_at))
-                }
-                State::Killed { .. } => "killed".to_owned(),
-                State::Stuck { .. } => "killed, and still there".to_owned(),
-            };
-            format!("{}{pid}: {state}", status.plan.name)
-        };
-        let lines = self.supervisor.status().map(line).collect();
-        self.logs.say(Notice::Status { lines });
     }
 }
 

@@ -3,14 +3,15 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod step;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
-use super::order::{Before, Place};
 use super::state::{Leader, Pace, ProcessId, Readiness, State, Want};
 use crate::keeper::protocol::Member;
 use crate::notice::{Next, Notice, members, time};
@@ -60,9 +61,6 @@ pub struct Status {
     /// Whether it is down because it failed.
     pub fallen: bool,
 }
-
-/// How long something that was killed may take to be gone.
-const KILLED_IS_GONE_IN: Duration = Duration::from_secs(5);
 
 /// A process of the plan, through all its lives.
 pub(super) struct Process {
@@ -378,168 +376,5 @@ impl Process {
             Some(until) => State::Backoff { until },
             None => State::Down,
         };
-    }
-
-    /// Moves it one step from what it is to what is wanted, as far as its place among
-    /// the others lets it.
-    pub(super) fn reconcile(
-        &mut self,
-        now: Instant,
-        place: &Place,
-        chance: &mut Chance,
-        actions: &mut Vec<Action>,
-    ) -> Option<Consequence> {
-        match (self.want, self.state) {
-            (Want::Up, State::Down) => return self.begin(now, place, chance, actions),
-            (Want::Up, State::Backoff { until }) => {
-                if until <= now {
-                    return self.begin(now, place, chance, actions);
-                }
-            }
-            (Want::Up, State::Waiting { until }) => {
-                return self.wait(until, now, place, chance, actions);
-            }
-            (Want::Down, State::Backoff { .. }) => self.state = State::Down,
-            (Want::Down, State::Waiting { .. }) => self.wait_no_more(actions),
-            (Want::Down, State::Starting | State::Up { .. }) => {
-                if place.may_stop {
-                    self.ask_to_stop(Leader::Up, now, actions);
-                }
-            }
-            (Want::Up | Want::Down, State::Stopping { kill_at, .. }) => {
-                if kill_at <= now && self.kill(Some(self.policy().grace), now, actions) {
-                    return Some(Consequence::Killed);
-                }
-            }
-            (Want::Up, State::Up { since, pid, ready: Readiness::Awaited { until } }) => {
-                if until <= now {
-                    self.state = State::Up { since, pid, ready: Readiness::Late };
-                    let name = self.name().to_owned();
-                    let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
-                    let after = self.plan.ready_timeout;
-                    actions.push(Action::Say(Notice::Late { name, port, after }));
-                    return Some(Consequence::Late);
-                }
-            }
-            (Want::Up | Want::Down, State::Killed { give_up_at, leader }) => {
-                if give_up_at <= now {
-                    self.state = State::Stuck { leader };
-                    let name = self.name().to_owned();
-                    actions.push(Action::Say(Notice::Unkillable { name }));
-                }
-            }
-            (
-                Want::Up,
-                State::Starting | State::Up { ready: Readiness::Late | Readiness::Ready, .. },
-            )
-            | (Want::Down, State::Down)
-            | (Want::Up | Want::Down, State::Stuck { .. }) => {}
-        }
-        None
-    }
-
-    /// Begins a life: at once, if there is nothing to wait for.
-    fn begin(
-        &mut self,
-        now: Instant,
-        place: &Place,
-        chance: &mut Chance,
-        actions: &mut Vec<Action>,
-    ) -> Option<Consequence> {
-        self.life += 1;
-        let needs = !self.plan.needs.is_empty();
-        if needs {
-            actions.push(Action::Await(self.id(), Arc::clone(&self.plan)));
-        }
-        if let Before::Awaited(names) = &place.before {
-            let (name, what) = (self.name().to_owned(), names.clone());
-            actions.push(Action::Say(Notice::Awaiting { name, what }));
-        }
-        let until = needs.then(|| now + self.plan.ready_timeout);
-        self.state = State::Waiting { until };
-        self.wait(until, now, place, chance, actions)
-    }
-
-    /// Goes on when there is nothing more to wait for, or nothing to hope for.
-    fn wait(
-        &mut self,
-        until: Option<Instant>,
-        now: Instant,
-        place: &Place,
-        chance: &mut Chance,
-        actions: &mut Vec<Action>,
-    ) -> Option<Consequence> {
-        let notice = match (&place.before, until) {
-            (Before::Failed(chain), _) => Notice::HeldUp { chain: chain.clone() },
-            (Before::Ready | Before::Awaited(_), Some(until)) if until <= now => {
-                let (name, what) = (self.name().to_owned(), self.unmet.clone());
-                Notice::Missing { name, what, after: self.plan.ready_timeout }
-            }
-            (Before::Ready, None) => {
-                self.state = State::Starting;
-                actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
-                return None;
-            }
-            (Before::Ready | Before::Awaited(_), Some(_)) | (Before::Awaited(_), None) => {
-                return None;
-            }
-        };
-        actions.push(Action::Say(notice));
-        self.wait_no_more(actions);
-        let exit = Exit::Unmet;
-        let next = self.what_follows(exit, None, chance, now);
-        self.is_gone(exit);
-        let (name, left) = (self.name().to_owned(), Vec::new());
-        actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
-        Some(Consequence::Fell(exit, next))
-    }
-
-    fn wait_no_more(&mut self, actions: &mut Vec<Action>) {
-        self.state = State::Down;
-        if !self.plan.needs.is_empty() {
-            actions.push(Action::Forget(self.id()));
-        }
-        self.unmet.clear();
-    }
-
-    fn ask_to_stop(&mut self, leader: Leader, now: Instant, actions: &mut Vec<Action>) {
-        let Policy { grace, stop_signal, .. } = self.policy();
-        self.state = State::Stopping { kill_at: now + grace, leader };
-        actions.push(Action::Stop(self.id(), stop_signal));
-    }
-
-    /// Asks it to end, whoever has to be gone first: the user would not wait.
-    pub(super) fn hurry(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        match (self.want, self.state) {
-            (Want::Down, State::Starting | State::Up { .. }) => {
-                self.ask_to_stop(Leader::Up, now, actions);
-            }
-            (Want::Up, State::Starting | State::Up { .. })
-            | (
-                Want::Up | Want::Down,
-                State::Down
-                | State::Backoff { .. }
-                | State::Waiting { .. }
-                | State::Stopping { .. }
-                | State::Killed { .. }
-                | State::Stuck { .. },
-            ) => {}
-        }
-    }
-
-    /// Kills it, if it has been asked to end; true if so. `grace`: how long it
-    /// had, unless the user would not wait.
-    pub(super) fn kill(
-        &mut self,
-        grace: Option<Duration>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) -> bool {
-        let State::Stopping { leader, .. } = self.state else { return false };
-        self.state = State::Killed { give_up_at: now + KILLED_IS_GONE_IN, leader };
-        actions.push(Action::Stop(self.id(), Signal::SIGKILL));
-        let (name, signal) = (self.name().to_owned(), self.policy().stop_signal);
-        actions.push(Action::Say(Notice::Killing { name, signal, grace }));
-        true
     }
 }

@@ -6,6 +6,8 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod rolling;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -245,36 +247,6 @@ impl Supervisor {
         self.told_down = self.is_unwanted();
     }
 
-    /// Starts again whose turn it is, if it is anybody's.
-    fn roll_on(&mut self, now: Instant) {
-        if self.may_roll_on() {
-            let mut due = self.processes.iter_mut().filter(|process| process.due);
-            self.rolling = due.next().map(|process| {
-                process.restart(Pace::AtOnce, now, &mut self.actions);
-                process.id().index
-            });
-        }
-    }
-
-    /// Whether whoever was started again last is up, or will not be.
-    fn may_roll_on(&self) -> bool {
-        let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
-        last.is_none_or(|last| match (last.want, last.state) {
-            (Want::Up, State::Up { ready: Readiness::Ready, .. }) | (Want::Down, _) => true,
-            (
-                Want::Up,
-                State::Up { ready: Readiness::Awaited { .. } | Readiness::Late, .. }
-                | State::Down
-                | State::Backoff { .. }
-                | State::Waiting { .. }
-                | State::Starting
-                | State::Stopping { .. }
-                | State::Killed { .. }
-                | State::Stuck { .. },
-            ) => false,
-        })
-    }
-
     fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Member>, now: Instant) {
         let Some(process) = current(&mut self.processes, id) else { return };
         let next = process.on_exited(exit, left, &mut self.chance, now, &mut self.actions);
@@ -394,23 +366,6 @@ impl Supervisor {
             }
         }
         moved && (ordered || self.shutdown.is_some())
-    }
-
-    /// Whoever was started again last doesn't become ready: the others stay as they are.
-    fn stop_rolling(&mut self) {
-        let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
-        let is_late =
-            last.is_some_and(|last| matches!(last.state, State::Up { ready: Readiness::Late, .. }));
-        let due = self.processes.iter_mut().filter(|process| process.due && is_late);
-        let names: Vec<String> = due
-            .map(|process| {
-                process.due = false;
-                process.name().to_owned()
-            })
-            .collect();
-        if !names.is_empty() {
-            self.actions.push(Action::Say(Notice::RollStopped { names }));
-        }
     }
 
     fn is_unwanted(&self) -> bool {

@@ -1,0 +1,344 @@
+//! What can be asked and told, and the answer to each.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hyper::body::Frame;
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::api::{self, About, Done, Refusal};
+use super::describe::describe;
+use super::logs::logs;
+use super::names;
+use super::planner::Orders;
+use super::server::{LONGEST, PATIENCE};
+use crate::notice::time;
+use crate::plan::config::parse_signal;
+use crate::plan::scale::{Change, Differences};
+use crate::supervise::command::{Handle, Snapshot, Stopping};
+use crate::supervise::supervisor::{self, Pace, Readiness, Status};
+
+/// What every answer is made from.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) engine: Handle,
+    pub(super) orders: Orders,
+    pub(super) about: Arc<About>,
+}
+
+/// The answers to those who may not ask.
+pub(super) fn refusals() -> Router {
+    Router::new().fallback(refuse)
+}
+
+async fn refuse() -> Error {
+    Error(StatusCode::FORBIDDEN, "this ganger belongs to another user".into())
+}
+
+/// The answers to those who may.
+pub(super) fn router(app: App) -> Router {
+    Router::new()
+        .route("/", get(about))
+        .route("/processes", get(list))
+        .route("/processes/{names}", get(some))
+        .route("/processes/{names}/wait", get(wait))
+        .route("/processes/{names}/restart", post(restart))
+        .route("/processes/{names}/stop", post(stop))
+        .route("/processes/{names}/signal", post(signal))
+        .route("/logs", get(logs))
+        .route("/formation", get(formation).patch(scale))
+        .route("/reload", post(reload))
+        .route("/quit", post(quit))
+        .fallback(nothing)
+        .method_not_allowed_fallback(nothing)
+        .with_state(app)
+}
+
+/// Why there is no better answer.
+pub(super) struct Error(StatusCode, String);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.0, Json(Refusal { error: self.1 })).into_response()
+    }
+}
+
+impl From<Stopping> for Error {
+    fn from(stopping: Stopping) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, stopping.to_string())
+    }
+}
+
+impl From<names::Error> for Error {
+    fn from(error: names::Error) -> Self {
+        Self(StatusCode::NOT_FOUND, error.to_string())
+    }
+}
+
+pub(super) fn bad(error: impl Into<Box<dyn std::error::Error>>) -> Error {
+    Error(StatusCode::BAD_REQUEST, error.into().to_string())
+}
+
+async fn nothing() -> Error {
+    Error(StatusCode::NOT_FOUND, "there is no such page".into())
+}
+
+async fn about(State(app): State<App>) -> Json<About> {
+    Json(About::clone(&app.about))
+}
+
+async fn list(State(app): State<App>) -> Result<Json<Vec<api::Process>>, Error> {
+    let snapshot = app.engine.look().await?;
+    let all: Vec<&Status> = snapshot.processes.iter().collect();
+    Ok(Json(describe(&snapshot, &all).await))
+}
+
+async fn some(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+) -> Result<Json<Vec<api::Process>>, Error> {
+    let snapshot = app.engine.look().await?;
+    let chosen = choose(&patterns, &snapshot)?;
+    Ok(Json(describe(&snapshot, &chosen).await))
+}
+
+/// Those that a list of patterns means, separated by commas.
+pub(super) fn choose<'a>(patterns: &str, snapshot: &'a Snapshot) -> Result<Vec<&'a Status>, Error> {
+    let patterns: Vec<&str> = patterns.split(',').collect();
+    Ok(names::select(&patterns, &snapshot.processes)?)
+}
+
+fn names_of(chosen: &[&Status]) -> Vec<String> {
+    chosen.iter().map(|status| status.plan.name.clone()).collect()
+}
+
+/// Until when somebody waits.
+#[derive(Clone, Copy, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum For {
+    Ready,
+    Exit,
+}
+
+#[derive(Deserialize)]
+struct Wait {
+    r#for: For,
+    /// In seconds; for ever, if not given.
+    timeout: Option<f64>,
+}
+
+async fn wait(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+    Query(query): Query<Wait>,
+) -> Result<Json<Vec<api::Process>>, Error> {
+    let before = app.engine.look().await?;
+    let names = names_of(&choose(&patterns, &before)?);
+    let lives: Vec<u32> = choose(&patterns, &before)?.iter().map(|it| it.restarts).collect();
+    let is_reached = |snapshot: &Snapshot| {
+        for (name, life) in names.iter().zip(&lives) {
+            let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
+            let reached = match (query.r#for, status) {
+                (For::Ready, Some(status)) => {
+                    check_hope(status)?;
+                    status.state.is_ready()
+                }
+                (For::Ready, None) => false,
+                // Gone, or no longer what it was.
+                (For::Exit, status) => {
+                    status.is_none_or(|status| !status.state.runs() || status.restarts > *life)
+                }
+            };
+            if !reached {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    reach(&app, query.timeout, is_reached).await?;
+    let now = app.engine.look().await?;
+    let chosen: Vec<&Status> =
+        now.processes.iter().filter(|status| names.contains(&status.plan.name)).collect();
+    Ok(Json(describe(&now, &chosen).await))
+}
+
+/// Fails for one that will not be ready, or not in its time.
+fn check_hope(status: &Status) -> Result<(), Error> {
+    let name = &status.plan.name;
+    let message = match (status.state, status.last) {
+        (supervisor::State::Up { ready: Readiness::Late, .. }, _) => {
+            format!("{name} is not ready after {}", time(status.plan.ready_timeout))
+        }
+        (_, Some(exit)) if status.fallen => format!("{name} {exit}, and stays down"),
+        (_, _) => return Ok(()),
+    };
+    Err(Error(StatusCode::REQUEST_TIMEOUT, message))
+}
+
+/// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
+async fn reach(
+    app: &App,
+    seconds: Option<f64>,
+    is_reached: impl Fn(&Snapshot) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let mut engine = app.engine.clone();
+    let reached = async {
+        while !is_reached(&engine.look().await?)? {
+            engine.changed().await?;
+        }
+        Ok::<(), Error>(())
+    };
+    let Some(seconds) = seconds else { return reached.await };
+    let longest = Duration::try_from_secs_f64(seconds).map_err(bad)?;
+    timeout(longest, reached).await.map_err(|_| {
+        Error(StatusCode::REQUEST_TIMEOUT, format!("it did not come to that in {seconds} s"))
+    })?
+}
+
+#[derive(Deserialize)]
+struct Restart {
+    #[serde(default)]
+    rolling: bool,
+    /// Answer when all are ready, or in so many seconds.
+    wait: Option<f64>,
+}
+
+async fn restart(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+    Query(query): Query<Restart>,
+) -> Result<Json<Done>, Error> {
+    let before = app.engine.look().await?;
+    let mut chosen = choose(&patterns, &before)?;
+    chosen.retain(|status| status.planned);
+    let (up, down): (Vec<&Status>, Vec<&Status>) =
+        chosen.iter().partition(|status| status.state.runs());
+    let done = Done { started: names_of(&down), restarted: names_of(&up), ..Done::default() };
+    app.engine.restart(names_of(&chosen), pace(query.rolling))?;
+    if query.wait.is_some() {
+        let anew = |snapshot: &Snapshot| {
+            for was in &chosen {
+                let name = &was.plan.name;
+                let now = snapshot.processes.iter().find(|status| status.plan.name == *name);
+                let Some(now) = now else { continue };
+                if now.restarts == was.restarts && was.state.runs() {
+                    return Ok(false);
+                }
+                check_hope(now)?;
+                if !now.state.is_ready() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        reach(&app, query.wait, anew).await?;
+    }
+    Ok(Json(done))
+}
+
+fn pace(rolling: bool) -> Pace {
+    if rolling { Pace::Rolling } else { Pace::AtOnce }
+}
+
+async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Json<Done>, Error> {
+    let snapshot = app.engine.look().await?;
+    let names = names_of(&choose(&patterns, &snapshot)?);
+    app.engine.stop(names.clone())?;
+    Ok(Json(Done { stopped: names, ..Done::default() }))
+}
+
+#[derive(Deserialize)]
+struct Signalled {
+    signal: String,
+}
+
+async fn signal(
+    State(app): State<App>,
+    Path(patterns): Path<String>,
+    Query(query): Query<Signalled>,
+) -> Result<Json<Done>, Error> {
+    let signal: Signal = parse_signal(&query.signal).map_err(bad)?;
+    let snapshot = app.engine.look().await?;
+    let mut chosen = choose(&patterns, &snapshot)?;
+    chosen.retain(|status| status.state.runs());
+    let names = names_of(&chosen);
+    app.engine.signal(names.clone(), signal)?;
+    Ok(Json(Done { signalled: names, ..Done::default() }))
+}
+
+async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
+    let snapshot = app.engine.look().await?;
+    let mut counts = serde_json::Map::new();
+    for status in snapshot.processes.iter().filter(|status| status.planned) {
+        let count = counts.entry(status.plan.kind.clone()).or_insert(0.into());
+        *count = (count.as_u64().unwrap_or_default() + 1).into();
+    }
+    Ok(Json(counts.into()))
+}
+
+/// The body is an object: `{"web": 2, "worker": "+1"}`.
+async fn scale(State(app): State<App>, request: Request) -> Result<Json<Done>, Error> {
+    let body = timeout(PATIENCE, axum::body::to_bytes(request.into_body(), LONGEST));
+    let body = body.await.map_err(|_| bad("the request did not arrive"))?.map_err(bad)?;
+    let body: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&body).map_err(bad)?;
+    let change = |(name, to): (&String, &serde_json::Value)| -> Result<Change, Error> {
+        let to = match to {
+            serde_json::Value::Number(to) => format!("={to}"),
+            serde_json::Value::String(to) if to.starts_with(['+', '-']) => to.clone(),
+            other => format!("={other}"),
+        };
+        format!("{name}{to}").parse().map_err(bad)
+    };
+    let changes = body.iter().map(change).collect::<Result<_, _>>()?;
+    Ok(Json(done(app.orders.scale(changes).await.map_err(bad)?)))
+}
+
+#[derive(Deserialize)]
+struct Reload {
+    #[serde(default)]
+    rolling: bool,
+}
+
+async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Json<Done>, Error> {
+    Ok(Json(done(app.orders.reload(pace(query.rolling)).await.map_err(bad)?)))
+}
+
+fn done(differences: Differences) -> Done {
+    let Differences { started, stopped, restarted } = differences;
+    Done { started, stopped, restarted, ..Done::default() }
+}
+
+/// The answer begins now, and ends when everything has.
+async fn quit(State(app): State<App>) -> Result<Response, Error> {
+    app.engine.quit()?;
+    let mut engine = app.engine;
+    let end = async move { while engine.changed().await.is_ok() {} };
+    Ok(Body::new(Until(Box::pin(end))).into_response())
+}
+
+/// A body that has nothing, and takes until then.
+struct Until(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl hyper::body::Body for Until {
+    type Data = hyper::body::Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.0.as_mut().poll(context).map(|()| None)
+    }
+}

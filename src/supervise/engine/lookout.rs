@@ -1,0 +1,119 @@
+//! What the engine looks out for, beside what the keeper reports: whether processes
+//! are ready, whether what they need is there, and whether files change.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use crate::keeper::protocol::Request;
+use crate::notice::Notice;
+use crate::plan;
+use crate::plan::ready::Ready;
+use crate::supervise::launch;
+use crate::supervise::readiness::Found;
+use crate::supervise::supervisor::{Event, Pace, ProcessId};
+use crate::supervise::watch::{Seen, Watch};
+
+/// The pause before a command is asked again whether a process is ready.
+const CHECK_AGAIN_IN: Duration = Duration::from_millis(500);
+
+impl Engine {
+    /// Watches the files that the plan names.
+    pub(super) fn watch(&mut self) {
+        let processes = &self.plan.processes;
+        if self.watch.as_ref().is_none_or(|watch| !watch.is_for(processes)) {
+            self.watch = Watch::start(&self.plan.root, processes, self.seen.0.clone());
+        }
+    }
+
+    pub(super) fn on_seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::Blind(reason) => self.logs.say(Notice::Blind { reason }),
+            Seen::Changed(kinds, file) => {
+                let file =
+                    file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
+                // What was stopped by hand stays so.
+                let status = self.supervisor.status().filter(|status| status.wanted);
+                let status = status.filter(|status| kinds.contains(&status.plan.kind));
+                let names: Vec<String> = status.map(|status| status.plan.name.clone()).collect();
+                if !names.is_empty() {
+                    self.logs.say(Notice::Changed { file, names: names.clone() });
+                    self.happen(Event::Restart(names, Pace::AtOnce));
+                }
+            }
+        }
+    }
+
+    pub(super) fn probe(&mut self, id: ProcessId, process: Arc<plan::Process>) {
+        if let Some(pid) = self.supervisor.find(id).and_then(|status| status.pid) {
+            self.probes.probe(id, &process, pid);
+        }
+        if let Ready::Command(_) = process.ready {
+            self.checks.insert(id, process);
+        }
+    }
+
+    pub(super) fn on_found(&mut self, found: Found) {
+        match found {
+            Found::Unmet(id, unmet) => self.happen(Event::Unmet(id, unmet)),
+            Found::Ready(id) => self.on_ready(id),
+            Found::Elsewhere(id, found) => {
+                if let Some(status) = self.supervisor.find(id) {
+                    let (name, given) = (status.plan.name.clone(), status.plan.port);
+                    let given = given.unwrap_or_default();
+                    self.logs.say(Notice::Elsewhere { name, given, found });
+                }
+            }
+            Found::Check(id) => {
+                if self.check(id).is_err() {
+                    self.probes.check_in(CHECK_AGAIN_IN, id);
+                }
+            }
+            Found::CheckTooLong(id) => self.end_check(id),
+        }
+    }
+
+    pub(super) fn on_ready(&mut self, id: ProcessId) {
+        self.forget(id);
+        self.happen(Event::Ready(id));
+    }
+
+    /// Finds out no more for a process.
+    pub(super) fn forget(&mut self, id: ProcessId) {
+        self.probes.forget(id);
+        if self.checks.remove(&id).is_some() {
+            self.end_check(id);
+        }
+    }
+
+    /// Runs the command that says whether a process is ready; what it writes is nobody's
+    /// business.
+    pub(super) fn check(&mut self, id: ProcessId) -> io::Result<()> {
+        let Some(process) = self.checks.get(&id) else { return Ok(()) };
+        let Ready::Command(command) = &process.ready else { return Ok(()) };
+        let null = File::options().write(true).open("/dev/null")?;
+        let spawn = launch::spawn(id.check(), process, command, &self.plan.shell, false)?;
+        self.keeper.ask(&Request::Spawn(spawn), [null.into()]);
+        Ok(())
+    }
+
+    pub(super) fn end_check(&mut self, id: ProcessId) {
+        self.keeper.ask(&Request::Stop { id: id.check(), signal: libc::SIGKILL }, []);
+    }
+
+    /// The command that says whether a process is ready has ended, or never began.
+    pub(super) fn on_checked(&mut self, id: ProcessId, is_ready: bool) {
+        // What it has left behind has nothing left to say.
+        self.end_check(id);
+        if !self.checks.contains_key(&id) {
+            return;
+        }
+        if is_ready {
+            self.on_ready(id);
+        } else {
+            self.probes.check_in(CHECK_AGAIN_IN, id);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Those that are started again one after the other.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use std::time::Instant;
+
+use super::Supervisor;
+use crate::notice::Notice;
+use crate::supervise::process::Action;
+use crate::supervise::state::{Pace, Readiness, State, Want};
+
+impl Supervisor {
+    /// Starts again whose turn it is, if it is anybody's.
+    pub(super) fn roll_on(&mut self, now: Instant) {
+        if self.may_roll_on() {
+            let mut due = self.processes.iter_mut().filter(|process| process.due);
+            self.rolling = due.next().map(|process| {
+                process.restart(Pace::AtOnce, now, &mut self.actions);
+                process.id().index
+            });
+        }
+    }
+
+    /// Whether whoever was started again last is up, or will not be.
+    fn may_roll_on(&self) -> bool {
+        let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
+        last.is_none_or(|last| match (last.want, last.state) {
+            (Want::Up, State::Up { ready: Readiness::Ready, .. }) | (Want::Down, _) => true,
+            (
+                Want::Up,
+                State::Up { ready: Readiness::Awaited { .. } | Readiness::Late, .. }
+                | State::Down
+                | State::Backoff { .. }
+                | State::Waiting { .. }
+                | State::Starting
+                | State::Stopping { .. }
+                | State::Killed { .. }
+                | State::Stuck { .. },
+            ) => false,
+        })
+    }
+
+    /// Whoever was started again last doesn't become ready: the others stay as they are.
+    pub(super) fn stop_rolling(&mut self) {
+        let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
+        let is_late =
+            last.is_some_and(|last| matches!(last.state, State::Up { ready: Readiness::Late, .. }));
+        let due = self.processes.iter_mut().filter(|process| process.due && is_late);
+        let names: Vec<String> = due
+            .map(|process| {
+                process.due = false;
+                process.name().to_owned()
+            })
+            .collect();
+        if !names.is_empty() {
+            self.actions.push(Action::Say(Notice::RollStopped { names }));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -16,6 +16,7 @@ use crate::control::socket::{self, Bound};
 use crate::keeper;
 use crate::keeper::client::Keeper;
 use crate::keeper::leftovers::{self, Trace};
+use crate::keeper::start::Started;
 use crate::logs::format::Style;
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
@@ -52,9 +53,11 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let path = control.as_ref().map(|bound| bound.path.clone());
     let mut options = Options { control: path, ..options };
     let plan = Plan::new(&sources, &options)?;
+    // Its way up takes longer than all that follows here.
+    let keeper = start_keeper(start.isolate)?;
     // What an earlier ganger left may have the ports.
-    let folder = runtime::folder().inspect_err(|error| tracing::debug!(%error)).ok();
-    let leftovers = folder.as_deref().map(leftovers::sweep).unwrap_or_default();
+    let folders = runtime::folders();
+    let leftovers: Vec<_> = folders.iter().flat_map(|folder| leftovers::sweep(folder)).collect();
     let (plan, mut notices) = ports::settle(plan, &sources, &mut options, anywhere)?;
     if !leftovers.is_empty() {
         notices.insert(0, Notice::Leftovers { members: leftovers });
@@ -86,9 +89,8 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         show,
         colored_notices: use_color(global.color, &std::io::stderr()),
         recent: start.recent.unwrap_or(logs::recent::KEPT),
-        isolate: start.isolate,
+        keeper,
         background,
-        folder,
         notices,
     };
     supervise(run, planner, control)
@@ -110,10 +112,8 @@ struct Run {
     show: Show,
     colored_notices: bool,
     recent: usize,
-    isolate: bool,
+    keeper: Started,
     background: Option<Background>,
-    /// Where traces are left.
-    folder: Option<PathBuf>,
     /// What there is to say before anything runs.
     notices: Vec<Notice>,
 }
@@ -146,17 +146,9 @@ fn listen(
 
 /// Runs the plan to its end, and returns the exit code that it gives.
 fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
-    let Run { plan, sockets, show, isolate, background, folder, .. } = run;
-    spare_descriptors()?;
-    let keeper = keeper::start::start(isolate).context(if isolate {
-        "failed to isolate"
-    } else {
-        "failed to start the keeper"
-    })?;
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // A refusal shows when descriptors run out.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    let Run { plan, sockets, show, keeper, background, .. } = run;
+    let folder = if background.is_some() { runtime::lasting_folder() } else { runtime::folder() };
+    let folder = folder.inspect_err(|error| tracing::debug!(%error)).ok();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -193,6 +185,20 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
     // Whoever still asks is not waited for.
     runtime.shutdown_background();
     code
+}
+
+fn start_keeper(isolate: bool) -> anyhow::Result<Started> {
+    spare_descriptors()?;
+    let keeper = keeper::start::start(isolate).context(if isolate {
+        "failed to isolate"
+    } else {
+        "failed to start the keeper"
+    })?;
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // A refusal shows when descriptors run out.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    Ok(keeper)
 }
 
 /// Answers whoever asks, as long as the socket is kept.

@@ -283,6 +283,64 @@ fn a_second_one_in_a_folder_is_refused_and_a_dead_one_replaced() {
 }
 
 #[test]
+fn what_is_no_dead_gangers_socket_stays_where_it_is() {
+    let procfile = "a: exec sleep 1000\n";
+    let refused = |scenario: Scenario, name: &str| {
+        let path = scenario.folder().join(name);
+        scenario.args("start -s").arg(name).run().refused(&format!(
+            "`{}` is there already, and no socket of a ganger that has died (name another path \
+             with `-s`)",
+            path.display()
+        ));
+    };
+    let scenario = Scenario::procfile(procfile);
+    let (folder, path) = (scenario.folder().to_owned(), scenario.folder().join("Procfile"));
+    refused(Scenario::procfile("").in_folder(&folder), path.to_str().unwrap());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), procfile);
+    // Nor does it take a socket away that another program listens on, or a file that is
+    // called as its lock might be.
+    let path = folder.join("other.sock");
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    refused(Scenario::procfile("").in_folder(&folder), path.to_str().unwrap());
+    assert!(UnixStream::connect(&path).is_ok());
+    drop(other);
+    let files = || std::fs::read_dir(&folder).unwrap().flatten().map(|it| it.file_name());
+    assert!(!files().any(|name| name.to_string_lossy().ends_with(".lock")));
+    std::fs::write(folder.join("other.lock"), "mine").unwrap();
+    let mut running = scenario.args("start -s other.sock").start();
+    running.wait_until("an answer", |running| running.tell("-s other.sock ps").1 == 0);
+    assert_eq!(running.tell("-s other.sock quit").1, 0);
+    assert_eq!(std::fs::read_to_string(folder.join("other.lock")).unwrap(), "mine");
+    let nobody = format!(
+        "ganger: no ganger runs at `{}` (start one with `ganger start`, or name its socket: `-s`)\n",
+        path.display()
+    );
+    assert_eq!(running.tell(&format!("-s {} ps", path.display())), told(&nobody, 3));
+    running.finish().code(0);
+}
+
+#[test]
+fn a_stale_socket_is_replaced_in_a_container_where_all_have_the_same_number() {
+    let scenario = Scenario::procfile(SLEEPERS);
+    let folder = scenario.folder().to_owned();
+    let contained = || {
+        let scenario = Scenario::of("unshare").in_folder(&folder);
+        scenario.args("--pid --fork --mount-proc --kill-child").arg(GANGER).args("start").start()
+    };
+    for _ in 0..2 {
+        let mut running = contained();
+        running.wait_until("an answer", |_| {
+            let mut ps = Command::new(GANGER);
+            ps.arg("ps").current_dir(&folder).env("XDG_RUNTIME_DIR", &folder);
+            ps.output().unwrap().status.success()
+        });
+        // As `docker kill` does, and as a container comes back on the same volume.
+        kill(children(running.pid())[0], Signal::SIGKILL).unwrap();
+        running.wait();
+    }
+}
+
+#[test]
 fn two_in_two_folders_know_nothing_of_each_other() {
     let (one, other) = (up("a: exec sleep 1000\n", ""), up("b: exec sleep 1000\n", ""));
     assert!(one.states()[0].starts_with("a.1 ") && other.states()[0].starts_with("b.1 "));

@@ -6,11 +6,11 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -39,6 +39,19 @@ pub fn examples() -> &'static Path {
     })
 }
 
+/// The tests may be run in the background, or by nohup(1): what they ignore in
+/// consequence, ganger would, too.
+fn hear_all_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for number in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP] {
+            #[expect(unsafe_code, reason = "dispositions belong to the whole process")]
+            // SAFETY: the default disposition runs nothing of ours.
+            unsafe { signal(number, SigHandler::SigDfl) }.unwrap();
+        }
+    });
+}
+
 /// What is to be run, and where.
 pub struct Scenario {
     folder: TempDir,
@@ -53,6 +66,7 @@ impl Scenario {
 
     /// The same, for a program that runs ganger in its turn.
     pub fn of(program: impl AsRef<OsStr>) -> Self {
+        hear_all_signals();
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(program);
         command.current_dir(folder.path()).env_clear();

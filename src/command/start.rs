@@ -139,7 +139,9 @@ fn listen(
         Ok(folder) => match socket::bind(&folder.join(socket::name(root))) {
             Ok(bound) => Ok((Some(bound), None)),
             Err(taken @ socket::Error::Taken(_)) => Err(taken.into()),
-            Err(refused @ socket::Error::Refused { .. }) => uncontrolled(refused.to_string()),
+            Err(other @ (socket::Error::Refused { .. } | socket::Error::Occupied(_))) => {
+                uncontrolled(other.to_string())
+            }
         },
     }
 }

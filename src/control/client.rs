@@ -17,8 +17,8 @@ use super::socket;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens where this app's ganger would.
-    #[error("no ganger runs in `{0}` (start one with `ganger start`, or name its socket: `-s`)")]
+    /// Nobody listens where this app's ganger would: `in` its folder, or `at` a path.
+    #[error("no ganger runs {0} (start one with `ganger start`, or name its socket: `-s`)")]
     Nobody(String),
     /// It says no.
     #[error("{0}")]
@@ -55,7 +55,7 @@ impl Client {
         let is_there = |path: &&PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
         match candidates.iter().find(is_there) {
             Some(path) => Ok(Self { path: path.clone() }),
-            None => Err(Error::Nobody(root.display().to_string())),
+            None => Err(Error::Nobody(format!("in `{}`", root.display()))),
         }
     }
 
@@ -109,7 +109,7 @@ impl Client {
     fn absent(&self, error: &io::Error) -> Error {
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                Error::Nobody(self.path.display().to_string())
+                Error::Nobody(format!("at `{}`", self.path.display()))
             }
             _ => self.failed(error),
         }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,20 @@ pub struct Bound {
     /// Where.
     pub path: PathBuf,
     /// Held as long as the socket is ours: who can take it finds a stale one.
-    _lock: Flock<File>,
+    _lock: Lock,
+}
+
+/// A locked file beside the socket, which goes with it.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Why there is no socket.
@@ -41,9 +54,17 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// Something else is there, which is not ganger's to take away.
+    #[error(
+        "`{}` is there already, and no socket of a ganger that has died (name another path with \
+         `-s`)", .0.display()
+    )]
+    Occupied(PathBuf),
 }
 
 fn who(pid: Option<i32>) -> String {
+    // Who is in another namespace has no number here.
+    let pid = pid.filter(|pid| *pid > 0);
     pid.map_or_else(|| "a ganger".to_owned(), |pid| format!("a ganger (pid {pid})"))
 }
 
@@ -78,11 +99,7 @@ pub fn bind(path: &Path) -> Result<Bound, Error> {
     // Also of the lock: who can open it could hold it.
     let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
     let bound = lock(path).and_then(|lock| {
-        if let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(refused(error));
-        }
+        clear(path)?;
         let listener = UnixListener::bind(path).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         Ok(Bound { listener, path: path.to_owned(), _lock: lock })
@@ -91,9 +108,27 @@ pub fn bind(path: &Path) -> Result<Bound, Error> {
     bound
 }
 
-fn lock(path: &Path) -> Result<Flock<File>, Error> {
+/// Takes away what a ganger has left that died, and nothing else.
+fn clear(path: &Path) -> Result<(), Error> {
     let refused = |error| Error::Refused { path: path.to_owned(), error };
-    let lock_path = path.with_extension("lock");
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).map_err(refused)
+            }
+            Ok(_) | Err(_) => Err(Error::Occupied(path.to_owned())),
+        },
+        Ok(_) => Err(Error::Occupied(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+fn lock(path: &Path) -> Result<Lock, Error> {
+    let refused = |error| Error::Refused { path: path.to_owned(), error };
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock_path = PathBuf::from(name);
     loop {
         let file = File::options().create(true).append(true).open(&lock_path);
         let lock = Flock::lock(file.map_err(refused)?, FlockArg::LockExclusiveNonblock);
@@ -104,7 +139,7 @@ fn lock(path: &Path) -> Result<Flock<File>, Error> {
         // Whoever had it may just have taken the file away.
         let ours = lock.metadata().map_err(refused)?.ino();
         if fs::metadata(&lock_path).is_ok_and(|found| found.ino() == ours) {
-            return Ok(lock);
+            return Ok(Lock { path: lock_path, _file: lock });
         }
     }
 }
@@ -127,7 +162,6 @@ fn holder(path: &Path) -> Option<i32> {
 impl Drop for Bound {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        let _ = fs::remove_file(self.path.with_extension("lock"));
     }
 }
 

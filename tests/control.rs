@@ -175,6 +175,58 @@ fn a_rolling_restart_never_takes_two() {
 }
 
 #[test]
+fn a_rolling_restart_stops_where_one_fails_and_is_taken_up_again() {
+    let procfile = "web: test ! -e broken || exit 3; exec sleep 1000\n";
+    let mut running = up(procfile, "-N -m web=3 --any-can-die");
+    running.wait_for_states(&["web.1 up", "web.2 up", "web.3 up"]);
+    let before: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
+    std::fs::write(running.folder().join("broken"), "").unwrap();
+    // It is started before it fails: whoever waits may hear of the one or of the other.
+    let Told(_, 0 | 4) = running.tell("restart --rolling --wait web.1") else { panic!("no") };
+    running.wait_for_states(&["web.1 down", "web.2 up", "web.3 up"]);
+    let after: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
+    assert_eq!(after[1..], before[1..]);
+    // That it has failed before is no answer to the next try.
+    std::fs::remove_file(running.folder().join("broken")).unwrap();
+    let again = told("starting web.1\nrestarting web.2 web.3\n", 0);
+    assert_eq!(running.tell("restart --rolling --wait web"), again);
+    assert_eq!(running.states(), ["web.1 up", "web.2 up", "web.3 up"]);
+    running.tell("quit");
+    running.finish().code(3);
+}
+
+#[test]
+fn a_release_that_does_not_start_reaches_one_instance_only() {
+    let config = "[process.web]\non_exit = 'ignore'\nready = { log = 'serving' }\n";
+    let procfile = "web: test ! -e broken || exit 3; echo serving; exec sleep 1000\n";
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let mut running = scenario.args("start -N -m web=3").start();
+    running.wait_until("three", |running| running.said_times("is ready") == 3);
+    std::fs::write(running.folder().join("broken"), "").unwrap();
+    let failed = told("ganger: web.1 exited (3), and stays down\n", 4);
+    assert_eq!(running.tell("restart --rolling --wait web"), failed);
+    running.wait_for("not started again: web.2, web.3\n");
+    assert_eq!(running.states(), ["web.1 down", "web.2 up", "web.3 up"]);
+    running.tell("quit");
+    running.finish().code(3);
+}
+
+#[test]
+fn a_reload_tries_again_what_has_failed() {
+    let procfile = "web: exec sleep 1000\njob: exit $CODE\ndone: exit 0\n";
+    let scenario = Scenario::procfile(procfile).file(".env", "CODE=3\n");
+    let mut running = scenario.args("start --any-can-die").start();
+    running.wait_until("both", |running| running.said_times(" exited (") == 2);
+    assert_eq!(running.tell("reload"), told("nothing to do\n", 0));
+    std::fs::write(running.folder().join(".env"), "CODE=0\n").unwrap();
+    assert_eq!(running.tell("reload"), told("starting job.1\nrestarting web.1\n", 0));
+    running.wait_for("job.1 exited (0)\n");
+    assert_eq!(running.said_times("done.1 started"), 1);
+    running.tell("quit");
+    running.finish().code(3);
+}
+
+#[test]
 fn reload_changes_what_the_files_change() {
     let mut running =
         up("web: exec sleep 1000\nworker: exec sleep 1000\nold: exec sleep 1000\n", "");
@@ -224,6 +276,21 @@ fn waiting_ends_in_time_and_with_the_exit() {
     touch.join().unwrap();
     running.tell("quit");
     running.finish().code(4);
+}
+
+#[test]
+fn waiting_goes_on_while_it_is_tried_again() {
+    let procfile = "a: test -e go || exit 1; echo up; exec sleep 1000\n";
+    let config = "[process.a]\nready = { log = 'up' }\nbackoff = { min = '10ms', max = '20ms' }\n";
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let mut running = scenario.args("start -r a").start();
+    let mut waiting =
+        Scenario::new().in_folder(running.folder()).args("wait a --ready --timeout 60").start();
+    running.wait_until("some tries", |running| running.said_times("a.1 exited (1)") > 5);
+    assert_eq!(waiting.child.try_wait().unwrap(), None);
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    assert_eq!(waiting.finish().code(0).stdout(), "a.1 is ready\n");
+    running.quit();
 }
 
 #[test]

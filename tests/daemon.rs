@@ -108,6 +108,20 @@ fn whoever_would_not_wait_takes_it_along() {
 }
 
 #[test]
+fn one_that_is_tried_again_and_again_is_late_some_time() {
+    let config = "[process.b]\nready_timeout = '0.5s'\n";
+    let scenario = start("a: exec sleep 1000\nb: /nowhere/b\n", "-r b");
+    let mut running = scenario.file("ganger.toml", config).start();
+    assert_eq!(running.wait().code(), Some(4));
+    assert!(log(&running).contains("ganger | b.1 is not ready after 0.5s\n"), "{}", log(&running));
+    // It goes on, and can be asked.
+    let pid = pid(&running);
+    assert!(running.tell("ps").0.contains("\na.1   "));
+    running.tell("quit");
+    running.wait_until("its end", |_| !is_alive(pid));
+}
+
+#[test]
 fn lets_go_of_the_terminal() {
     let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
                     touch done; exec sleep 1000\n";

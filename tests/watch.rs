@@ -19,15 +19,20 @@ fn start() -> Running {
         .args("start")
         .start();
     running.wait_until("both", |running| running.said_times("| up\n") == 2);
-    // Before that, nobody would see it.
-    running.wait_until("it watches", |running| {
-        let fds = fs::read_dir(format!("/proc/{}/fdinfo", running.pid())).unwrap().flatten();
-        let info = |it: fs::DirEntry| fs::read_to_string(it.path()).unwrap_or_default();
-        let watched: usize = fds.map(|it| info(it).matches("inotify wd:").count()).sum();
-        // The root, ganger's own folder, src, deep and er.
-        watched >= 5
-    });
+    // The root, ganger's own folder, src, deep and er.
+    wait_until_it_watches(&mut running, 5);
     running
+}
+
+/// So many folders: before that, nobody would see a change.
+fn wait_until_it_watches(running: &mut Running, folders: usize) {
+    running.wait_until("it watches", |running| watched(running) >= folders);
+}
+
+fn watched(running: &Running) -> usize {
+    let fds = fs::read_dir(format!("/proc/{}/fdinfo", running.pid())).unwrap().flatten();
+    let info = |it: fs::DirEntry| fs::read_to_string(it.path()).unwrap_or_default();
+    fds.map(|it| info(it).matches("inotify wd:").count()).sum()
 }
 
 fn starts(running: &Running) -> usize {
@@ -68,6 +73,82 @@ fn what_git_ignores_and_what_no_pattern_means_is_nothing() {
     running.wait_until("a restart", |running| starts(running) == 2);
     let stderr = end(running);
     assert_eq!(stderr.matches(" has changed").count(), 1, "{stderr}");
+}
+
+#[test]
+fn a_folder_that_comes_back_or_under_another_name_is_watched_again() {
+    let mut running = start();
+    let src = running.folder().join("src");
+    let file = src.join("deep/er/b.rb");
+    for restarts in 2..4 {
+        fs::remove_dir_all(src.join("deep")).unwrap();
+        running.wait_until("its end is seen", |running| starts(running) == 2 * restarts - 2);
+        fs::create_dir_all(src.join("deep/er")).unwrap();
+        fs::write(&file, "").unwrap();
+        running.wait_until("its return is seen", |running| starts(running) == 2 * restarts - 1);
+        wait_until_it_watches(&mut running, 5);
+    }
+    fs::rename(src.join("deep"), src.join("renamed")).unwrap();
+    running.wait_until("its new name is seen", |running| starts(running) == 6);
+    wait_until_it_watches(&mut running, 5);
+    fs::write(src.join("renamed/er/b.rb"), "1").unwrap();
+    running.wait_for("`src/renamed/er/b.rb` has changed, starting app.1 again\n");
+    end(running);
+}
+
+#[test]
+fn rules_above_the_app_hold_too() {
+    let procfile = "app: echo up; exec sleep 1000\n";
+    let scenario = Scenario::new()
+        .file("repository/.git/HEAD", "")
+        .file("repository/.gitignore", "*.log\nskipped/\n")
+        .file("repository/app/Procfile", procfile)
+        .file("repository/app/ganger.toml", "[process.app]\nwatch = ['**/*']\n")
+        .file("repository/app/skipped/a", "")
+        // Outside of the repository, nothing is a rule.
+        .file(".gitignore", "*\n");
+    let mut running = scenario.args("start -f repository/app/Procfile").start();
+    running.wait_for("| up\n");
+    wait_until_it_watches(&mut running, 1);
+    let app = running.folder().join("repository/app");
+    for file in ["a.log", "skipped/b", "c"] {
+        fs::write(app.join(file), "").unwrap();
+    }
+    running.wait_for("`c` has changed, starting app.1 again\n");
+    assert_eq!(watched(&running), 1);
+    assert_eq!(running.said_times(" has changed"), 1);
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+}
+
+#[test]
+fn patterns_that_lead_out_of_the_app_are_refused() {
+    for pattern in ["/etc/*", "../shared/**", "src/../../x"] {
+        Scenario::procfile("app: true\n")
+            .file("ganger.toml", format!("[process.app]\n\nwatch = ['{pattern}']\n"))
+            .args("check")
+            .run()
+            .refused(&format!(
+                "`ganger.toml` line 3: `watch` of `app`: `{pattern}` leads out of the app's \
+                 folder; expected a pattern such as `src/**/*.rb`"
+            ));
+    }
+}
+
+#[test]
+fn what_has_failed_or_is_done_begins_anew() {
+    let procfile = "build: echo building; . ./src/build.sh\nother: exec sleep 1000\n";
+    let config = "[process.build]\non_exit = 'ignore'\nwatch = ['./src/*.sh']\n";
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let mut running = scenario.file("src/build.sh", "exit 3\n").args("start").start();
+    wait_until_it_watches(&mut running, 3);
+    running.wait_for("build.1 exited (3)\n");
+    for code in [0, 4] {
+        fs::write(running.folder().join("src/build.sh"), format!("exit {code}\n")).unwrap();
+        running.wait_for(&format!("build.1 exited ({code})\n"));
+    }
+    running.signal(Signal::SIGTERM);
+    running.finish().code(3);
 }
 
 #[test]

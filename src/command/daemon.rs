@@ -19,7 +19,7 @@ use super::ask::TIMED_OUT;
 use crate::control::planner::Orders;
 use crate::notice::Notice;
 use crate::supervise::command::{Handle, Stopping};
-use crate::supervise::supervisor::{Pace, Readiness, State, Status};
+use crate::supervise::supervisor::{Pace, Status};
 
 /// One of the two that there are after [`split`].
 pub(super) enum Side {
@@ -104,16 +104,15 @@ impl Background {
 
 /// Whether nothing more has to come of its start.
 fn is_settled(status: &Status) -> bool {
-    let is_late = matches!(status.state, State::Up { ready: Readiness::Late, .. });
-    !status.wanted || status.state.is_ready() || is_late
+    !status.wanted || status.state.is_ready() || status.late
 }
 
 /// What came of it, as an exit code.
 fn code_of(status: &Status) -> u8 {
-    match (status.state, status.last) {
-        (State::Up { ready: Readiness::Late, .. }, _) => TIMED_OUT,
-        (_, Some(exit)) if status.fallen => exit.code(),
-        (_, _) => 0,
+    match status.last {
+        Some(exit) if status.fallen => exit.code(),
+        _ if status.late => TIMED_OUT,
+        Some(_) | None => 0,
     }
 }
 

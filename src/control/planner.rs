@@ -112,13 +112,20 @@ impl Planner {
     async fn adopt(&mut self, plan: Plan, sockets: Sockets, pace: Pace, engine: &Handle) -> Answer {
         let stopping = |stopping: Stopping| stopping.to_string();
         let mut differences = Differences::between(&self.plan, &plan);
-        // What is down stays so.
         let snapshot = engine.look().await.map_err(stopping)?;
-        let wanted = |name: &String| {
-            let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
-            status.is_some_and(|status| status.wanted)
-        };
-        differences.restarted.retain(wanted);
+        if snapshot.ending {
+            return Err(stopping(Stopping));
+        }
+        // What was stopped stays so, and what has failed is tried again.
+        for status in &snapshot.processes {
+            let name = &status.plan.name;
+            if let Some(at) = differences.restarted.iter().position(|it| it == name)
+                && !status.wanted
+            {
+                differences.restarted.remove(at);
+                differences.started.extend(status.follows_changes().then(|| name.clone()));
+            }
+        }
         engine.plan(plan.clone(), sockets.clone(), pace).map_err(stopping)?;
         (self.plan, self.sockets) = (plan, sockets);
         Ok(differences)

@@ -27,7 +27,7 @@ use crate::notice::time;
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
-use crate::supervise::supervisor::{self, Pace, Readiness, Status};
+use crate::supervise::supervisor::{Pace, Status};
 
 /// What every answer is made from.
 #[derive(Clone)]
@@ -119,6 +119,12 @@ pub(super) fn choose<'a>(patterns: &str, snapshot: &'a Snapshot) -> Result<Vec<&
     Ok(names::select(&patterns, &snapshot.processes)?)
 }
 
+/// Where things stand, unless all is being stopped: then it is too late for an order.
+async fn running(app: &App) -> Result<Snapshot, Error> {
+    let snapshot = app.engine.look().await?;
+    if snapshot.ending { Err(Stopping.into()) } else { Ok(snapshot) }
+}
+
 fn names_of(chosen: &[&Status]) -> Vec<String> {
     chosen.iter().map(|status| status.plan.name.clone()).collect()
 }
@@ -176,12 +182,12 @@ async fn wait(
 /// Fails for one that will not be ready, or not in its time.
 fn check_hope(status: &Status) -> Result<(), Error> {
     let name = &status.plan.name;
-    let message = match (status.state, status.last) {
-        (supervisor::State::Up { ready: Readiness::Late, .. }, _) => {
+    let message = match status.last {
+        Some(exit) if status.fallen => format!("{name} {exit}, and stays down"),
+        _ if status.late => {
             format!("{name} is not ready after {}", time(status.plan.ready_timeout))
         }
-        (_, Some(exit)) if status.fallen => format!("{name} {exit}, and stays down"),
-        (_, _) => return Ok(()),
+        Some(_) | None => return Ok(()),
     };
     Err(Error(StatusCode::REQUEST_TIMEOUT, message))
 }
@@ -219,7 +225,7 @@ async fn restart(
     Path(patterns): Path<String>,
     Query(query): Query<Restart>,
 ) -> Result<Json<Done>, Error> {
-    let before = app.engine.look().await?;
+    let before = running(&app).await?;
     let mut chosen = choose(&patterns, &before)?;
     chosen.retain(|status| status.planned);
     let (up, down): (Vec<&Status>, Vec<&Status>) =
@@ -232,7 +238,8 @@ async fn restart(
                 let name = &was.plan.name;
                 let now = snapshot.processes.iter().find(|status| status.plan.name == *name);
                 let Some(now) = now else { continue };
-                if now.restarts == was.restarts && was.state.runs() {
+                // Its turn is still to come, or it is on its way down.
+                if now.due || (now.restarts == was.restarts && was.state.runs()) {
                     return Ok(false);
                 }
                 check_hope(now)?;
@@ -252,7 +259,7 @@ fn pace(rolling: bool) -> Pace {
 }
 
 async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Json<Done>, Error> {
-    let snapshot = app.engine.look().await?;
+    let snapshot = running(&app).await?;
     let names = names_of(&choose(&patterns, &snapshot)?);
     app.engine.stop(names.clone())?;
     Ok(Json(Done { stopped: names, ..Done::default() }))

@@ -124,13 +124,24 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     check_order(&config, types, procfile).map_err(|(key, message)| error(key, message))?;
     for (key, process) in &config.process {
         for pattern in &process.watch {
-            if let Err(wrong) = globset::Glob::new(pattern.get_ref()) {
+            if let Err(wrong) = check_pattern(pattern.get_ref()) {
                 let message = format!("`watch` of `{}`: {wrong}", key.get_ref());
                 return Err(error(pattern, message));
             }
         }
     }
     Ok(config)
+}
+
+/// Whether it is a pattern, of files in the app's folder.
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    let leads_out = pattern.starts_with('/') || pattern.split('/').any(|part| part == "..");
+    if leads_out {
+        return Err(format!(
+            "`{pattern}` leads out of the app's folder; expected a pattern such as `src/**/*.rb`"
+        ));
+    }
+    globset::Glob::new(pattern).map(drop).map_err(|error| error.to_string())
 }
 
 /// Whether every type that others come after is there, and comes after none of them.
@@ -173,7 +184,7 @@ impl Process {
 
     /// The patterns of the files that it watches.
     pub fn watch(&self) -> impl Iterator<Item = &str> {
-        self.watch.iter().map(|pattern| pattern.get_ref().as_str())
+        self.watch.iter().map(|pattern| pattern.get_ref().trim_start_matches("./"))
     }
 }
 

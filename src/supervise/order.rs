@@ -72,10 +72,10 @@ fn hope(process: &Process) -> Hope {
         (Want::Down, _) if process.has_fallen() => Hope::Lost,
         // It has done its work, or is not wanted: nobody waits for that.
         (Want::Down, _) | (Want::Up, State::Up { ready: Readiness::Ready, .. }) => Hope::Fulfilled,
-        (Want::Up, State::Up { ready: Readiness::Late, .. }) => Hope::Lost,
+        (Want::Up, _) if process.is_late() => Hope::Lost,
         (
             Want::Up,
-            State::Up { ready: Readiness::Awaited { .. }, .. }
+            State::Up { ready: Readiness::Awaited { .. } | Readiness::Late, .. }
             | State::Down
             | State::Backoff { .. }
             | State::Waiting { .. }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
-use super::state::{Leader, Pace, ProcessId, Readiness, State, Want};
+use super::state::{Leader, Pace, Patience, ProcessId, Readiness, State, Want};
 use crate::keeper::protocol::Member;
 use crate::notice::{Next, Notice, members, time};
 use crate::plan::ready::Ready;
@@ -60,6 +60,21 @@ pub struct Status {
     pub crashes: u32,
     /// Whether it is down because it failed.
     pub fallen: bool,
+    /// Whether it stays down because somebody said so.
+    pub held: bool,
+    /// Whether it takes too long to become ready, be it up or between two tries.
+    pub late: bool,
+    /// Whether it is to be started again when its turn comes.
+    pub due: bool,
+}
+
+impl Status {
+    /// Whether it is started again, or started, when it would run otherwise now: also
+    /// one that has failed, which that may mend.
+    #[must_use]
+    pub fn follows_changes(&self) -> bool {
+        self.wanted || (self.fallen && !self.held)
+    }
 }
 
 /// A process of the plan, through all its lives.
@@ -84,6 +99,10 @@ pub(super) struct Process {
     pause_until: Option<Instant>,
     /// Whether it is down because it failed, and not because somebody said so.
     fallen: bool,
+    /// Whether it stays down because somebody said so.
+    held: bool,
+    /// Of those who wait for it.
+    patience: Patience,
     /// What it needs and is not there.
     unmet: Vec<String>,
 }
@@ -115,6 +134,8 @@ impl Process {
             crashes: 0,
             pause_until: None,
             fallen: false,
+            held: false,
+            patience: Patience::Whole,
             unmet: Vec::new(),
         }
     }
@@ -131,15 +152,22 @@ impl Process {
         self.plan.policy
     }
 
-    /// The plan says something new of it, or has it again. True if it is wanted, and
-    /// would run otherwise now.
+    /// The plan says something new of it, or has it again. True if it is to be started
+    /// again because of that.
     pub(super) fn adopt(&mut self, plan: Arc<plan::Process>) -> bool {
         let as_before = plan.runs_like(&self.plan);
         self.plan = plan;
         if std::mem::take(&mut self.retired) {
-            (self.want, self.fallen) = (Want::Up, false);
+            self.want_up();
         }
-        !as_before && self.want == Want::Up
+        !as_before && self.status().follows_changes()
+    }
+
+    /// Somebody says so: what was before doesn't count.
+    fn want_up(&mut self) {
+        self.want = Want::Up;
+        (self.fallen, self.held) = (false, false);
+        self.patience = Patience::Whole;
     }
 
     /// Starts it again, whatever it is now, at once or when its turn comes.
@@ -152,7 +180,7 @@ impl Process {
             return;
         }
         self.due = false;
-        (self.want, self.fallen) = (Want::Up, false);
+        self.want_up();
         self.crashes = 0;
         self.pause_until = None;
         match self.state {
@@ -167,6 +195,7 @@ impl Process {
     /// Lets it go down, and stay there.
     pub(super) fn stop(&mut self) {
         self.due = false;
+        self.held = true;
         self.want = Want::Down;
     }
 
@@ -183,6 +212,11 @@ impl Process {
     /// Whether it is down because it failed.
     pub(super) fn has_fallen(&self) -> bool {
         self.fallen
+    }
+
+    /// Whether nobody waits for it to become ready any longer.
+    pub(super) fn is_late(&self) -> bool {
+        self.patience == Patience::Lost
     }
 
     /// Why others can't count on it.
@@ -209,6 +243,9 @@ impl Process {
             restarts: self.life.saturating_sub(1),
             crashes: self.crashes,
             fallen: self.fallen,
+            held: self.held,
+            late: self.is_late(),
+            due: self.due,
         }
     }
 
@@ -225,13 +262,20 @@ impl Process {
         self.pid = Some(pid);
         match self.state {
             State::Starting => {
-                let ready = match self.plan.ready {
-                    Ready::Started => Readiness::Ready,
-                    Ready::Port | Ready::Http(_) | Ready::Log(_) | Ready::Command(_) => {
-                        actions.push(Action::Probe(self.id(), Arc::clone(&self.plan)));
+                let ready = match (&self.plan.ready, self.patience) {
+                    (Ready::Started, _) => {
+                        self.patience = Patience::Whole;
+                        Readiness::Ready
+                    }
+                    (_, Patience::Lost) => Readiness::Late,
+                    (_, Patience::Until(until)) => Readiness::Awaited { until },
+                    (_, Patience::Whole) => {
                         Readiness::Awaited { until: now + self.plan.ready_timeout }
                     }
                 };
+                if ready != Readiness::Ready {
+                    actions.push(Action::Probe(self.id(), Arc::clone(&self.plan)));
+                }
                 self.state = State::Up { since: now, pid, ready };
             }
             State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } => {}
@@ -250,6 +294,7 @@ impl Process {
             && *ready != Readiness::Ready
         {
             *ready = Readiness::Ready;
+            self.patience = Patience::Whole;
             let (after, name) = (now.duration_since(*since), self.name().to_owned());
             let url = match &self.plan.ready {
                 Ready::Port | Ready::Http(_) => self.plan.port,
@@ -334,11 +379,11 @@ impl Process {
             (_, true) => Next::Restart(pause(backoff, self.crashes, chance)),
             (_, false) => Next::StayDown,
         };
-        self.fallen = exit.failed();
         self.pause_until = match next {
             Next::Restart(pause) => Some(now + pause),
             Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
                 self.want = Want::Down;
+                self.fallen = exit.failed();
                 None
             }
         };

@@ -75,6 +75,18 @@ pub enum Readiness {
     Ready,
 }
 
+/// How long whoever waits for a process goes on doing so, however often it is started
+/// meanwhile: time to get ready is not won by crashing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Patience {
+    /// From its next start on, as long as its plan says.
+    Whole,
+    /// Until then.
+    Until(Instant),
+    /// No longer.
+    Lost,
+}
+
 /// What a process is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {

@@ -270,6 +270,7 @@ impl Supervisor {
             self.note_stopped();
             self.shut_down(Cause::Exit, now);
         }
+        self.stop_rolling();
     }
 
     fn on_swept(&mut self, left: Vec<Member>) {

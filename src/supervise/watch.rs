@@ -11,7 +11,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use ignore::WalkBuilder;
 use ignore::gitignore::Gitignore;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::UnboundedSender;
@@ -31,6 +30,9 @@ pub(super) enum Seen {
 /// long, or when it has gone on for so long.
 const QUIET: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// Where git is told what to ignore.
+const RULES: &str = ".gitignore";
 
 /// Watches until it is dropped.
 pub(super) struct Watch {
@@ -75,10 +77,11 @@ impl Watch {
             root: root.to_owned(),
             watched: globs,
             watcher,
-            ignored: HashMap::new(),
+            folders: HashMap::new(),
             seen,
         };
         let work = move || {
+            worker.learn_above();
             worker.enter(&worker.root.clone());
             worker.run(&receive);
         };
@@ -116,8 +119,8 @@ struct Worker {
     root: PathBuf,
     watched: Vec<(String, GlobSet)>,
     watcher: RecommendedWatcher,
-    /// What git ignores, for each folder that is watched.
-    ignored: HashMap<PathBuf, Gitignore>,
+    /// What git ignores, for each folder that is watched, and those above the root.
+    folders: HashMap<PathBuf, Gitignore>,
     seen: UnboundedSender<Seen>,
 }
 
@@ -166,61 +169,82 @@ impl Worker {
         }
         let mut files = Vec::new();
         for path in &event.paths {
-            if self.is_ignored(path) {
+            if self.is_ignored(path, path.is_dir()) {
                 continue;
             }
-            if path.is_dir() {
+            if path.is_dir() && !path.is_symlink() {
                 // What came with it, or before it was watched, is new as well.
-                if !self.ignored.contains_key(path) {
+                if !self.folders.contains_key(path) {
                     files.extend(self.enter(path));
                 }
-            } else {
-                if path.file_name().is_some_and(|name| name == ".gitignore") {
-                    self.learn(path.parent().unwrap_or(&self.root.clone()));
-                }
-                files.push(path.clone());
+                continue;
             }
+            if path.file_name().is_some_and(|name| name == RULES) {
+                self.learn(path.parent().unwrap_or(&self.root.clone()));
+            }
+            self.leave(path);
+            files.push(path.clone());
         }
         files
     }
 
     /// Watches a folder and those in it, and returns the files there.
     fn enter(&mut self, folder: &Path) -> Vec<PathBuf> {
-        let git = |name: &std::ffi::OsStr| name == ".git";
-        let walk = WalkBuilder::new(folder)
-            .hidden(false)
-            .require_git(false)
-            .filter_entry(move |entry| !git(entry.file_name()))
-            .build();
         let mut files = Vec::new();
-        for entry in walk.flatten() {
-            let path = entry.into_path();
-            if !path.is_dir() {
-                files.push(path);
-            } else if !self.ignored.contains_key(&path) {
-                if let Err(error) = self.watcher.watch(&path, RecursiveMode::NonRecursive) {
-                    let _ = self.seen.send(Seen::Blind(error.to_string()));
-                    return files;
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            // Before it is read: what comes later is an event.
+            if let Err(error) = self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                let _ = self.seen.send(Seen::Blind(error.to_string()));
+                return files;
+            }
+            self.learn(&folder);
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                // A link is followed nowhere: it may lead round in a circle.
+                let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                let path = entry.path();
+                match (self.is_ignored(&path, is_folder), is_folder) {
+                    (true, _) => {}
+                    (false, true) => folders.push(path),
+                    (false, false) => files.push(path),
                 }
-                self.learn(&path);
             }
         }
         files
     }
 
+    /// If that was a folder, it and all in it is gone: another may come in its place.
+    fn leave(&mut self, folder: &Path) {
+        if self.folders.contains_key(folder) && folder != self.root {
+            for gone in self.folders.extract_if(|known, _| known.starts_with(folder)) {
+                // The system may have forgotten it already.
+                let _ = self.watcher.unwatch(&gone.0);
+            }
+        }
+    }
+
     fn learn(&mut self, folder: &Path) {
-        let (rules, _) = Gitignore::new(folder.join(".gitignore"));
-        self.ignored.insert(folder.to_owned(), rules);
+        let (rules, _) = Gitignore::new(folder.join(RULES));
+        self.folders.insert(folder.to_owned(), rules);
+    }
+
+    /// The rules of the folders above the app, if it is a part of a repository.
+    fn learn_above(&mut self) {
+        let root = self.root.clone();
+        let top = root.ancestors().find(|folder| folder.join(".git").exists());
+        let above = |folder: &&Path| top.is_some_and(|top| folder.starts_with(top));
+        for folder in root.ancestors().skip(1).take_while(above) {
+            self.learn(folder);
+        }
     }
 
     /// The rules that are nearest to a file decide (gitignore(5)).
-    fn is_ignored(&self, path: &Path) -> bool {
+    fn is_ignored(&self, path: &Path, is_folder: bool) -> bool {
         if path.components().any(|part| part.as_os_str() == ".git") {
             return true;
         }
-        let folders = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
-        for rules in folders.filter_map(|folder| self.ignored.get(folder)) {
-            match rules.matched(path, path.is_dir()) {
+        for rules in path.ancestors().skip(1).filter_map(|folder| self.folders.get(folder)) {
+            match rules.matched(path, is_folder) {
                 ignore::Match::Ignore(_) => return true,
                 ignore::Match::Whitelist(_) => return false,
                 ignore::Match::None => {}

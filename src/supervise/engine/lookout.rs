@@ -34,8 +34,8 @@ impl Engine {
             Seen::Changed(kinds, file) => {
                 let file =
                     file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
-                // What was stopped by hand stays so.
-                let status = self.supervisor.status().filter(|status| status.wanted);
+                // What was stopped by hand stays so; what has failed or is done begins anew.
+                let status = self.supervisor.status().filter(|status| !status.held);
                 let status = status.filter(|status| kinds.contains(&status.plan.kind));
                 let names: Vec<String> = status.map(|status| status.plan.name.clone()).collect();
                 if !names.is_empty() {

@@ -14,7 +14,7 @@ use crate::plan::ready::Ready;
 use crate::supervise::backoff::Chance;
 use crate::supervise::exit::Exit;
 use crate::supervise::order::{Before, Place};
-use crate::supervise::state::{Leader, Readiness, State, Want};
+use crate::supervise::state::{Leader, Patience, Readiness, State, Want};
 
 /// How long something that was killed may take to be gone.
 const KILLED_IS_GONE_IN: Duration = Duration::from_secs(5);
@@ -54,11 +54,7 @@ impl Process {
             (Want::Up, State::Up { since, pid, ready: Readiness::Awaited { until } }) => {
                 if until <= now {
                     self.state = State::Up { since, pid, ready: Readiness::Late };
-                    let name = self.name().to_owned();
-                    let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
-                    let after = self.plan.ready_timeout;
-                    actions.push(Action::Say(Notice::Late { name, port, after }));
-                    return Some(Consequence::Late);
+                    return Some(self.lose_patience(actions));
                 }
             }
             (Want::Up | Want::Down, State::Killed { give_up_at, leader }) => {
@@ -118,7 +114,14 @@ impl Process {
             (Before::Ready, None) => {
                 self.state = State::Starting;
                 actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
-                return None;
+                return match self.patience {
+                    Patience::Whole => {
+                        self.patience = Patience::Until(now + self.plan.ready_timeout);
+                        None
+                    }
+                    Patience::Until(until) if until <= now => Some(self.lose_patience(actions)),
+                    Patience::Until(_) | Patience::Lost => None,
+                };
             }
             (Before::Ready | Before::Awaited(_), Some(_)) | (Before::Awaited(_), None) => {
                 return None;
@@ -132,6 +135,16 @@ impl Process {
         let (name, left) = (self.name().to_owned(), Vec::new());
         actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
         Some(Consequence::Fell(exit, next))
+    }
+
+    /// It takes too long, be it one life that does or many short ones.
+    fn lose_patience(&mut self, actions: &mut Vec<Action>) -> Consequence {
+        self.patience = Patience::Lost;
+        let name = self.name().to_owned();
+        let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
+        let after = self.plan.ready_timeout;
+        actions.push(Action::Say(Notice::Late { name, port, after }));
+        Consequence::Late
     }
 
     pub(super) fn wait_no_more(&mut self, actions: &mut Vec<Action>) {

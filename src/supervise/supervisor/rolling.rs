@@ -40,12 +40,12 @@ impl Supervisor {
         })
     }
 
-    /// Whoever was started again last doesn't become ready: the others stay as they are.
+    /// If whoever was started again last has failed or takes too long, the others stay
+    /// as they are.
     pub(super) fn stop_rolling(&mut self) {
         let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
-        let is_late =
-            last.is_some_and(|last| matches!(last.state, State::Up { ready: Readiness::Late, .. }));
-        let due = self.processes.iter_mut().filter(|process| process.due && is_late);
+        let in_vain = last.is_some_and(|last| last.is_late() || last.has_fallen());
+        let due = self.processes.iter_mut().filter(|process| process.due && in_vain);
         let names: Vec<String> = due
             .map(|process| {
                 process.due = false;

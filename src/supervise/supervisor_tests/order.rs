@@ -240,6 +240,60 @@ fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
     assert_eq!(b.ready(1), []);
 }
 
+#[test]
+fn a_roll_stops_where_one_fails_and_stays_down() {
+    let gives_up = Policy {
+        backoff: Backoff { give_up_after: Some(1), ..Backoff::default() },
+        ..policy(OnExit::Restart)
+    };
+    for policy in [policy(IGNORE), gives_up] {
+        let mut b = Bench::up(&[policy; 3]);
+        let all = (0..3).map(|index| format!("p.{index}")).collect();
+        assert_eq!(b.on(Event::Restart(all, Pace::Rolling)), [Stop(0, SIGTERM)]);
+        assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+        let id = b.id(0);
+        let said = b.said(Event::Exited(id, Exit::Code(1), vec![]));
+        assert_eq!(said[1..], ["not started again: p.1, p.2"]);
+        let is_ready = |status: Status| status.state.is_ready() && !status.due;
+        assert!(b.supervisor.status().skip(1).all(is_ready), "the others go on as they are");
+    }
+}
+
+/// Time to get ready is not won by crashing.
+#[test]
+fn one_that_crashes_until_its_time_is_over_is_late() {
+    let mut b = Bench::of(chain(&[policy(OnExit::Restart), policy(IGNORE)]));
+    assert_eq!(b.on(Event::Tick), [Spawn(0)]);
+    let mut said = Vec::new();
+    let since = b.now;
+    while said.is_empty() {
+        assert!(b.now - since < Duration::from_mins(2), "never late");
+        b.spawned(0);
+        b.now += Duration::from_secs(1);
+        b.exited(0, Exit::Code(1));
+        b.now = b.supervisor.deadline().unwrap();
+        said = b.said(Event::Tick);
+    }
+    assert!(b.now - since >= Duration::from_mins(1));
+    let expected = [
+        "p0.1 is not ready after 1m",
+        "p1.1 waits for p0.1, which is not ready after 1m",
+        "p1.1 was not started",
+    ];
+    assert_eq!(said, expected);
+    // It is tried again all the same, is late no second time, and may still get there.
+    b.spawned(0);
+    let late = |b: &Bench| b.supervisor.status().next().unwrap().late;
+    assert!(late(&b));
+    assert_eq!(b.said(Event::Ready(b.id(0)))[0].split(" after").next(), Some("p0.1 is ready"));
+    assert!(!late(&b));
+    // And when it goes down another day, it has as much time again.
+    b.exited(0, Exit::Code(1));
+    b.wait();
+    b.spawned(0);
+    assert_eq!(b.supervisor.deadline(), Some(b.now + Duration::from_mins(1)));
+}
+
 /// In any history nobody starts before those it comes after are ready or not to be
 /// waited for, nobody is asked to go before those behind it are gone, and the end
 /// comes.

@@ -154,6 +154,24 @@ fn one_that_is_stopped_stays_down_through_a_plan() {
 }
 
 #[test]
+fn one_that_has_failed_is_started_when_a_plan_changes_it() {
+    let ignored = Policy { on_exit: OnExit::Ignore, ..KEPT };
+    let mut b = Bench::up(&[KEPT, ignored, ignored, ignored]);
+    b.exited(1, Exit::Code(1));
+    b.exited(2, Exit::Code(0));
+    b.exited(3, Exit::Code(1));
+    b.on(Event::Stop(names(&["p.3"])));
+    let plan = |command: &str| {
+        let policies = [KEPT, ignored, ignored, ignored].into_iter().enumerate();
+        let process =
+            |(index, policy)| process(index, if index == 0 { "run" } else { command }, policy);
+        Event::Plan(policies.map(process).collect(), Pace::AtOnce)
+    };
+    assert_eq!(b.on(plan("run")), [], "nothing has changed");
+    assert_eq!(b.on(plan("run better")), [Spawn(1)], "neither what is done, nor what was stopped");
+}
+
+#[test]
 fn one_that_the_plan_has_no_more_is_not_restarted() {
     let mut b = Bench::up(&[KEPT; 2]);
     assert_eq!(b.on(like(&[KEPT])), [Stop(1, SIGTERM)]);

@@ -312,17 +312,28 @@ pub struct Ps {
     /// Which: `web.1`, `web` for all of `web.*`, or a pattern [default: all]
     #[arg(value_name = "PROCESS")]
     pub names: Vec<String>,
-    /// As JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How the answer is shown.
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
-/// Verbs that take processes and nothing else.
+/// Which processes.
 #[derive(Args, Debug)]
 pub struct Named {
     /// Which: `web.1`, `web` for all of `web.*`, or a pattern
     #[arg(value_name = "PROCESS", required = true)]
     pub names: Vec<String>,
+    /// How the answer is shown.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
+/// How an answer is shown.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Shown {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `ganger restart`
@@ -346,6 +357,9 @@ pub struct Scale {
     /// `web=2`, `worker+1`, `clock-1`, `all=0`
     #[arg(value_name = "CHANGE", required = true, value_delimiter = ',')]
     pub changes: Vec<Change>,
+    /// How the answer is shown.
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 /// `ganger reload`
@@ -354,6 +368,9 @@ pub struct Reload {
     /// Restart one at a time, the next when the last is ready
     #[arg(long)]
     pub rolling: bool,
+    /// How the answer is shown.
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 /// `ganger signal`

@@ -15,14 +15,12 @@ fn a_mistake_is_named_with_its_line() {
     start("formation = 'web=2'\nprot = 1\n", "")
         .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
     start("port = 'x'\n", "")
-        .refused("`ganger.toml` line 1: invalid type: string \"x\", expected i64");
+        .refused("`ganger.toml` line 1: expected a whole number, found a string");
     start("\n[process.wroker]\n", "").refused(
         "`ganger.toml` line 2: process `wroker` is not in `Procfile` (did you mean `worker`?)",
     );
-    start("[process.web]\non_exit = 'ignroe'\n", "").refused(
-        "`ganger.toml` line 2: unknown variant `ignroe`, \
-         expected one of `stop-all`, `restart`, `restart-on-failure`, `ignore`",
-    );
+    start("[process.web]\non_exit = 'ignroe'\n", "")
+        .refused("`ganger.toml` line 2: unknown value `ignroe` (did you mean `ignore`?)");
     start("[process.web]\nready = { prot = true }\n", "")
         .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
     start("[process.web]\nafter = ['web']\n", "")

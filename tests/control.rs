@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::scenario::{GANGER, PATIENCE, Running, Scenario, children, tag, tagged};
 
@@ -22,9 +22,14 @@ fn told(text: &str, code: i32) -> Told {
 impl Running {
     /// Another ganger, in the same folder.
     pub fn tell(&self, args: &str) -> Told {
+        self.tell_in(self.folder(), args)
+    }
+
+    /// The same, where it runs in the folder of another scenario.
+    pub fn tell_in(&self, folder: &Path, args: &str) -> Told {
         let mut command = Command::new(GANGER);
-        command.args(args.split(' ')).current_dir(self.folder());
-        command.env("XDG_RUNTIME_DIR", self.folder()).env("TMPDIR", self.folder());
+        command.args(args.split(' ')).current_dir(folder);
+        command.env("XDG_RUNTIME_DIR", folder).env("TMPDIR", folder);
         command.env("HOME", "/root");
         let output = command.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
@@ -527,6 +532,62 @@ fn the_documented_requests_run_as_they_stand() {
         assert!(output.status.success(), "{request}: {output:?}");
     }
     running.finish().code(0);
+}
+
+#[test]
+fn every_answer_is_also_json() {
+    let mut running = up(SLEEPERS, "");
+    running.wait_for_states(&["web.1 up", "worker.1 up"]);
+    for (verb, expected) in [
+        ("scale --json web=2", json!({"started": ["web.2"]})),
+        ("scale --json web=2", json!({})),
+        ("restart --json --wait worker", json!({"restarted": ["worker.1"]})),
+        ("signal --json CONT web.1", json!({"signalled": ["web.1"]})),
+        ("stop --json web.2", json!({"stopped": ["web.2"]})),
+        ("reload --json", json!({})),
+    ] {
+        let Told(text, 0) = running.tell(verb) else { panic!("{verb}") };
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "{verb}");
+    }
+    let Told(text, 0) = running.tell("wait --json worker --ready") else { panic!("no answer") };
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()[0]["name"], "worker.1");
+    running.wait_for_states(&["web.1 up", "web.2 down", "worker.1 up"]);
+    assert_eq!(running.tell("wait web.2 --exit"), told("web.2 was killed by SIGTERM\n", 0));
+    running.quit();
+}
+
+#[test]
+fn those_who_stay_leave_room_for_the_others() {
+    let mut running = up(SLEEPERS, "");
+    running.wait_for_states(&["web.1 up", "worker.1 up"]);
+    let follow = || {
+        let mut stream = running.connect();
+        stream.write_all(b"GET /logs?follow=true HTTP/1.1\r\nhost: g\r\n\r\n").unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        (stream, head)
+    };
+    let followers: Vec<_> = (0..96).map(|_| follow()).collect();
+    assert!(followers.iter().all(|(_, head)| head == b"HTTP/1.1 200"));
+    assert_eq!(follow().1, *b"HTTP/1.1 503");
+    let full = told("ganger: 96 others wait or follow already\n", 2);
+    assert_eq!(running.tell("wait web --exit"), full);
+    assert_eq!(running.tell("scale web=2"), told("starting web.2\n", 0));
+    // Whoever goes makes room.
+    drop(followers);
+    running.wait_until("room", |running| running.tell("wait worker --ready").1 == 0);
+    running.quit();
+}
+
+#[test]
+fn a_change_of_how_one_is_kept_needs_no_restart() {
+    let mut running = up(SLEEPERS, "");
+    running.wait_for_states(&["web.1 up", "worker.1 up"]);
+    let config = "[process.web]\ngrace = '1s'\n";
+    std::fs::write(running.folder().join("ganger.toml"), config).unwrap();
+    assert_eq!(running.tell("reload"), told("adjusting web.1\n", 0));
+    assert_eq!(running.tell("reload"), told("nothing to do\n", 0));
+    running.quit();
 }
 
 #[test]

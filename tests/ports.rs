@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 
+use crate::control::Told;
 use crate::scenario::{PATIENCE, Scenario};
 
 /// nginx, on a port of its own choice and the next type's.
@@ -96,6 +97,41 @@ fn ports_go_where_they_are_free() {
     running.wait_for(&format!("web.1    | {port}\n"));
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_by_a_running_app_too() {
+    let nginx = Nginx::start();
+    let (port, taken) = (nginx.port - 1, nginx.port);
+    let procfile = "web: exec python3 -m http.server $PORT\n";
+    let mut running = Scenario::procfile(procfile).args(&format!("start -p {port}")).start();
+    running.wait_for("web.1 is ready");
+    let by = format!("is taken by nginx (pid {})", nginx.child.id());
+    let refusal =
+        format!("ganger: port {taken}, which web.2 is to have, {by} (free it, and try again)\n");
+    assert_eq!(running.tell("scale web=2"), Told(refusal, 2));
+    running.tell("quit");
+    // A type that may not need its port is given it, and that is said.
+    let both = format!("{procfile}worker: echo $PORT; exec sleep 1000\n");
+    fs::write(running.folder().join("Procfile"), both).unwrap();
+    let again = |args: &str| {
+        Scenario::new().in_folder(running.folder()).args(&format!("start -p {port} {args}")).start()
+    };
+    let mut other = again("-P 1 web");
+    other.wait_for("web.1 is ready");
+    assert_eq!(other.tell_in(running.folder(), "scale worker=1").1, 0);
+    other.wait_for(&format!("port {taken}, which worker.1 is to have, {by}\n"));
+    other.tell_in(running.folder(), "quit");
+    drop(nginx);
+    // What ganger's own still have, on their way down, nobody has taken.
+    let slow = "web: trap '' TERM; exec $HOSTILE listen $PORT\n";
+    fs::write(running.folder().join("Procfile"), slow).unwrap();
+    let mut slow = again("-m web=2 -t 1");
+    slow.wait_for("web.2 is ready");
+    assert_eq!(slow.tell_in(running.folder(), "scale web=1").1, 0);
+    let back = Told("starting web.2\n".into(), 0);
+    assert_eq!(slow.tell_in(running.folder(), "scale web=2"), back);
+    slow.tell_in(running.folder(), "quit");
 }
 
 #[test]

@@ -54,6 +54,16 @@ fn a_node_server_on_another_port_is_told_on() {
 }
 
 #[test]
+fn one_that_is_to_answer_and_does_so_elsewhere_is_told_on() {
+    let (given, found) = (free_port(), free_port());
+    let procfile = format!("api: exec python3 -m http.server {found}\n");
+    let config = "[process.api]\nready = { http = '/' }\n";
+    let mut running = start(&procfile, config, &format!("-p {given}"));
+    running.wait_for(&format!("api.1 was given port {given} but listens on {found}\n"));
+    end(running).code(0);
+}
+
+#[test]
 fn a_server_of_somebody_elses_does_not_count() {
     let port = free_port();
     // Not a descendant of web: it was there before.

@@ -4,9 +4,10 @@ use std::io::Write;
 
 use anyhow::Context;
 use hyper::Method;
+use serde::de::DeserializeOwned;
 
 use super::places;
-use crate::cli::{Global, Named, Reload, Restart, Scale, Signalled, Wait};
+use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Wait};
 use crate::control::api::{self, Done};
 use crate::control::client::{Client, Error};
 use crate::plan::scale::{Change, Target};
@@ -72,24 +73,42 @@ fn told(done: &Done) -> String {
         line("starting", &done.started),
         line("stopping", &done.stopped),
         line("restarting", &done.restarted),
+        line("adjusting", &done.adjusted),
         line("signalled", &done.signalled),
     ]
     .concat();
     if text.is_empty() { "nothing to do\n".to_owned() } else { text }
 }
 
-async fn tell(client: &Client, uri: &str) -> Result<String, Error> {
-    client.ask(Method::POST, uri, Vec::new()).await.map(|done| told(&done))
+/// Asks, and shows the answer: as JSON, just as it came.
+pub(super) async fn ask_and_show<T: DeserializeOwned>(
+    client: &Client,
+    method: Method,
+    uri: &str,
+    body: Vec<u8>,
+    shown: Shown,
+    in_words: impl FnOnce(&T) -> String,
+) -> Result<String, Error> {
+    if shown.json {
+        let answer: serde_json::Value = client.ask(method, uri, body).await?;
+        return Ok(format!("{answer:#}\n"));
+    }
+    client.ask(method, uri, body).await.map(|answer| in_words(&answer))
+}
+
+async fn tell(client: &Client, uri: &str, shown: Shown) -> Result<String, Error> {
+    ask_and_show(client, Method::POST, uri, Vec::new(), shown, told).await
 }
 
 pub(super) fn stop(global: &Global, stop: &Named) -> anyhow::Result<u8> {
-    ask(global, async |client| tell(&client, &path(&stop.names, "/stop")).await)
+    ask(global, async |client| tell(&client, &path(&stop.names, "/stop"), stop.shown).await)
 }
 
 pub(super) fn restart(global: &Global, restart: &Restart) -> anyhow::Result<u8> {
     let wait = restart.wait.map(|time| format!("&wait={}", time.as_secs_f64()));
     let verb = format!("/restart?rolling={}{}", restart.rolling, wait.unwrap_or_default());
-    ask(global, async |client| tell(&client, &path(&restart.named.names, &verb)).await)
+    let Named { names, shown } = &restart.named;
+    ask(global, async |client| tell(&client, &path(names, &verb), *shown).await)
 }
 
 pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
@@ -104,32 +123,35 @@ pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
     let body: serde_json::Map<String, serde_json::Value> = scale.changes.iter().map(pair).collect();
     let body = serde_json::Value::from(body).to_string().into_bytes();
     ask(global, async |client| {
-        client.ask(Method::PATCH, "/formation", body).await.map(|done| told(&done))
+        ask_and_show(&client, Method::PATCH, "/formation", body, scale.shown, told).await
     })
 }
 
 pub(super) fn reload(global: &Global, reload: &Reload) -> anyhow::Result<u8> {
     let uri = format!("/reload?rolling={}", reload.rolling);
-    ask(global, async |client| tell(&client, &uri).await)
+    ask(global, async |client| tell(&client, &uri, reload.shown).await)
 }
 
 pub(super) fn signal(global: &Global, signal: &Signalled) -> anyhow::Result<u8> {
     let verb = format!("/signal?signal={}", signal.signal);
-    ask(global, async |client| tell(&client, &path(&signal.named.names, &verb)).await)
+    let Named { names, shown } = &signal.named;
+    ask(global, async |client| tell(&client, &path(names, &verb), *shown).await)
 }
 
 pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {
     let timeout = wait.timeout.map(|time| format!("&timeout={}", time.as_secs_f64()));
     let until = if wait.ready { "ready" } else { "exit" };
     let verb = format!("/wait?for={until}{}", timeout.unwrap_or_default());
+    let line = |process: &api::Process| match (&process.last_exit, wait.exit) {
+        (_, false) => format!("{} is ready\n", process.name),
+        (Some(exit), true) => format!("{} {exit}\n", process.name),
+        (None, true) => format!("{} is down\n", process.name),
+    };
+    let lines = |reached: &Vec<api::Process>| reached.iter().map(line).collect();
+    let Named { names, shown } = &wait.named;
+    let uri = path(names, &verb);
     ask(global, async |client| {
-        let uri = path(&wait.named.names, &verb);
-        let reached: Vec<api::Process> = client.ask(Method::GET, &uri, Vec::new()).await?;
-        let line = |process: &api::Process| match (&process.last_exit, wait.exit) {
-            (Some(exit), true) => format!("{} {exit}\n", process.name),
-            (_, _) => format!("{} is ready\n", process.name),
-        };
-        Ok(reached.iter().map(line).collect())
+        ask_and_show(&client, Method::GET, &uri, Vec::new(), *shown, lines).await
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
-use super::ask::{ask, path};
+use super::ask::{ask, ask_and_show, path};
 use crate::cli::{Global, Ps};
 use crate::control::api::{Process, State};
 use crate::plan::OnExit;
@@ -15,12 +15,10 @@ const HEADER: [&str; 10] =
 pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
     let uri = if ps.names.is_empty() { "/processes".to_owned() } else { path(&ps.names, "") };
     ask(global, async |client| {
-        if ps.json {
-            let all: serde_json::Value = client.ask(Method::GET, &uri, Vec::new()).await?;
-            return Ok(format!("{all:#}\n"));
-        }
-        let all: Vec<Process> = client.ask(Method::GET, &uri, Vec::new()).await?;
-        Ok(table(&all))
+        ask_and_show(&client, Method::GET, &uri, Vec::new(), ps.shown, |all: &Vec<Process>| {
+            table(all)
+        })
+        .await
     })
 }
 

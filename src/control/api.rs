@@ -86,6 +86,9 @@ pub struct Done {
     /// Started again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restarted: Vec<String>,
+    /// Kept otherwise from now on, without a restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adjusted: Vec<String>,
     /// Sent a signal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signalled: Vec<String>,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use hyper::body::{Body, Bytes, Frame};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::logs::follow::Said;
 use crate::logs::format::{Color, Label, Style};
@@ -71,8 +71,12 @@ impl Lines {
     }
 
     /// The same, and then what comes.
-    pub(super) fn follow(self, said: mpsc::Receiver<Said>) -> Following {
-        Following { lines: self, said }
+    pub(super) fn follow(
+        self,
+        said: mpsc::Receiver<Said>,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Following {
+        Following { lines: self, said, _room: room }
     }
 }
 
@@ -80,6 +84,7 @@ impl Lines {
 pub(super) struct Following {
     lines: Lines,
     said: mpsc::Receiver<Said>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Body for Following {

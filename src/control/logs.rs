@@ -35,6 +35,7 @@ pub(super) async fn logs(
     State(app): State<App>,
     Query(query): Query<Logs>,
 ) -> Result<Response, Error> {
+    let room = query.follow.then(|| app.stay()).transpose()?;
     let snapshot = app.engine.look().await?;
     let patterns: Vec<&str> = query.names.as_deref().unwrap_or("*").split(',').collect();
     let filter = names::filter(&patterns)?;
@@ -55,7 +56,7 @@ pub(super) async fn logs(
     let mut text = Lines::new(style.fit(names), snapshot.colors);
     text.recall(&lines);
     Ok(match said {
-        Some(said) => Body::new(text.follow(said)).into_response(),
+        Some(said) => Body::new(text.follow(said, room)).into_response(),
         None => Body::from(text.finish()).into_response(),
     })
 }

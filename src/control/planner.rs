@@ -1,14 +1,20 @@
 //! Makes new plans for the running app, one after the other: what is scaled while
 //! files are read again is not forgotten.
 
-use tokio::sync::{mpsc, oneshot};
+use std::collections::HashSet;
 
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+use crate::notice::Notice;
 use crate::plan::scale::{Change, Differences, scale};
 use crate::plan::sources::{Places, Sources};
 use crate::plan::{Options, Plan};
-use crate::supervise::command::{Handle, Stopping};
+use crate::supervise::command::{Handle, Snapshot, Stopping};
+use crate::supervise::listeners::listening;
 use crate::supervise::sockets::Sockets;
 use crate::supervise::supervisor::Pace;
+use crate::supervise::taken::taken;
 
 /// What comes of it, or why nothing does.
 pub type Answer = Result<Differences, String>;
@@ -80,14 +86,12 @@ impl Planner {
     }
 
     async fn scale(&mut self, changes: &[Change], engine: &Handle) -> Answer {
-        let text = |error: &dyn std::error::Error| error.to_string();
-        let scaled =
-            scale(&self.plan, &self.options.scaled, changes).map_err(|error| text(&error))?;
+        let scaled = scale(&self.plan, &self.options.scaled, changes).map_err(text)?;
         let options = Options { scaled, ..self.options.clone() };
-        let plan = Plan::new(&self.sources, &options).map_err(|error| text(&error))?;
-        let sockets = self.sockets.of(&plan).map_err(|error| text(&error))?;
+        let plan = Plan::new(&self.sources, &options).map_err(text)?;
+        let differences = self.adopt(plan, Pace::AtOnce, engine).await?;
         self.options = options;
-        self.adopt(plan, sockets, Pace::AtOnce, engine).await
+        Ok(differences)
     }
 
     async fn reload(&mut self, pace: Pace, engine: &Handle) -> Answer {
@@ -96,26 +100,28 @@ impl Planner {
         }
         let (places, mut options) = (self.places.clone(), self.options.clone());
         let environment = self.sources.environment.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let sources = Sources::read(&places, environment).map_err(|error| error.to_string())?;
-            let known = Plan::types_of(&sources).map_err(|error| error.to_string())?;
+        let read = spawn_blocking(move || {
+            let sources = Sources::read(&places, environment).map_err(text)?;
+            let known = Plan::types_of(&sources).map_err(text)?;
             options.scaled.retain(|name, _| known.contains(name));
-            let plan = Plan::new(&sources, &options).map_err(|error| error.to_string())?;
+            let plan = Plan::new(&sources, &options).map_err(text)?;
             Ok::<_, String>((sources, options, plan))
         });
-        let (sources, options, plan) = read.await.map_err(|error| error.to_string())??;
-        let sockets = self.sockets.of(&plan).map_err(|error| error.to_string())?;
+        let (sources, options, plan) = read.await.map_err(text)??;
+        let differences = self.adopt(plan, pace, engine).await?;
         (self.sources, self.options) = (sources, options);
-        self.adopt(plan, sockets, pace, engine).await
+        Ok(differences)
     }
 
-    async fn adopt(&mut self, plan: Plan, sockets: Sockets, pace: Pace, engine: &Handle) -> Answer {
-        let stopping = |stopping: Stopping| stopping.to_string();
-        let mut differences = Differences::between(&self.plan, &plan);
-        let snapshot = engine.look().await.map_err(stopping)?;
+    /// Has the engine run by this plan, if nothing speaks against it.
+    async fn adopt(&mut self, plan: Plan, pace: Pace, engine: &Handle) -> Answer {
+        let snapshot = engine.look().await.map_err(text)?;
         if snapshot.ending {
-            return Err(stopping(Stopping));
+            return Err(text(Stopping));
         }
+        let unsure = self.check_ports(&plan, &snapshot).await?;
+        let sockets = self.sockets.of(&plan).map_err(text)?;
+        let mut differences = Differences::between(&self.plan, &plan);
         // What was stopped stays so, and what has failed is tried again.
         for status in &snapshot.processes {
             let name = &status.plan.name;
@@ -126,8 +132,40 @@ impl Planner {
                 differences.started.extend(status.follows_changes().then(|| name.clone()));
             }
         }
-        engine.plan(plan.clone(), sockets.clone(), pace).map_err(stopping)?;
+        for notice in unsure {
+            engine.say(notice).map_err(text)?;
+        }
+        engine.plan(plan.clone(), sockets.clone(), pace).map_err(text)?;
         (self.plan, self.sockets) = (plan, sockets);
         Ok(differences)
     }
+
+    /// Whether the ports that this plan gives out and none before it are free. Fails for
+    /// those that would be nothing without.
+    async fn check_ports(&self, plan: &Plan, now: &Snapshot) -> Result<Vec<Notice>, String> {
+        let known = self.plan.processes.iter().chain(now.processes.iter().map(|it| &it.plan));
+        let ours: HashSet<u16> = known.filter_map(|process| process.port).collect();
+        let is_new = |port: &u16| !ours.contains(port);
+        let new: Vec<_> = plan
+            .processes
+            .iter()
+            .filter(|process| process.port.as_ref().is_some_and(is_new))
+            .cloned()
+            .collect();
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let all = spawn_blocking(move || taken(&new, &listening())).await.map_err(text)?;
+        match all.iter().find(|taken| taken.counts) {
+            Some(taken) => Err(format!("{taken} (free it, and try again)")),
+            None => Ok(all
+                .iter()
+                .map(|taken| Notice::PortTaken { reason: taken.to_string() })
+                .collect()),
+        }
+    }
+}
+
+fn text(error: impl std::error::Error) -> String {
+    error.to_string()
 }

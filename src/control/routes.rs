@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use hyper::body::Frame;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::api::{self, About, Done, Refusal};
@@ -22,7 +23,7 @@ use super::describe::describe;
 use super::logs::logs;
 use super::names;
 use super::planner::Orders;
-use super::server::{LONGEST, PATIENCE};
+use super::server::{LASTING, LONGEST, PATIENCE};
 use crate::notice::time;
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
@@ -35,6 +36,18 @@ pub(super) struct App {
     pub(super) engine: Handle,
     pub(super) orders: Orders,
     pub(super) about: Arc<About>,
+    /// For those whose answer takes as long as they like: the others keep some room.
+    pub(super) lasting: Arc<Semaphore>,
+}
+
+impl App {
+    /// Room for an answer that takes its time, as long as this is held.
+    pub(super) fn stay(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.lasting).try_acquire_owned().map_err(|_| {
+            let reason = format!("{LASTING} others wait or follow already");
+            Error(StatusCode::SERVICE_UNAVAILABLE, reason)
+        })
+    }
 }
 
 /// The answers to those who may not ask.
@@ -198,6 +211,7 @@ async fn reach(
     seconds: Option<f64>,
     is_reached: impl Fn(&Snapshot) -> Result<bool, Error>,
 ) -> Result<(), Error> {
+    let _room = app.stay()?;
     let mut engine = app.engine.clone();
     let reached = async {
         while !is_reached(&engine.look().await?)? {
@@ -323,8 +337,8 @@ async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<J
 }
 
 fn done(differences: Differences) -> Done {
-    let Differences { started, stopped, restarted } = differences;
-    Done { started, stopped, restarted, ..Done::default() }
+    let Differences { started, stopped, restarted, adjusted } = differences;
+    Done { started, stopped, restarted, adjusted, ..Done::default() }
 }
 
 /// The answer begins now, and ends when everything has.

@@ -20,6 +20,8 @@ use crate::supervise::command::Handle;
 
 /// So many clients at once; the others wait.
 const CLIENTS: usize = 128;
+/// And so many of them that wait for something to happen, or follow what is said.
+pub(super) const LASTING: usize = 96;
 /// So long a request may take to arrive.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// So long ganger waits at its end for those who still read their answers.
@@ -75,7 +77,8 @@ pub fn start(
         root: root.display().to_string(),
     };
     let answers = Answers(watch::Sender::new(0));
-    let app = App { engine, orders, about: Arc::new(about) };
+    let lasting = Arc::new(Semaphore::new(LASTING));
+    let app = App { engine, orders, about: Arc::new(about), lasting };
     tokio::spawn(accept(listener, app, answers.clone()));
     Ok(answers)
 }

@@ -104,7 +104,7 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     })?;
     let config: Config = toml::from_str(text_of_it).map_err(|error| Error {
         line: line_of(error.span().map_or(0, |span| span.start)),
-        message: with_nearest(error.message()),
+        message: in_words(error.message()),
     })?;
     let error = |key: &Spanned<String>, message| Error { line: line_of(key.span().start), message };
     for (key, process) in &config.process {
@@ -202,17 +202,47 @@ impl Config {
     }
 }
 
-/// serde names every field that it knows; one is enough, if it is the right one.
-fn with_nearest(message: &str) -> String {
+/// What serde says, in the words of TOML, without the value, which may be a secret, and
+/// with the one key or value that was meant, if there is one much like it.
+fn in_words(message: &str) -> String {
     let message = message.trim_end();
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    match (message.starts_with("unknown field"), quoted.next()) {
-        (true, Some(unknown)) => match nearest(unknown, quoted) {
-            Some(known) => format!("unknown key `{unknown}`{}", did_you_mean(Some(known))),
-            None => message.replacen("unknown field", "unknown key", 1),
-        },
-        (true, None) | (false, _) => message.to_owned(),
+    for (prefix, what) in [("unknown field", "unknown key"), ("unknown variant", "unknown value")] {
+        let Some(rest) = message.strip_prefix(prefix) else { continue };
+        let mut quoted = rest.split('`').skip(1).step_by(2);
+        let unknown = quoted.next().unwrap_or_default();
+        return match nearest(unknown, quoted) {
+            Some(known) => format!("{what} `{unknown}`{}", did_you_mean(Some(known))),
+            None => format!("{what}{rest}"),
+        };
     }
+    let wrong =
+        ["invalid type: ", "invalid value: "].iter().find_map(|it| message.strip_prefix(it));
+    let Some((found, expected)) = wrong.and_then(|wrong| wrong.rsplit_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "i64" => "a whole number",
+        "u32" => "a whole number that is not negative",
+        "a sequence" => "a list",
+        "path string" => "a string",
+        "a map" => "a table",
+        "a boolean" => "true or false",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    let found = match found.split(['`', '"']).next().unwrap_or_default().trim() {
+        "sequence" => "a list",
+        "map" => "a table",
+        "integer" => "a whole number",
+        "floating point" => "a number with a point",
+        "boolean" => "true or false",
+        "string" => "a string",
+        _ => "something else",
+    };
+    if found == expected.split(" that").next().unwrap_or_default() {
+        return format!("expected {expected}");
+    }
+    format!("expected {expected}, found {found}")
 }
 
 /// The signal of that name: `TERM`, `SIGTERM` or `term`.
@@ -324,7 +354,26 @@ mod tests {
                 "[process.web]\n\non_exti = 'restart'",
                 "line 3: unknown key `on_exti` (did you mean `on_exit`?)",
             ),
-            ("port = 'x'", "line 1: invalid type: string \"x\", expected i64"),
+            ("port = 'x'", "line 1: expected a whole number, found a string"),
+            ("env = 5", "line 1: expected a list, found a whole number"),
+            ("[process]\nweb = 5", "line 2: expected a table, found a whole number"),
+            (
+                "[process.web]\nlisten = 1.5",
+                "line 2: expected true or false, found a number with a point",
+            ),
+            (
+                "[process.web]\nenv = { KEY = 12 }",
+                "line 2: expected a string, found a whole number",
+            ),
+            (
+                "[process.web]\nbackoff = { give_up_after = -1 }",
+                "line 2: expected a whole number that is not negative",
+            ),
+            ("[process.web]\ndir = true", "line 2: expected a string, found true or false"),
+            (
+                "[process.web]\non_exit = 'ignroe'",
+                "line 2: unknown value `ignroe` (did you mean `ignore`?)",
+            ),
             ("port = 65536", "line 1: `65536` is not a port; expected 1 to 65535"),
             (
                 "[process.web]\ngrace = 'soon'",
@@ -358,10 +407,7 @@ mod tests {
                 "[process.web]\nafter = ['worker']\n[process.worker]\nafter = ['web']",
                 "line 2: `after` goes in a circle: `web` comes after `worker` comes after `web`",
             ),
-            (
-                "[process.web]\nafter = 'worker'",
-                "line 2: invalid type: string \"worker\", expected a sequence",
-            ),
+            ("[process.web]\nafter = 'worker'", "line 2: expected a list, found a string"),
             (
                 "formation = 'web=x'",
                 "line 1: formation: `x` is no number of processes in `web=x`; expected `web=2`",
@@ -373,8 +419,9 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), expected, "{text}");
         }
-        let on_exit = parse("[process.web]\non_exit = 'retry'").unwrap_err();
-        assert!(on_exit.starts_with("line 2: unknown variant `retry`"), "{on_exit}");
+        let on_exit = parse("[process.web]\non_exit = 'qqqqq'").unwrap_err();
+        let all = "line 2: unknown value `qqqqq`, expected one of `stop-all`, ";
+        assert!(on_exit.starts_with(all), "{on_exit}");
         assert!(parse("port =").unwrap_err().starts_with("line 1: "));
         let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();
         assert_eq!(not_text.to_string(), "line 2: is not UTF-8 text");

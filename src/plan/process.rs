@@ -59,6 +59,15 @@ impl Process {
         env
     }
 
+    /// Whether what is kept by the one is kept just so by the other; how it runs may
+    /// differ.
+    #[must_use]
+    pub fn is_kept_like(&self, other: &Self) -> bool {
+        let one = |of: &Self| (of.policy, of.shown, of.ready_timeout);
+        let more = |of: &Self| (of.ready.clone(), of.after.clone(), of.watch.clone());
+        one(self) == one(other) && more(self) == more(other) && self.needs == other.needs
+    }
+
     /// Whether what runs by the one would run just so by the other; how it is kept
     /// may differ.
     #[must_use]

@@ -110,6 +110,8 @@ pub struct Differences {
     pub stopped: Vec<String>,
     /// Processes that are started again, because they would run otherwise now.
     pub restarted: Vec<String>,
+    /// Processes that run on, and are kept otherwise from now on.
+    pub adjusted: Vec<String>,
 }
 
 /// In words, for one line.
@@ -119,6 +121,7 @@ impl fmt::Display for Differences {
             ("starting", &self.started),
             ("stopping", &self.stopped),
             ("restarting", &self.restarted),
+            ("adjusting", &self.adjusted),
         ];
         let named = named.into_iter().filter(|(_, names)| !names.is_empty());
         let parts: Vec<String> =
@@ -140,6 +143,9 @@ impl Differences {
                 None => differences.started.push(process.name.clone()),
                 Some(was) if !was.runs_like(process) => {
                     differences.restarted.push(process.name.clone());
+                }
+                Some(was) if !was.is_kept_like(process) => {
+                    differences.adjusted.push(process.name.clone());
                 }
                 Some(_) => {}
             }

@@ -15,4 +15,5 @@ pub mod signals;
 pub mod sockets;
 mod state;
 pub mod supervisor;
+pub mod taken;
 mod watch;

@@ -81,7 +81,7 @@ impl Probes {
         match (&process.ready, process.port) {
             (Ready::Port, Some(port)) => self.begin(id, await_port(id, pid, port, sender)),
             (Ready::Http(path), Some(port)) => {
-                self.begin(id, await_answer(id, port, path.clone(), sender));
+                self.begin(id, await_answer(id, pid, port, path.clone(), sender));
             }
             (Ready::Command(_), _) => self.check_in(FIRST_PAUSE, id),
             (Ready::Started | Ready::Log(_), _) | (Ready::Port | Ready::Http(_), None) => {}
@@ -187,9 +187,24 @@ async fn await_port(id: ProcessId, pid: i32, port: u16, sender: UnboundedSender<
     let _ = sender.send(Found::Ready(id));
 }
 
-async fn await_answer(id: ProcessId, port: u16, path: String, sender: UnboundedSender<Found>) {
+async fn await_answer(
+    id: ProcessId,
+    pid: i32,
+    port: u16,
+    path: String,
+    sender: UnboundedSender<Found>,
+) {
+    let (since, mut told) = (Instant::now(), false);
     let pauses = Pauses::new();
     while !timeout(PATIENCE, answers(port, &path)).await.is_ok_and(|it| it.is_ok_and(|ok| ok)) {
+        // Whoever answers need not be a descendant: a container's port isn't, say.
+        if !told
+            && since.elapsed() > ELSEWHERE_AFTER
+            && let Ok(Look::Elsewhere(ports)) = spawn_blocking(move || look(pid, port, true)).await
+        {
+            told = true;
+            let _ = sender.send(Found::Elsewhere(id, ports));
+        }
         pauses.next().await;
     }
     let _ = sender.send(Found::Ready(id));

@@ -60,7 +60,7 @@ fn the_schema_knows_the_example_and_every_key() {
                   print(*sorted(set(keys) - {key for one in types for key in one}))\n\
                   print(*keys['backoff']['properties'])\n\
                   print(*keys['ready']['properties'])\n";
-    let mut python = std::process::Command::new("python3");
+    let mut python = std::process::Command::new("/usr/bin/python3");
     let output = python.args(["-c", script]).current_dir(docs).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let printed = String::from_utf8(output.stdout).unwrap();

@@ -19,21 +19,20 @@ fn told(text: &str, code: i32) -> Told {
     Told(text.to_owned(), code)
 }
 
+/// ganger in a folder where another runs.
+pub fn tell(folder: &Path, args: &str) -> Told {
+    let mut command = Command::new(GANGER);
+    command.args(args.split(' ')).current_dir(folder);
+    command.env("XDG_RUNTIME_DIR", folder).env("TMPDIR", folder).env("HOME", "/root");
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    told(&String::from_utf8(text).unwrap(), output.status.code().unwrap())
+}
+
 impl Running {
     /// Another ganger, in the same folder.
     pub fn tell(&self, args: &str) -> Told {
-        self.tell_in(self.folder(), args)
-    }
-
-    /// The same, where it runs in the folder of another scenario.
-    pub fn tell_in(&self, folder: &Path, args: &str) -> Told {
-        let mut command = Command::new(GANGER);
-        command.args(args.split(' ')).current_dir(folder);
-        command.env("XDG_RUNTIME_DIR", folder).env("TMPDIR", folder);
-        command.env("HOME", "/root");
-        let output = command.output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        told(&String::from_utf8(text).unwrap(), output.status.code().unwrap())
+        tell(self.folder(), args)
     }
 
     fn processes(&self) -> Vec<Value> {

@@ -1,5 +1,6 @@
 //! Backing services, real ones, down and up.
 
+use std::net::TcpStream;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 
-use crate::scenario::{PATIENCE, Running, Scenario, free_port};
+use crate::scenario::{Running, Scenario, free_port};
 
 /// A server that a test has started, and ends.
 struct Server(Child);
@@ -79,7 +80,8 @@ impl Postgres {
 
 fn redis(port: u16, folder: &Path) -> Server {
     let mut redis = Command::new("redis-server");
-    redis.args(["--port", &port.to_string(), "--save", ""]).current_dir(folder);
+    let args = ["--port", &port.to_string(), "--save", "", "--requirepass", "s3cret"];
+    redis.args(args).current_dir(folder);
     Server::start(&mut redis)
 }
 
@@ -88,50 +90,91 @@ fn end(running: Running) -> String {
     running.finish().stderr()
 }
 
+/// A web application that counts its visitors: in Redis how many, in `PostgreSQL` when.
+/// It connects once, and exits when it loses one of the two.
+const VISITORS: &str = r#"
+import http.server, os, psycopg2, redis
+
+cache = redis.from_url(os.environ["REDIS_URL"])
+cache.ping()
+database = psycopg2.connect(os.environ["DATABASE_URL"])
+database.autocommit = True
+query = database.cursor()
+query.execute("create table if not exists visits (at timestamptz default now())")
+
+
+class Visit(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            query.execute("insert into visits default values")
+            query.execute("select count(*) from visits")
+            text = "%d %d" % (query.fetchone()[0], cache.incr("visits"))
+        except (psycopg2.Error, redis.RedisError) as lost:
+            print("lost", type(lost).__name__, flush=True)
+            os._exit(1)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+
+print("connected", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Visit).serve_forever()
+"#;
+
+fn visit(port: u16) -> Option<String> {
+    let mut curl = Command::new("curl");
+    let output = curl.args(["-fsS", &format!("http://127.0.0.1:{port}/")]).output().unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
 #[test]
-fn an_application_waits_for_its_database_and_comes_back_with_it() {
-    let postgres = Postgres::new();
-    // As an application does that has lost its connection.
-    let app = "app: echo running; while psql -qAtc 'select 1' \"$DATABASE_URL\" > /dev/null 2>&1; \
-               do sleep 0.05; done; exit 1\n";
-    let config = "[process.app]\nneeds = ['DATABASE_URL']\non_exit = 'restart'\n";
-    let mut running = Scenario::procfile(app)
+fn an_application_waits_for_its_services_and_comes_back_with_them() {
+    let (postgres, redis_port, port) = (Postgres::new(), free_port(), free_port());
+    let folder = tempfile::tempdir().unwrap();
+    let env = format!(
+        "DATABASE_URL={}\nREDIS_URL=redis://:s3cret@localhost:{redis_port}/0\n",
+        postgres.url()
+    );
+    let config = "[process.web]\nneeds = ['DATABASE_URL', 'REDIS_URL']\non_exit = 'restart'\n";
+    let mut running = Scenario::procfile("web: exec /usr/bin/python3 visitors.py\n")
+        .file("visitors.py", VISITORS)
         .file("ganger.toml", config)
-        .file(".env", format!("DATABASE_URL={}\n", postgres.url()))
-        .args("start")
+        .file(".env", env)
+        .args(&format!("start -p {port}"))
         .start();
-    let waits = format!("app.1 waits for `DATABASE_URL` (localhost:{})\n", postgres.port);
-    running.wait_for(&waits);
-    assert_eq!(running.said_times("running\n"), 0);
+    let database = format!("`DATABASE_URL` (localhost:{})", postgres.port);
+    let cache = format!("`REDIS_URL` (localhost:{redis_port})");
+    running.wait_for(&format!("web.1 waits for {database}, {cache}\n"));
     assert!(running.tell("ps").0.contains(" waiting "));
+    // One of the two is not enough.
+    let redis_server = redis(redis_port, folder.path());
+    running.wait_until("Redis is up", |_| TcpStream::connect(("::1", redis_port)).is_ok());
+    assert_eq!(running.said_times("connected\n"), 0);
     let server = postgres.start();
-    running.wait_for("| running\n");
-    // It takes connections before it takes questions: by then the app is up for good.
-    let since = std::time::Instant::now();
-    let ask = || {
-        let mut psql = Command::new("psql");
-        psql.args(["-qAtc", "select 1"]).arg(postgres.url()).stderr(Stdio::null());
-        psql.output().unwrap().status.success()
-    };
-    while !ask() {
-        assert!(since.elapsed() < PATIENCE);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    assert_eq!(running.tell("wait app --ready --timeout 60").1, 0);
+    running.wait_for(&format!("web.1 is ready, http://localhost:{port}\n"));
+    assert_eq!(visit(port), Some("1 1".into()));
+    // Either is restarted while the application runs.
     server.stop(Signal::SIGINT);
-    let before = running.said_times(&waits);
-    running.wait_until("it waits again", |running| running.said_times(&waits) > before);
-    let before = running.said_times("| running\n");
-    let _server = postgres.start();
-    running.wait_until("it is back", |running| running.said_times("| running\n") > before);
+    assert_eq!(visit(port), None);
+    running.wait_for(&format!("web.1 waits for {database}\n"));
+    let server = postgres.start();
+    running.wait_until("it is back", |_| visit(port) == Some("2 2".into()));
+    redis_server.stop(Signal::SIGTERM);
+    assert_eq!(visit(port), None);
+    running.wait_for(&format!("web.1 waits for {cache}\n"));
+    let _redis_server = redis(redis_port, folder.path());
+    running.wait_until("it is back", |_| visit(port).is_some_and(|text| text.starts_with("4 ")));
     let stderr = end(running);
     assert!(!stderr.contains("s3cret"), "{stderr}");
+    drop(server);
 }
 
 #[test]
 fn redis_is_waited_for_by_its_address() {
     let port = free_port();
-    let app = format!("app: redis-cli -p {port} set key value; exec sleep 1000\n");
+    let app = format!(
+        "app: redis-cli --no-auth-warning -a s3cret -p {port} set key value; exec sleep 1000\n"
+    );
     let config = format!("[process.app]\nneeds = ['redis://localhost:{port}']\n");
     let scenario = Scenario::procfile(app).file("ganger.toml", config);
     let mut running = scenario.args("start").start();

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::control::Told;
+use crate::control::{Told, tell};
 use crate::scenario::{PATIENCE, Scenario};
 
 /// nginx, on a port of its own choice and the next type's.
@@ -119,19 +119,19 @@ fn a_port_that_is_taken_is_named_by_a_running_app_too() {
     };
     let mut other = again("-P 1 web");
     other.wait_for("web.1 is ready");
-    assert_eq!(other.tell_in(running.folder(), "scale worker=1").1, 0);
+    assert_eq!(tell(running.folder(), "scale worker=1").1, 0);
     other.wait_for(&format!("port {taken}, which worker.1 is to have, {by}\n"));
-    other.tell_in(running.folder(), "quit");
+    tell(running.folder(), "quit");
     drop(nginx);
     // What ganger's own still have, on their way down, nobody has taken.
     let slow = "web: trap '' TERM; exec $HOSTILE listen $PORT\n";
     fs::write(running.folder().join("Procfile"), slow).unwrap();
     let mut slow = again("-m web=2 -t 1");
     slow.wait_for("web.2 is ready");
-    assert_eq!(slow.tell_in(running.folder(), "scale web=1").1, 0);
+    assert_eq!(tell(running.folder(), "scale web=1").1, 0);
     let back = Told("starting web.2\n".into(), 0);
-    assert_eq!(slow.tell_in(running.folder(), "scale web=2"), back);
-    slow.tell_in(running.folder(), "quit");
+    assert_eq!(tell(running.folder(), "scale web=2"), back);
+    tell(running.folder(), "quit");
 }
 
 #[test]

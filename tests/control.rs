@@ -288,6 +288,7 @@ fn waiting_goes_on_while_it_is_tried_again() {
     let config = "[process.a]\nready = { log = 'up' }\nbackoff = { min = '10ms', max = '20ms' }\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
     let mut running = scenario.args("start -r a").start();
+    running.wait_until("an answer", |running| running.tell("ps").1 == 0);
     let mut waiting =
         Scenario::new().in_folder(running.folder()).args("wait a --ready --timeout 60").start();
     running.wait_until("some tries", |running| running.said_times("a.1 exited (1)") > 5);

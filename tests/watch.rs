@@ -165,7 +165,7 @@ fn new_folders_are_watched_and_what_was_stopped_stays_so() {
     // A plan that watches something else says that the first change has been seen.
     fs::write(running.folder().join("ganger.toml"), "[process.other]\nwatch = ['*.py']\n").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(400));
-    assert_eq!(running.tell("reload").0, "nothing to do\n");
+    assert_eq!(running.tell("reload").0, "adjusting app.1 other.1\n");
     running.wait_until("it watches", |running| {
         fs::write(running.folder().join("b.py"), "").unwrap();
         running.said_times("`b.py` has changed, starting other.1 again\n") > 0

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use hyper::body::{Body, Bytes, Frame};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::server::Answers;
 use crate::logs::follow::Said;
 use crate::logs::format::{Color, Label, Style};
 use crate::logs::lines::Cutter;
@@ -74,9 +75,10 @@ impl Lines {
     pub(super) fn follow(
         self,
         said: mpsc::Receiver<Said>,
+        answers: Answers,
         room: Option<OwnedSemaphorePermit>,
     ) -> Following {
-        Following { lines: self, said, _room: room }
+        Following { lines: self, said, answers, _room: room }
     }
 }
 
@@ -84,6 +86,7 @@ impl Lines {
 pub(super) struct Following {
     lines: Lines,
     said: mpsc::Receiver<Said>,
+    answers: Answers,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -99,6 +102,7 @@ impl Body for Following {
         loop {
             if !this.lines.out.is_empty() {
                 let bytes = Bytes::from(std::mem::take(&mut this.lines.out));
+                this.answers.note_taken();
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             match ready!(this.said.poll_recv(context)) {

@@ -56,7 +56,7 @@ pub(super) async fn logs(
     let mut text = Lines::new(style.fit(names), snapshot.colors);
     text.recall(&lines);
     Ok(match said {
-        Some(said) => Body::new(text.follow(said, room)).into_response(),
+        Some(said) => Body::new(text.follow(said, app.answers, room)).into_response(),
         None => Body::from(text.finish()).into_response(),
     })
 }

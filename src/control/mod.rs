@@ -16,3 +16,4 @@ mod routes;
 pub mod server;
 pub mod socket;
 mod usage;
+mod waiting;

@@ -4,7 +4,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -23,8 +22,8 @@ use super::describe::describe;
 use super::logs::logs;
 use super::names;
 use super::planner::Orders;
-use super::server::{LASTING, LONGEST, PATIENCE};
-use crate::notice::time;
+use super::server::{Answers, LASTING, LONGEST, PATIENCE};
+use super::waiting::{check_hope, reach, wait};
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
@@ -38,6 +37,7 @@ pub(super) struct App {
     pub(super) about: Arc<About>,
     /// For those whose answer takes as long as they like: the others keep some room.
     pub(super) lasting: Arc<Semaphore>,
+    pub(super) answers: Answers,
 }
 
 impl App {
@@ -79,7 +79,7 @@ pub(super) fn router(app: App) -> Router {
 }
 
 /// Why there is no better answer.
-pub(super) struct Error(StatusCode, String);
+pub(super) struct Error(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
@@ -138,92 +138,8 @@ async fn running(app: &App) -> Result<Snapshot, Error> {
     if snapshot.ending { Err(Stopping.into()) } else { Ok(snapshot) }
 }
 
-fn names_of(chosen: &[&Status]) -> Vec<String> {
+pub(super) fn names_of(chosen: &[&Status]) -> Vec<String> {
     chosen.iter().map(|status| status.plan.name.clone()).collect()
-}
-
-/// Until when somebody waits.
-#[derive(Clone, Copy, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum For {
-    Ready,
-    Exit,
-}
-
-#[derive(Deserialize)]
-struct Wait {
-    r#for: For,
-    /// In seconds; for ever, if not given.
-    timeout: Option<f64>,
-}
-
-async fn wait(
-    State(app): State<App>,
-    Path(patterns): Path<String>,
-    Query(query): Query<Wait>,
-) -> Result<Json<Vec<api::Process>>, Error> {
-    let before = app.engine.look().await?;
-    let names = names_of(&choose(&patterns, &before)?);
-    let lives: Vec<u32> = choose(&patterns, &before)?.iter().map(|it| it.restarts).collect();
-    let is_reached = |snapshot: &Snapshot| {
-        for (name, life) in names.iter().zip(&lives) {
-            let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
-            let reached = match (query.r#for, status) {
-                (For::Ready, Some(status)) => {
-                    check_hope(status)?;
-                    status.state.is_ready()
-                }
-                (For::Ready, None) => false,
-                // Gone, or no longer what it was.
-                (For::Exit, status) => {
-                    status.is_none_or(|status| !status.state.runs() || status.restarts > *life)
-                }
-            };
-            if !reached {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    };
-    reach(&app, query.timeout, is_reached).await?;
-    let now = app.engine.look().await?;
-    let chosen: Vec<&Status> =
-        now.processes.iter().filter(|status| names.contains(&status.plan.name)).collect();
-    Ok(Json(describe(&now, &chosen).await))
-}
-
-/// Fails for one that will not be ready, or not in its time.
-fn check_hope(status: &Status) -> Result<(), Error> {
-    let name = &status.plan.name;
-    let message = match status.last {
-        Some(exit) if status.fallen => format!("{name} {exit}, and stays down"),
-        _ if status.late => {
-            format!("{name} is not ready after {}", time(status.plan.ready_timeout))
-        }
-        Some(_) | None => return Ok(()),
-    };
-    Err(Error(StatusCode::REQUEST_TIMEOUT, message))
-}
-
-/// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
-async fn reach(
-    app: &App,
-    seconds: Option<f64>,
-    is_reached: impl Fn(&Snapshot) -> Result<bool, Error>,
-) -> Result<(), Error> {
-    let _room = app.stay()?;
-    let mut engine = app.engine.clone();
-    let reached = async {
-        while !is_reached(&engine.look().await?)? {
-            engine.changed().await?;
-        }
-        Ok::<(), Error>(())
-    };
-    let Some(seconds) = seconds else { return reached.await };
-    let longest = Duration::try_from_secs_f64(seconds).map_err(bad)?;
-    timeout(longest, reached).await.map_err(|_| {
-        Error(StatusCode::REQUEST_TIMEOUT, format!("it did not come to that in {seconds} s"))
-    })?
 }
 
 #[derive(Deserialize)]

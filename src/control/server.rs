@@ -1,8 +1,9 @@
 //! Answers whoever asks over the socket.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -24,21 +25,41 @@ const CLIENTS: usize = 128;
 pub(super) const LASTING: usize = 96;
 /// So long a request may take to arrive.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// So long ganger waits at its end for those who still read their answers.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// So long ganger waits at its end for those who still read their answers, and so long
+/// for the next piece that one of them takes.
+const FAREWELL: Duration = Duration::from_secs(2);
+const NEXT_PIECE: Duration = Duration::from_millis(100);
 /// So long it may be.
 pub(super) const LONGEST: usize = 64 << 10;
 
-/// How many are being answered.
+/// Who is being answered.
 #[derive(Clone, Debug)]
-pub struct Answers(watch::Sender<usize>);
+pub struct Answers {
+    /// How many.
+    open: watch::Sender<usize>,
+    /// How many pieces of lasting answers they have taken.
+    taken: Arc<AtomicU64>,
+}
 
 impl Answers {
-    /// Waits until all that was asked is answered, but not for ever: who doesn't
-    /// read keeps nobody from leaving.
+    /// Waits until all that was asked is answered, as long as somebody still reads: who
+    /// doesn't, keeps nobody from leaving.
     pub async fn finish(&self) {
-        let mut count = self.0.subscribe();
-        let _ = timeout(FAREWELL, count.wait_for(|count| *count == 0)).await;
+        let until = Instant::now() + FAREWELL;
+        let mut open = self.open.subscribe();
+        loop {
+            let before = self.taken.load(Ordering::Relaxed);
+            let all = timeout(NEXT_PIECE, open.wait_for(|open| *open == 0)).await;
+            let stuck = self.taken.load(Ordering::Relaxed) == before;
+            if all.is_ok() || stuck || Instant::now() > until {
+                return;
+            }
+        }
+    }
+
+    /// Somebody has room for the next piece of a lasting answer.
+    pub(super) fn note_taken(&self) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -50,14 +71,14 @@ struct Answering {
 
 impl Answering {
     fn begin(&self) {
-        self.asked.get_or_init(|| self.answers.0.send_modify(|count| *count += 1));
+        self.asked.get_or_init(|| self.answers.open.send_modify(|open| *open += 1));
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
         if self.asked.get().is_some() {
-            self.answers.0.send_modify(|count| *count -= 1);
+            self.answers.open.send_modify(|open| *open -= 1);
         }
     }
 }
@@ -76,9 +97,9 @@ pub fn start(
         pid: std::process::id(),
         root: root.display().to_string(),
     };
-    let answers = Answers(watch::Sender::new(0));
+    let answers = Answers { open: watch::Sender::new(0), taken: Arc::default() };
     let lasting = Arc::new(Semaphore::new(LASTING));
-    let app = App { engine, orders, about: Arc::new(about), lasting };
+    let app = App { engine, orders, about: Arc::new(about), lasting, answers: answers.clone() };
     tokio::spawn(accept(listener, app, answers.clone()));
     Ok(answers)
 }

@@ -1,6 +1,7 @@
 //! The event loop: takes what happens to the supervisor, and does what it says.
 
 mod lookout;
+mod obey;
 mod tell;
 
 use std::collections::{HashMap, VecDeque};
@@ -16,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use super::command::{Command, Commands, Handle, Snapshot};
+use super::command::{Commands, Handle};
 use super::exit::Exit;
 use super::launch;
 use super::oom::OomKills;
@@ -307,48 +308,6 @@ impl Engine {
             Asked::Resume => self.signal_all(Signal::SIGCONT),
             Asked::Keeper => self.keeper.check(),
         }
-    }
-
-    fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Look(answer) => {
-                let processes = self.supervisor.status().collect();
-                // Whoever asked may be gone.
-                let colors = self.plan.types().into_iter().map(str::to_owned);
-                let colors = colors.zip(self.colors.iter().copied()).collect();
-                let ending = self.supervisor.is_ending();
-                let _ = answer.send(Snapshot { now: self.now(), processes, ending, colors });
-            }
-            Command::Plan(plan, sockets, pace) => {
-                let processes = plan.processes.clone();
-                self.adopt(*plan, sockets);
-                self.happen(Event::Plan(processes, pace));
-            }
-            Command::Restart(names, pace) => self.happen(Event::Restart(names, pace)),
-            Command::Stop(names) => self.happen(Event::Stop(names)),
-            Command::Signal(names, signal) => {
-                self.signal(signal, |name| names.iter().any(|it| it == name));
-            }
-            Command::Logs(question) => self.logs.look(*question),
-            Command::Detach(detached) => {
-                self.detaching = Some(detached);
-                self.logs.detach();
-            }
-            Command::Say(notice) => self.logs.say(notice),
-            Command::Quit => self.happen(Event::Quit),
-        }
-    }
-
-    /// What is started from now on is shown by this plan.
-    fn adopt(&mut self, plan: Plan, sockets: Sockets) {
-        self.sockets = sockets;
-        self.colors = colors(&plan.types(), &self.show.palette);
-        let names = plan.processes.iter().map(|process| process.name.as_str());
-        // Those that run keep their width; none gets narrower.
-        let width = self.show.style.fit(names).width.max(self.show.style.width);
-        self.show.style.width = width;
-        self.plan = plan;
-        self.watch();
     }
 
     /// Passes a signal on to all that run.

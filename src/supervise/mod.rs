@@ -14,6 +14,7 @@ mod shutdown;
 pub mod signals;
 pub mod sockets;
 mod state;
+mod status;
 pub mod supervisor;
 pub mod taken;
 mod watch;

@@ -6,6 +6,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod orders;
 mod rolling;
 
 use std::sync::Arc;
@@ -22,9 +23,10 @@ use crate::keeper::protocol::Member;
 use crate::notice::{Cause, Next, Notice};
 use crate::plan::{self, Plan};
 
-pub use super::process::{Action, Status};
+pub use super::process::Action;
 use super::state::Want;
 pub use super::state::{Pace, ProcessId, Readiness, State};
+pub use super::status::Status;
 
 /// Something that happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -197,54 +199,6 @@ impl Supervisor {
     fn add(&mut self, plan: Arc<plan::Process>) {
         self.processes.push(Process::new(self.next_index, plan));
         self.next_index += 1;
-    }
-
-    fn on_plan(&mut self, plan: Vec<Arc<plan::Process>>, pace: Pace, now: Instant) {
-        if self.shutdown.is_some() {
-            return;
-        }
-        let mut before = std::mem::take(&mut self.processes);
-        for process in plan {
-            match before.iter().position(|known| known.name() == process.name) {
-                Some(at) => {
-                    let mut known = before.remove(at);
-                    if known.adopt(process) {
-                        known.restart(pace, now, &mut self.actions);
-                    }
-                    self.processes.push(known);
-                }
-                None => self.add(process),
-            }
-        }
-        for mut gone in before {
-            gone.retire();
-            self.processes.push(gone);
-        }
-        self.told_down = self.is_unwanted();
-    }
-
-    fn on_restart(&mut self, names: &[String], pace: Pace, now: Instant) {
-        if self.shutdown.is_some() {
-            return;
-        }
-        for process in self
-            .processes
-            .iter_mut()
-            .filter(|process| names.iter().any(|name| name == process.name()))
-        {
-            process.restart(pace, now, &mut self.actions);
-        }
-    }
-
-    fn on_stop(&mut self, names: &[String]) {
-        for process in self
-            .processes
-            .iter_mut()
-            .filter(|process| names.iter().any(|name| name == process.name()))
-        {
-            process.stop();
-        }
-        self.told_down = self.is_unwanted();
     }
 
     fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Member>, now: Instant) {

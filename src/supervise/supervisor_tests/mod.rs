@@ -3,6 +3,7 @@
 mod histories;
 mod order;
 mod plans;
+mod rolling;
 mod tables;
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use crate::plan::needs::{Address, Need};
 
 /// `p0.1`, `p1.1` and so on: each comes after the one before it, and is ready when it
 /// says so.
-fn chain(policies: &[Policy]) -> Vec<Arc<plan::Process>> {
+pub(super) fn chain(policies: &[Policy]) -> Vec<Arc<plan::Process>> {
     let link = |(index, policy): (usize, &Policy)| {
         let mut link = plan::Process::clone(&process(index, "run", *policy));
         (link.kind, link.name) = (format!("p{index}"), format!("p{index}.1"));
@@ -21,17 +21,17 @@ fn chain(policies: &[Policy]) -> Vec<Arc<plan::Process>> {
 }
 
 impl Bench {
-    fn of(processes: Vec<Arc<plan::Process>>) -> Self {
+    pub(super) fn of(processes: Vec<Arc<plan::Process>>) -> Self {
         let plan = Plan { processes, ..plan(&[]) };
         Self { supervisor: Supervisor::new(&plan, 1), now: Instant::now() }
     }
 
-    fn ready(&mut self, index: u32) -> Vec<Done> {
+    pub(super) fn ready(&mut self, index: u32) -> Vec<Done> {
         self.on(Event::Ready(self.id(index)))
     }
 
     /// What is said about an event.
-    fn said(&mut self, event: Event) -> Vec<String> {
+    pub(super) fn said(&mut self, event: Event) -> Vec<String> {
         let said = |action| match action {
             Action::Say(notice) => Some(notice.to_string()),
             Action::Await(..)
@@ -213,50 +213,6 @@ fn a_stop_ends_the_wait() {
     b.on(Event::Strays(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(0));
-}
-
-#[test]
-fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
-    let mut processes = chain(&[policy(IGNORE); 3]);
-    for process in &mut processes {
-        Arc::make_mut(process).after.clear();
-    }
-    let all = || vec!["p0.1".to_owned(), "p1.1".to_owned(), "p2.1".to_owned()];
-    let mut b = Bench::of(processes);
-    b.on(Event::Tick);
-    for index in 0..3 {
-        b.spawned(index);
-        b.ready(index);
-    }
-    assert_eq!(b.on(Event::Restart(all(), Pace::Rolling)), [Stop(0, SIGTERM)]);
-    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
-    assert_eq!(b.spawned(0), []);
-    assert_eq!(b.ready(0), [Stop(1, SIGTERM)]);
-    b.exited(1, Exit::Signal(15));
-    b.spawned(1);
-    b.now = b.supervisor.deadline().unwrap();
-    let expected = ["p1.1 is not ready after 1m", "not started again: p2.1"];
-    assert_eq!(b.said(Event::Tick), expected);
-    assert_eq!(b.ready(1), []);
-}
-
-#[test]
-fn a_roll_stops_where_one_fails_and_stays_down() {
-    let gives_up = Policy {
-        backoff: Backoff { give_up_after: Some(1), ..Backoff::default() },
-        ..policy(OnExit::Restart)
-    };
-    for policy in [policy(IGNORE), gives_up] {
-        let mut b = Bench::up(&[policy; 3]);
-        let all = (0..3).map(|index| format!("p.{index}")).collect();
-        assert_eq!(b.on(Event::Restart(all, Pace::Rolling)), [Stop(0, SIGTERM)]);
-        assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
-        let id = b.id(0);
-        let said = b.said(Event::Exited(id, Exit::Code(1), vec![]));
-        assert_eq!(said[1..], ["not started again: p.1, p.2"]);
-        let is_ready = |status: Status| status.state.is_ready() && !status.due;
-        assert!(b.supervisor.status().skip(1).all(is_ready), "the others go on as they are");
-    }
 }
 
 /// Time to get ready is not won by crashing.

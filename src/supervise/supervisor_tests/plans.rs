@@ -5,11 +5,11 @@ use Signal::{SIGKILL, SIGTERM};
 
 use super::*;
 
-fn like(policies: &[Policy]) -> Event {
+pub(super) fn like(policies: &[Policy]) -> Event {
     Event::Plan(plan(policies).processes, Pace::AtOnce)
 }
 
-const KEPT: Policy = Policy {
+pub(super) const KEPT: Policy = Policy {
     on_exit: OnExit::Restart,
     backoff: Backoff {
         min: Duration::from_millis(100),
@@ -99,7 +99,7 @@ fn nothing_is_planned_during_a_shutdown() {
     assert_eq!(b.on(like(&[KEPT; 3])), []);
 }
 
-fn names(names: &[&str]) -> Vec<String> {
+pub(super) fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
@@ -110,34 +110,6 @@ fn a_restart_starts_what_is_down_and_restarts_what_is_up() {
     let both = Event::Restart(names(&["p.0", "p.1"]), Pace::AtOnce);
     assert_eq!(b.on(both), [Stop(0, SIGTERM), Spawn(1)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
-}
-
-#[test]
-fn a_rolling_restart_takes_one_at_a_time() {
-    let mut b = Bench::up(&[KEPT; 3]);
-    let all = Event::Restart(names(&["p.0", "p.1", "p.2"]), Pace::Rolling);
-    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
-    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
-    assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
-    assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
-    // It comes up only at the second try.
-    assert_eq!(b.exited(1, Exit::Code(1)), []);
-    assert_eq!(b.wait(), [Spawn(1)]);
-    assert_eq!(b.spawned(1), [Stop(2, SIGTERM)]);
-    assert_eq!(b.exited(2, Exit::Signal(15)), [Spawn(2)]);
-    assert_eq!(b.spawned(2), []);
-    assert_eq!(b.supervisor.rolling, None);
-}
-
-#[test]
-fn a_new_plan_does_not_hurry_those_whose_turn_is_to_come() {
-    let mut b = Bench::up(&[KEPT; 2]);
-    let all = Event::Restart(names(&["p.0", "p.1"]), Pace::Rolling);
-    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
-    assert_eq!(b.on(like(&[KEPT; 3])), [Spawn(2)]);
-    assert_eq!(b.spawned(2), []);
-    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
-    assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
 }
 
 #[test]

@@ -1,0 +1,82 @@
+//! One after the other.
+
+use Done::{Spawn, Stop};
+use Signal::SIGTERM;
+
+use super::order::chain;
+use super::plans::{KEPT, like, names};
+use super::*;
+
+const IGNORE: OnExit = OnExit::Ignore;
+
+#[test]
+fn a_rolling_restart_takes_one_at_a_time() {
+    let mut b = Bench::up(&[KEPT; 3]);
+    let all = Event::Restart(names(&["p.0", "p.1", "p.2"]), Pace::Rolling);
+    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
+    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+    assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
+    assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
+    // It comes up only at the second try.
+    assert_eq!(b.exited(1, Exit::Code(1)), []);
+    assert_eq!(b.wait(), [Spawn(1)]);
+    assert_eq!(b.spawned(1), [Stop(2, SIGTERM)]);
+    assert_eq!(b.exited(2, Exit::Signal(15)), [Spawn(2)]);
+    assert_eq!(b.spawned(2), []);
+    assert_eq!(b.supervisor.rolling, None);
+}
+
+#[test]
+fn a_new_plan_does_not_hurry_those_whose_turn_is_to_come() {
+    let mut b = Bench::up(&[KEPT; 2]);
+    let all = Event::Restart(names(&["p.0", "p.1"]), Pace::Rolling);
+    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
+    assert_eq!(b.on(like(&[KEPT; 3])), [Spawn(2)]);
+    assert_eq!(b.spawned(2), []);
+    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+    assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
+}
+
+#[test]
+fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
+    let mut processes = chain(&[policy(IGNORE); 3]);
+    for process in &mut processes {
+        Arc::make_mut(process).after.clear();
+    }
+    let all = || vec!["p0.1".to_owned(), "p1.1".to_owned(), "p2.1".to_owned()];
+    let mut b = Bench::of(processes);
+    b.on(Event::Tick);
+    for index in 0..3 {
+        b.spawned(index);
+        b.ready(index);
+    }
+    assert_eq!(b.on(Event::Restart(all(), Pace::Rolling)), [Stop(0, SIGTERM)]);
+    assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+    assert_eq!(b.spawned(0), []);
+    assert_eq!(b.ready(0), [Stop(1, SIGTERM)]);
+    b.exited(1, Exit::Signal(15));
+    b.spawned(1);
+    b.now = b.supervisor.deadline().unwrap();
+    let expected = ["p1.1 is not ready after 1m", "not started again: p2.1"];
+    assert_eq!(b.said(Event::Tick), expected);
+    assert_eq!(b.ready(1), []);
+}
+
+#[test]
+fn a_roll_stops_where_one_fails_and_stays_down() {
+    let gives_up = Policy {
+        backoff: Backoff { give_up_after: Some(1), ..Backoff::default() },
+        ..policy(OnExit::Restart)
+    };
+    for policy in [policy(IGNORE), gives_up] {
+        let mut b = Bench::up(&[policy; 3]);
+        let all = (0..3).map(|index| format!("p.{index}")).collect();
+        assert_eq!(b.on(Event::Restart(all, Pace::Rolling)), [Stop(0, SIGTERM)]);
+        assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
+        let id = b.id(0);
+        let said = b.said(Event::Exited(id, Exit::Code(1), vec![]));
+        assert_eq!(said[1..], ["not started again: p.1, p.2"]);
+        let is_ready = |status: Status| status.state.is_ready() && !status.due;
+        assert!(b.supervisor.status().skip(1).all(is_ready), "the others go on as they are");
+    }
+}

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
@@ -601,8 +603,27 @@ fn processes_know_where_to_ask() {
 #[test]
 fn at_rest_as_many_live_as_are_wanted_and_none_twice() {
     let tag = tag();
-    let procfile = format!("a: exec $HOSTILE leaf {tag} $PS\nb: exec $HOSTILE leaf {tag} $PS\n");
-    let mut running = up(&procfile, "-N -r all");
+    let procfile = format!(
+        "a: exec $HOSTILE leaf {tag} $PS\nb: exec $HOSTILE leaf {tag} $PS\n\
+         flood: exec $HOSTILE flood\n"
+    );
+    let mut running = up(&procfile, "-N -r all -q flood");
+    // Others ask all the time, and one follows what is said.
+    let over = Arc::new(AtomicBool::new(false));
+    let socket = running.socket();
+    let ask = |uri: &'static str| {
+        let (over, socket) = (Arc::clone(&over), socket.clone());
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let mut stream = UnixStream::connect(&socket).unwrap();
+                let request = format!("GET {uri} HTTP/1.1\r\nhost: g\r\n\r\n");
+                stream.write_all(request.as_bytes()).unwrap();
+                let mut piece = [0; 4096];
+                while !over.load(Ordering::Relaxed) && stream.read(&mut piece).unwrap() > 0 {}
+            }
+        })
+    };
+    let asking = ["/processes", "/processes/a*,b", "/logs?follow=true"].map(ask);
     let mut chance = crate::chance::Chance(7);
     for _ in 0..30 {
         let (a, b) = (chance.below(6), chance.below(4));
@@ -627,6 +648,8 @@ fn at_rest_as_many_live_as_are_wanted_and_none_twice() {
                 && names.len() == usize::try_from(a + b).unwrap()
         });
     }
+    over.store(true, Ordering::Relaxed);
+    asking.into_iter().for_each(|one| one.join().unwrap());
     running.quit();
     assert_eq!(tagged(&tag), []);
 }

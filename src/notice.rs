@@ -57,6 +57,11 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A process was killed while memory ran out.
+    OutOfMemory {
+        /// `web.1`.
+        name: String,
+    },
     /// What went wrong, once all is over.
     Report {
         /// Who failed first.
@@ -124,6 +129,8 @@ pub enum Notice {
         port: Option<u16>,
         /// How long it had.
         after: Duration,
+        /// What came of the last look, if more can be said.
+        tried: Option<String>,
     },
     /// A process was given one port and listens on another.
     Elsewhere {

@@ -220,11 +220,11 @@ fn what_names_no_service_is_refused() {
         scenario.file(".env", env).args("start").run()
     };
     start("DATABASE_URL", "").refused(
-        "`ganger.toml`: `app` needs `DATABASE_URL`, which is not set (set it in `.env` or in the \
+        "`ganger.toml` line 2: `app` needs `DATABASE_URL`, which is not set (set it in `.env` or in the \
          environment)",
     );
     start("DATABASE_URL", "DATABASE_URL=s3cret\n").refused(
-        "`ganger.toml`: `app` needs `DATABASE_URL`, whose value names no address; expected \
+        "`ganger.toml` line 2: `app` needs `DATABASE_URL`, whose value names no address; expected \
          `scheme://host:port`",
     );
 }

@@ -64,6 +64,104 @@ fn one_that_is_to_answer_and_does_so_elsewhere_is_told_on() {
 }
 
 #[test]
+fn whoever_belongs_to_it_may_bind_the_port() {
+    let cluster = "const c = require('cluster'); if (c.isPrimary) { c.fork(); c.fork(); } else { \
+                   require('http').createServer().listen(process.env.PORT) }";
+    for command in [
+        "python3 -m http.server -b ::1 $PORT".to_owned(),
+        "python3 -m http.server -b 127.0.0.1 $PORT 2>&1 | cat".to_owned(),
+        "(setsid python3 -m http.server $PORT &) ; exec sleep 1000".to_owned(),
+        "exec node cluster.js".to_owned(),
+        "exec gunicorn --bind 127.0.0.1:$PORT app:app".to_owned(),
+    ] {
+        let port = free_port();
+        let scenario = Scenario::procfile(format!("web: {command}\n"))
+            .file("cluster.js", cluster)
+            .file("app.py", "def app(environ, start_response):\n    return []\n");
+        let mut running = scenario.args(&format!("start -p {port}")).start();
+        running.wait_for(&format!("web.1 is ready, http://localhost:{port}\n"));
+        running.wait_until("bound", |it| !it.tell("ps").0.contains("unbound"));
+        end(running);
+    }
+}
+
+#[test]
+fn a_server_with_privileges_of_its_own_counts_too() {
+    let port = free_port();
+    let scenario = Scenario::as_nobody("web: exec ./python -m http.server $PORT\n");
+    let python = scenario.folder().join("python");
+    std::fs::copy(std::fs::canonicalize("/usr/bin/python3").unwrap(), &python).unwrap();
+    let mut setcap = std::process::Command::new("setcap");
+    setcap.env("PATH", "/usr/sbin:/sbin:/usr/bin").arg("cap_net_bind_service+ep").arg(&python);
+    assert!(setcap.status().unwrap().success());
+    // Nobody may look into such a process but root.
+    let mut running = scenario.args(&format!("./ganger start -p {port}")).start();
+    running.wait_for(&format!("web.1 is ready, http://localhost:{port}\n"));
+    end(running).code(0);
+}
+
+#[test]
+fn who_takes_its_port_later_is_named() {
+    let port = free_port();
+    let procfile = format!(
+        "web: until test -e go; do sleep 0.01; done; exec python3 -m http.server $PORT\n\
+         thief: exec python3 -m http.server {port}\n"
+    );
+    let mut running = start(&procfile, "", &format!("-p {port} --any-can-die"));
+    running.wait_for(&format!("port {port}, which web.1 is to have, is taken by python3 (pid "));
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    running.wait_for("web.1 exited (1)");
+    end(running).code(1);
+}
+
+#[test]
+fn a_reload_changes_what_is_waited_for() {
+    let (down, up) = (free_port(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let needs = |port| format!("[process.a]\nneeds = ['tcp://127.0.0.1:{port}']\n");
+    let procfile = "a: echo begun; exec sleep 1000\n";
+    let mut running = start(procfile, &needs(down), "");
+    let reload = |running: &mut Running, config: &str| {
+        std::fs::write(running.folder().join("ganger.toml"), config).unwrap();
+        assert_eq!(running.tell("reload").0, "adjusting a.1\n");
+    };
+    running.wait_for(&format!("a.1 waits for 127.0.0.1:{down}\n"));
+    assert!(running.tell("ps").0.contains(&format!(" waiting for 127.0.0.1:{down} ")));
+    reload(&mut running, &needs(up.local_addr().unwrap().port()));
+    running.wait_for("| begun\n");
+    // It has said that already; what it says next is another line.
+    reload(&mut running, "[process.a]\nready = { log = 'begun' }\nready_timeout = '9m'\n");
+    running.tell("restart a");
+    running.wait_for("a.1 is ready after ");
+    running.tell("stop a");
+    reload(&mut running, "[process.a]\nready = { log = 'bgeun' }\n");
+    running.tell("restart a");
+    running.wait_until("up", |it| it.tell("ps").0.contains("up, not ready"));
+    reload(&mut running, "[process.a]\nready = { command = 'true' }\n");
+    assert_eq!(running.tell("wait a --ready --timeout 60").1, 0);
+    end(running).code(0);
+}
+
+#[test]
+fn colours_are_no_part_of_a_line() {
+    let procfile = "a: printf 'Local: \\033[36mhttp://\\033[1mlocal'; sleep 0.1; \
+                    printf '\\033[0mhost\\033[0m\\n'; exec sleep 1000\n";
+    let config = "[process.a]\nready = { log = 'http://localhost' }\n";
+    let mut running = start(procfile, config, "");
+    running.wait_for("a.1 is ready after ");
+    end(running).code(0);
+}
+
+#[test]
+fn what_an_answer_was_is_said_when_it_takes_too_long() {
+    let port = free_port();
+    let config = "[process.api]\nready = { http = '/nowhere' }\nready_timeout = '2s'\n";
+    let mut running =
+        start("api: exec python3 -m http.server $PORT\n", config, &format!("-p {port}"));
+    running.wait_for("api.1 is not ready after 2s: `GET /nowhere` is answered with 404\n");
+    end(running).code(0);
+}
+
+#[test]
 fn a_server_of_somebody_elses_does_not_count() {
     let port = free_port();
     // Not a descendant of web: it was there before.
@@ -167,7 +265,7 @@ fn five_start_one_after_the_other_and_stop_the_other_way_round() {
 fn one_of_five_that_fails_is_said_with_all_that_wait_for_it() {
     let late = five("ready = { command = 'false' }\nready_timeout = '0.5s'\n");
     let stderr = start(FIVE, &late, "-N").finish().code(1).stderr();
-    let expected = "ganger | c.1 is not ready after 0.5s\n\
+    let expected = "ganger | c.1 is not ready after 0.5s: `false` exited (1)\n\
                     ganger | e.1 waits for d.1, which waits for c.1, which is not ready after 0.5s\n\
                     ganger | d.1 was not started, stopping all\n";
     assert!(stderr.contains(expected), "{stderr}");

@@ -25,6 +25,16 @@ fn a_signal_has_its_name_and_a_success_no_report() {
     assert!(!stderr.contains("failed"), "{stderr}");
 }
 
+#[test]
+fn who_ran_alone_and_unseen_has_its_last_words_too() {
+    let start = |args: &str| Scenario::procfile("job: echo why; exit 3\n").args(args).run().code(3);
+    let expected = "ganger | job.1 failed first: it exited (3)\nganger | its last words:\n\
+                    ganger |   why\n";
+    assert!(start("start -q job").stderr().ends_with(expected));
+    // What has just been seen need not be said again.
+    assert!(start("start").stderr().ends_with("ganger | job.1 exited (3), stopping all\n"));
+}
+
 /// A control group with little memory, for what moves into it.
 struct Group(std::path::PathBuf);
 
@@ -64,6 +74,9 @@ fn memory_that_ran_out_is_named() {
     let script = format!("echo $$ > {}/cgroup.procs; exec $GANGER start", group.0.display());
     let finished =
         Scenario::of("sh").file("Procfile", procfile).args("-c").arg(script).run().code(137);
+    let said = "ganger | a.1: the system has run out of memory, and killed something\n\
+                ganger | a.1 was killed by SIGKILL, stopping all\n";
+    assert!(finished.stderr().contains(said), "{}", finished.stderr());
     let expected = "ganger | a.1 failed first: it was killed by SIGKILL\n\
                     ganger | the system ran out of memory meanwhile, and killed something\n";
     assert!(finished.stderr().contains(expected), "{}", finished.stderr());
@@ -77,6 +90,7 @@ fn other_runners_files_are_noticed() {
     let stderr = scenario.args("start").run().code(0).stderr();
     let expected = "ganger | `.foreman` is not read: its `formation` is `formation` in \
                     `ganger.toml` here, its `port` is `port` in `ganger.toml` here\n\
-                    ganger | `.overmind.env` is not read: its `OVERMIND_PORT` is `GANGER_PORT` here\n";
+                    ganger | `.overmind.env` is not read: its `OVERMIND_PORT` is `GANGER_PORT` here, \
+                    its `SECRET` is a line of `.env` here\n";
     assert!(stderr.starts_with(expected) && !stderr.contains("s3cret"), "{stderr}");
 }

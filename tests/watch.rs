@@ -1,6 +1,7 @@
 //! Files that change start a process again.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 
@@ -19,8 +20,8 @@ fn start() -> Running {
         .args("start")
         .start();
     running.wait_until("both", |running| running.said_times("| up\n") == 2);
-    // The root, ganger's own folder, src, deep and er.
-    wait_until_it_watches(&mut running, 5);
+    // The root, src, deep and er; ganger's own folder is none of its business.
+    wait_until_it_watches(&mut running, 4);
     running
 }
 
@@ -86,11 +87,11 @@ fn a_folder_that_comes_back_or_under_another_name_is_watched_again() {
         fs::create_dir_all(src.join("deep/er")).unwrap();
         fs::write(&file, "").unwrap();
         running.wait_until("its return is seen", |running| starts(running) == 2 * restarts - 1);
-        wait_until_it_watches(&mut running, 5);
+        wait_until_it_watches(&mut running, 4);
     }
     fs::rename(src.join("deep"), src.join("renamed")).unwrap();
     running.wait_until("its new name is seen", |running| starts(running) == 6);
-    wait_until_it_watches(&mut running, 5);
+    wait_until_it_watches(&mut running, 4);
     fs::write(src.join("renamed/er/b.rb"), "1").unwrap();
     running.wait_for("`src/renamed/er/b.rb` has changed, starting app.1 again\n");
     end(running);
@@ -122,7 +123,17 @@ fn rules_above_the_app_hold_too() {
 }
 
 #[test]
-fn patterns_that_lead_out_of_the_app_are_refused() {
+fn patterns_that_mean_no_file_of_the_app_are_refused() {
+    for pattern in ["", "!a", "src/"] {
+        Scenario::procfile("app: true\n")
+            .file("ganger.toml", format!("[process.app]\nwatch = ['{pattern}']\n"))
+            .args("check")
+            .run()
+            .refused(&format!(
+                "`ganger.toml` line 2: `watch` of `app`: `{pattern}` means no file; expected a \
+                 pattern such as `src/**/*.rb`"
+            ));
+    }
     for pattern in ["/etc/*", "../shared/**", "src/../../x"] {
         Scenario::procfile("app: true\n")
             .file("ganger.toml", format!("[process.app]\n\nwatch = ['{pattern}']\n"))
@@ -141,14 +152,75 @@ fn what_has_failed_or_is_done_begins_anew() {
     let config = "[process.build]\non_exit = 'ignore'\nwatch = ['./src/*.sh']\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
     let mut running = scenario.file("src/build.sh", "exit 3\n").args("start").start();
-    wait_until_it_watches(&mut running, 3);
+    wait_until_it_watches(&mut running, 2);
     running.wait_for("build.1 exited (3)\n");
     for code in [0, 4] {
         fs::write(running.folder().join("src/build.sh"), format!("exit {code}\n")).unwrap();
         running.wait_for(&format!("build.1 exited ({code})\n"));
     }
     running.signal(Signal::SIGTERM);
-    running.finish().code(3);
+    running.finish().code(4);
+}
+
+#[test]
+fn more_changes_than_the_system_counts_are_a_change() {
+    let mut running = start();
+    // As Ctrl-Z does.
+    running.signal(Signal::SIGSTOP);
+    let src = running.folder().join("src");
+    let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    for number in 0..most.trim().parse::<u32>().unwrap() {
+        fs::write(src.join("deep/er").join(format!("{number}.txt")), "").unwrap();
+    }
+    fs::create_dir(src.join("late")).unwrap();
+    running.signal(Signal::SIGCONT);
+    running.wait_until("a restart", |running| starts(running) == 2);
+    wait_until_it_watches(&mut running, 5);
+    fs::write(src.join("late/a.rb"), "").unwrap();
+    running.wait_for("`src/late/a.rb` has changed, starting app.1 again\n");
+    end(running);
+}
+
+#[test]
+fn a_folder_that_may_not_be_read_hides_no_other() {
+    let procfile = "app: echo up; exec sleep 1000\n";
+    let scenario = Scenario::as_nobody(procfile)
+        .file("ganger.toml", "[process.app]\nwatch = ['**/*.rb']\n")
+        .file("a/a.rb", "")
+        .file("volumes/secret.rb", "")
+        .file("z/z.rb", "")
+        .args("./ganger start");
+    let volumes = scenario.folder().join("volumes");
+    fs::set_permissions(volumes, PermissionsExt::from_mode(0o700)).unwrap();
+    let mut running = scenario.start();
+    running.wait_for("not all files can be watched: `").wait_for("/volumes`: Permission denied");
+    // The root and the other two.
+    wait_until_it_watches(&mut running, 3);
+    for file in ["a/a.rb", "z/z.rb"] {
+        fs::write(running.folder().join(file), "1").unwrap();
+        running.wait_for(&format!("`{file}` has changed, starting app.1 again\n"));
+    }
+    end(running);
+}
+
+#[test]
+fn rules_that_change_hold_from_then_on() {
+    let mut running = start();
+    let src = running.folder().join("src");
+    // What git ignores now is nothing, and what it no longer ignores is something.
+    fs::create_dir(src.join("generated/more")).unwrap();
+    fs::write(src.join("deep/.gitignore"), "er/\n").unwrap();
+    fs::write(running.folder().join(".gitignore"), "*.tmp.rb\n").unwrap();
+    // The root, src, deep, generated and more.
+    wait_until_it_watches(&mut running, 5);
+    fs::write(src.join("generated/more/c.rb"), "1").unwrap();
+    running.wait_for("`src/generated/more/c.rb` has changed, starting app.1 again\n");
+    let before = running.said_times(" has changed");
+    fs::write(src.join("deep/er/b.rb"), "1").unwrap();
+    fs::write(running.folder().join("config.yml"), "1").unwrap();
+    running.wait_for("`config.yml` has changed, starting app.1 again\n");
+    assert_eq!(running.said_times(" has changed"), before + 1);
+    end(running);
 }
 
 #[test]

@@ -46,6 +46,9 @@ fn row(process: &Process) -> [String; 10] {
         or_none(process.pid.map(|pid| pid.to_string())),
         match (process.state, process.ready, process.starts_in) {
             (State::Up, false, _) => "up, not ready".to_owned(),
+            (State::Waiting, _, _) if !process.waits_for.is_empty() => {
+                format!("waiting for {}", process.waits_for.join(", "))
+            }
             (State::Backoff, _, Some(seconds)) => format!("backoff, {seconds:.1}s"),
             (other, _, _) => state(other).to_owned(),
         },
@@ -114,6 +117,7 @@ mod tests {
             r#type: "web".into(),
             state: State::Up,
             ready: true,
+            waits_for: Vec::new(),
             on_exit: OnExit::StopAll,
             crashes: 0,
             give_up_after: None,

@@ -48,6 +48,8 @@ pub struct Process {
     pub state: State,
     /// Whether others can count on it.
     pub ready: bool,
+    /// What it waits for before it is started.
+    pub waits_for: Vec<String>,
     /// What happens when it exits.
     pub on_exit: OnExit,
     /// How often it has crashed in a row.

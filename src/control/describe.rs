@@ -33,6 +33,7 @@ fn process(status: &Status, used: usage::Usage, snapshot: &Snapshot) -> api::Pro
         r#type: status.plan.kind.clone(),
         state,
         ready: status.state.is_ready(),
+        waits_for: status.waits_for.clone(),
         on_exit: status.plan.policy.on_exit,
         crashes: status.crashes,
         give_up_after: status.plan.policy.backoff.give_up_after,

@@ -26,9 +26,7 @@ pub(super) fn of(leaders: &[(i32, Option<u16>)]) -> Vec<Usage> {
             usage.cpu += Duration::from_millis(ticks);
             usage.memory += stat.rss * procfs::page_size();
         }
-        usage.bound = port.is_some_and(|port| {
-            listening.contains_key(&port) && census.ports(leader, &listening).contains(&port)
-        });
+        usage.bound = port.is_some_and(|port| census.listens(leader, port, &listening));
         usage
     };
     leaders.iter().map(of).collect()

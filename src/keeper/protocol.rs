@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The variable that marks whatever descends from a child: the keeper's identity
 /// and the child's id.
-pub(super) const MARK: &str = "GANGER_SESSION";
+pub const MARK: &str = "GANGER_SESSION";
 
 /// One life of one process; never used again. The keeper doesn't care what it means.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

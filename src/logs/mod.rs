@@ -33,6 +33,7 @@ pub use sources::SourceId;
 #[derive(Debug)]
 enum Command {
     Add(Box<Addition>),
+    Expect { id: SourceId, text: Box<[u8]> },
     Look(Box<Question>),
     Drain { id: SourceId },
     Say(Notice),
@@ -48,7 +49,6 @@ struct Addition {
     name: Arc<str>,
     file: OwnedFd,
     label: Option<Label>,
-    awaited: Option<Box<[u8]>>,
 }
 
 /// What the mux tells.
@@ -99,17 +99,15 @@ impl Logs {
     }
 
     /// Reads from `file`, which must not block, until its end; without a label,
-    /// what it reads is only remembered. [`Event::Matched`] follows when it has said
-    /// what is `awaited`.
-    pub fn add(
-        &self,
-        id: SourceId,
-        name: Arc<str>,
-        file: OwnedFd,
-        label: Option<Label>,
-        awaited: Option<Box<[u8]>>,
-    ) {
-        self.send(Command::Add(Box::new(Addition { id, name, file, label, awaited })));
+    /// what it reads is only remembered.
+    pub fn add(&self, id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label>) {
+        self.send(Command::Add(Box::new(Addition { id, name, file, label })));
+    }
+
+    /// [`Event::Matched`] follows when this source, which may still be to come, has said
+    /// `text`; what was awaited of it before no longer is.
+    pub fn expect(&self, id: SourceId, text: &str) {
+        self.send(Command::Expect { id, text: text.as_bytes().into() });
     }
 
     /// Answers a question about what was said, whoever blocks the stream.

@@ -175,6 +175,7 @@ impl Mux {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Add(addition)) => self.inbox.push_back(Task::Add(addition)),
+                Ok(Command::Expect { id, text }) => self.sources.expect(id, text),
                 Ok(Command::Look(question)) => self.sources.audience.answer(*question),
                 Ok(Command::Drain { id }) => {
                     self.inbox.push_back(Task::Drain { id, most: PIPE_MAX });

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anstream::adapter::StripBytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
@@ -29,8 +30,6 @@ struct Source {
     name: Arc<str>,
     file: File,
     label: Option<Label>,
-    /// What somebody waits for it to say.
-    awaited: Option<Awaited>,
     cutter: Cutter,
     /// When a line that is still unfinished is shown.
     show_at: Option<Instant>,
@@ -42,35 +41,30 @@ struct Source {
     queued: bool,
 }
 
-/// Something that is still to be said.
+/// Something that is still to be said; colours and the like are no part of it.
 struct Awaited {
     text: Box<[u8]>,
     /// The end of what came last, where a part of it may stand.
     end: Vec<u8>,
+    strip: StripBytes,
 }
 
 impl Awaited {
     fn new(text: Box<[u8]>) -> Self {
-        Self { text, end: Vec::new() }
+        Self { text, end: Vec::new(), strip: StripBytes::new() }
     }
 
     /// Whether these bytes, with those before them, say it.
     fn is_said(&mut self, bytes: &[u8]) -> bool {
-        let most = self.text.len() - 1;
-        let begin = bytes.len().min(most);
-        self.end.extend_from_slice(&bytes[..begin]);
-        let is_in = |bytes: &[u8]| memchr::memmem::find(bytes, &self.text).is_some();
-        if is_in(&self.end) || is_in(bytes) {
-            return true;
+        let mut seen = std::mem::take(&mut self.end);
+        for plain in self.strip.strip_next(bytes) {
+            seen.extend_from_slice(plain);
         }
-        if bytes.len() >= most {
-            self.end.clear();
-            self.end.extend_from_slice(&bytes[bytes.len() - most..]);
-        } else {
-            let excess = self.end.len().saturating_sub(most);
-            self.end.drain(..excess);
-        }
-        false
+        let is_said = memchr::memmem::find(&seen, &self.text).is_some();
+        let kept = seen.len().min(self.text.len() - 1);
+        seen.drain(..seen.len() - kept);
+        self.end = seen;
+        is_said
     }
 }
 
@@ -87,7 +81,9 @@ pub(super) struct Sources {
     prompts: bool,
     /// Whose unfinished line the cursor stands behind.
     row: Option<SourceId>,
-    /// Those that have said what was awaited of them.
+    /// What is awaited of some.
+    awaited: HashMap<SourceId, Awaited>,
+    /// Those that have said it.
     pub(super) matched: Vec<SourceId>,
     /// Whoever else hears it.
     pub(super) audience: Audience,
@@ -103,13 +99,14 @@ impl Sources {
             buffer: vec![0; LONGEST],
             prompts,
             row: None,
+            awaited: HashMap::new(),
             matched: Vec::new(),
             audience: Audience::new(kept),
         }
     }
 
     pub(super) fn add(&mut self, registry: &Registry, addition: Addition) {
-        let Addition { id, name, file, label, awaited } = addition;
+        let Addition { id, name, file, label } = addition;
         let token = Token(self.next_token);
         self.next_token += 1;
         let raw = file.as_raw_fd();
@@ -117,20 +114,14 @@ impl Sources {
         debug_assert!(registered.is_ok(), "a pipe can be waited for: {registered:?}");
         let (file, cutter) = (File::from(file), Cutter::default());
         let (ready, ending, queued) = (false, false, false);
-        let source = Source {
-            token,
-            name,
-            file,
-            label,
-            awaited: awaited.map(Awaited::new),
-            cutter,
-            show_at: None,
-            ready,
-            ending,
-            queued,
-        };
+        let source =
+            Source { token, name, file, label, cutter, show_at: None, ready, ending, queued };
         self.by_id.insert(id, source);
         self.by_token.insert(token, id);
+    }
+
+    pub(super) fn expect(&mut self, id: SourceId, text: Box<[u8]>) {
+        self.awaited.insert(id, Awaited::new(text));
     }
 
     /// There is something to read, or `ending`: the end is.
@@ -226,8 +217,8 @@ impl Sources {
                 source.ready = count == self.buffer.len() || source.ending;
                 let bytes = &self.buffer[..count];
                 self.audience.hear(&source.name, bytes);
-                if source.awaited.as_mut().is_some_and(|awaited| awaited.is_said(bytes)) {
-                    source.awaited = None;
+                if self.awaited.get_mut(&id).is_some_and(|awaited| awaited.is_said(bytes)) {
+                    self.awaited.remove(&id);
                     self.matched.push(id);
                 }
                 self.take_in(id, count, stamp, to);
@@ -263,6 +254,7 @@ impl Sources {
         if let Some(source) = self.by_id.remove(&id) {
             self.by_token.remove(&source.token);
         }
+        self.awaited.remove(&id);
         self.ready.retain(|ready| *ready != id);
     }
 

@@ -39,6 +39,9 @@ impl fmt::Display for Notice {
                 write!(f, "`{file}` has changed, starting {} again", names.join(", "))
             }
             Self::Blind { reason } => write!(f, "not all files can be watched: {reason}"),
+            Self::OutOfMemory { name } => {
+                write!(f, "{name}: the system has run out of memory, and killed something")
+            }
             Self::Report { name, exit, no_memory, lines, others } => {
                 write!(f, "{name} failed first: it {exit}")?;
                 if *no_memory {
@@ -77,12 +80,13 @@ impl fmt::Display for Notice {
                 Some(port) => write!(f, "{name} is ready, http://localhost:{port}"),
                 None => write!(f, "{name} is ready after {}", time(*after)),
             },
-            Self::Late { name, port, after } => {
+            Self::Late { name, port, after, tried } => {
                 let after = time(*after);
                 match port {
-                    Some(port) => write!(f, "{name} has not bound port {port} after {after}"),
-                    None => write!(f, "{name} is not ready after {after}"),
+                    Some(port) => write!(f, "{name} has not bound port {port} after {after}")?,
+                    None => write!(f, "{name} is not ready after {after}")?,
                 }
+                tried.as_ref().map_or(Ok(()), |tried| write!(f, ": {tried}"))
             }
             Self::Elsewhere { name, given, found } => {
                 let found: Vec<String> = found.iter().map(u16::to_string).collect();
@@ -99,7 +103,11 @@ impl fmt::Display for Notice {
                     Next::Restart(pause) => write!(f, ", starting it again in {}", time(*pause)),
                     Next::StayDown => Ok(()),
                     Next::GiveUp(crashes) => {
-                        write!(f, ", {crashes} crashes in a row: GIVING UP, it stays down")
+                        let crashes = match crashes {
+                            1 => "1 crash".to_owned(),
+                            more => format!("{more} crashes in a row"),
+                        };
+                        write!(f, ", {crashes}: GIVING UP, it stays down")
                     }
                 }
             }

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::formation::{Formation, RELEASE, did_you_mean, nearest};
+use super::formation::{Formation, RELEASE, check_name, did_you_mean, nearest};
 use super::policy::{OnExit, Stdin};
 use super::ready::{Ready, circle};
 
@@ -19,7 +19,7 @@ use super::ready::{Ready, circle};
 pub struct Config {
     /// How many of each type.
     #[serde(default, deserialize_with = "formation")]
-    pub formation: Option<Formation>,
+    formation: Option<Spanned<Formation>>,
     /// The base of all ports.
     #[serde(default, deserialize_with = "port")]
     pub port: Option<u16>,
@@ -59,7 +59,7 @@ pub struct Process {
     after: Vec<Spanned<String>>,
     /// Backing services that are there before it starts.
     #[serde(default)]
-    pub needs: Vec<String>,
+    needs: Vec<Spanned<String>>,
     /// Files whose change starts it again.
     #[serde(default)]
     watch: Vec<Spanned<String>>,
@@ -81,6 +81,7 @@ pub struct Backoff {
     #[serde(default, deserialize_with = "duration")]
     pub max: Option<Duration>,
     /// So many crashes in a row, and it stays down.
+    #[serde(default, deserialize_with = "crashes")]
     pub give_up_after: Option<u32>,
 }
 
@@ -97,7 +98,7 @@ pub struct Error {
 /// Reads the text of a `ganger.toml`; `types` are those of the Procfile, which
 /// the user knows as `procfile`.
 pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Error> {
-    let line_of = |end: usize| 1 + text[..end].iter().filter(|&&byte| byte == b'\n').count();
+    let line_of = |end| line_of(text, end);
     let text_of_it = std::str::from_utf8(text).map_err(|error| Error {
         line: line_of(error.valid_up_to()),
         message: "is not UTF-8 text".to_owned(),
@@ -114,11 +115,24 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
             let message = format!("process `{name}` is not in `{procfile}`{meant}");
             return Err(error(key, message));
         }
+        let Backoff { min, max, .. } = process.backoff;
+        if min.zip(max).is_some_and(|(min, max)| min > max) {
+            let message = format!("`backoff` of `{name}`: `min` is longer than `max`");
+            return Err(error(key, message));
+        }
         for (variable, value) in &process.env {
             if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
                 let message = format!("`env` of `{name}`: `{variable}` can't be a variable");
                 return Err(error(key, message));
             }
+        }
+    }
+    if let Some(formation) = &config.formation {
+        for term in &formation.get_ref().0 {
+            check_name(&term.name, types, procfile).map_err(|wrong| Error {
+                line: line_of(formation.span().start),
+                message: wrong.to_string(),
+            })?;
         }
     }
     check_order(&config, types, procfile).map_err(|(key, message)| error(key, message))?;
@@ -133,8 +147,17 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     Ok(config)
 }
 
+/// The line of what stands at this place in the text, counted from 1.
+#[must_use]
+pub fn line_of(text: &[u8], at: usize) -> usize {
+    1 + text.iter().take(at).filter(|&&byte| byte == b'\n').count()
+}
+
 /// Whether it is a pattern, of files in the app's folder.
 fn check_pattern(pattern: &str) -> Result<(), String> {
+    if pattern.is_empty() || pattern.starts_with('!') || pattern.ends_with('/') {
+        return Err(format!("`{pattern}` means no file; expected a pattern such as `src/**/*.rb`"));
+    }
     let leads_out = pattern.starts_with('/') || pattern.split('/').any(|part| part == "..");
     if leads_out {
         return Err(format!(
@@ -182,6 +205,11 @@ impl Process {
         self.after.iter().map(|name| name.get_ref().as_str()).collect()
     }
 
+    /// What it needs, and where in the text that is said.
+    pub fn needs(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.needs.iter().map(|need| (need.get_ref().as_str(), need.span().start))
+    }
+
     /// The patterns of the files that it watches.
     pub fn watch(&self) -> impl Iterator<Item = &str> {
         self.watch.iter().map(|pattern| pattern.get_ref().trim_start_matches("./"))
@@ -189,6 +217,12 @@ impl Process {
 }
 
 impl Config {
+    /// How many of each type.
+    #[must_use]
+    pub fn formation(&self) -> Option<&Formation> {
+        self.formation.as_ref().map(Spanned::get_ref)
+    }
+
     /// Whether a type comes after this one.
     #[must_use]
     pub fn comes_before_others(&self, name: &str) -> bool {
@@ -300,10 +334,19 @@ fn text<'de, D: Deserializer<'de>, T>(
     parse(&text).map(Some).map_err(de::Error::custom)
 }
 
-fn formation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Formation>, D::Error> {
-    text(deserializer, |text| {
-        text.parse().map_err(|error: super::formation::Error| error.to_string())
-    })
+fn formation<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Spanned<Formation>>, D::Error> {
+    let text = Spanned::<String>::deserialize(deserializer)?;
+    let formation = text.get_ref().parse().map_err(de::Error::custom)?;
+    Ok(Some(Spanned::new(text.span(), formation)))
+}
+
+fn crashes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(de::Error::custom("`give_up_after` is a number of crashes, 1 or more")),
+        crashes => Ok(Some(crashes)),
+    }
 }
 
 fn signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Signal>, D::Error> {
@@ -355,6 +398,19 @@ mod tests {
                 "line 3: unknown key `on_exti` (did you mean `on_exit`?)",
             ),
             ("port = 'x'", "line 1: expected a whole number, found a string"),
+            ("\nenv = 's3cret'", "line 2: expected a list, found a string"),
+            (
+                "port = 1\nformation = 'wep=2'",
+                "line 2: formation names `wep`, which is not in `Procfile` (did you mean `web`?)",
+            ),
+            (
+                "[process.web]\nbackoff = { give_up_after = 0 }",
+                "line 2: `give_up_after` is a number of crashes, 1 or more",
+            ),
+            (
+                "[process.web]\nbackoff = { min = '10s', max = '1s' }",
+                "line 1: `backoff` of `web`: `min` is longer than `max`",
+            ),
             ("env = 5", "line 1: expected a list, found a whole number"),
             ("[process]\nweb = 5", "line 2: expected a table, found a whole number"),
             (

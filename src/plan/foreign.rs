@@ -12,7 +12,7 @@ pub fn settings(name: &str, text: &[u8]) -> Vec<(String, String)> {
     let key = |line: &str| {
         let line = line.trim().strip_prefix("export ").unwrap_or(line.trim());
         let end = line.find([':', '=']).filter(|_| !line.starts_with('#'))?;
-        let key = line[..end].trim().to_owned();
+        let key = line[..end].trim().trim_matches(['"', '\'']).to_owned();
         ours(&key).map(|ours| (key, ours))
     };
     text.lines().filter_map(key).collect()
@@ -34,9 +34,14 @@ fn of_foreman(key: &str) -> Option<String> {
     Some(ours.to_owned())
 }
 
-/// `.overmind.env` has variables, each for a flag.
+/// `.overmind.env` has variables, each for a flag or for the app.
 fn of_overmind(key: &str) -> Option<String> {
-    let ours = match key.strip_prefix("OVERMIND_")? {
+    let Some(name) = key.strip_prefix("OVERMIND_") else {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        return (!key.is_empty() && key.bytes().all(is_name))
+            .then(|| "a line of `.env`".to_owned());
+    };
+    let ours = match name {
         "CAN_DIE" => "GANGER_CAN_DIE",
         "ANY_CAN_DIE" => "GANGER_ANY_CAN_DIE",
         "AUTO_RESTART" => "GANGER_AUTO_RESTART",
@@ -44,7 +49,7 @@ fn of_overmind(key: &str) -> Option<String> {
         "DAEMONIZE" => "GANGER_DAEMONIZE",
         "ENV" => "GANGER_ENV",
         "FORMATION" => "GANGER_FORMATION",
-        "FORMATION_PORT_STEP" | "PORT_STEP" => "GANGER_PORT_STEP",
+        "PORT_STEP" => "GANGER_PORT_STEP",
         "IGNORED_PROCESSES" => "GANGER_IGNORED_PROCESSES",
         "NO_PORT" => "GANGER_NO_PORT",
         "PORT" => "GANGER_PORT",
@@ -73,12 +78,16 @@ mod tests {
             settings.into_iter().map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>()
         };
         assert_eq!(
-            shown(".foreman", "# x: y\nformation: web=2\nport: 3000\nunknown: 1\n"),
+            shown(".foreman", "# x: y\n---\nformation: web=2\n\"port\": 3000\nunknown: 1\n"),
             ["formation `formation` in `ganger.toml`", "port `port` in `ganger.toml`"]
         );
         assert_eq!(
             shown(".overmind.env", "export OVERMIND_PORT=3000\nOVERMIND_CAN_DIE=web\nA=b\n"),
-            ["OVERMIND_PORT `GANGER_PORT`", "OVERMIND_CAN_DIE `GANGER_CAN_DIE`"]
+            [
+                "OVERMIND_PORT `GANGER_PORT`",
+                "OVERMIND_CAN_DIE `GANGER_CAN_DIE`",
+                "A a line of `.env`"
+            ]
         );
     }
 }

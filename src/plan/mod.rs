@@ -86,8 +86,8 @@ pub enum Error {
          (put `exec` before the program, or the rest into a script)"
     )]
     ShellBetween { name: String },
-    #[error("`{config}`: `{name}` needs {error}")]
-    Need { config: String, name: String, error: needs::Error },
+    #[error("`{config}` line {line}: `{name}` needs {error}")]
+    Need { config: String, line: usize, name: String, error: needs::Error },
     #[error("`{name}` is to listen, and `--no-port` leaves it no port to listen on")]
     NothingToListenOn { name: String },
 }
@@ -98,7 +98,7 @@ impl Plan {
         let (mut plan, config, ports) = Self::without_processes(sources, options)?;
         let types = plan.types();
         let wanted = Wanted {
-            formation: options.formation.as_ref().or(config.formation.as_ref()),
+            formation: options.formation.as_ref().or(config.formation()),
             chosen: &options.chosen,
             ignored: &options.ignored,
             scaled: Some(&options.scaled),
@@ -265,14 +265,17 @@ fn ready(entry: &procfile::Entry, port: Option<u16>, config: &Config, options: &
 
 /// What the process needs, by its environment.
 fn needs(process: &Process, config: &Config, sources: &Sources) -> Result<Vec<Need>, Error> {
-    let texts = config.process(&process.kind).map(|from_file| from_file.needs.as_slice());
-    let need = |text: &String| {
+    let from_file = config.process(&process.kind);
+    let need = |(text, at): (&str, usize)| {
         Need::of(text, &process.shared, &process.env).map_err(|error| {
-            let config = sources.config.as_ref().map(|text| text.name.clone()).unwrap_or_default();
-            Error::Need { config, name: process.kind.clone(), error }
+            let (config, line) = match &sources.config {
+                Some(text) => (text.name.clone(), config::line_of(&text.bytes, at)),
+                None => Default::default(),
+            };
+            Error::Need { config, line, name: process.kind.clone(), error }
         })
     };
-    texts.unwrap_or_default().iter().map(need).collect()
+    from_file.into_iter().flat_map(config::Process::needs).map(need).collect()
 }
 
 fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Error> {

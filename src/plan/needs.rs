@@ -12,7 +12,8 @@ use super::env::Env;
 pub struct Need {
     /// The variable that names it, if one does.
     pub variable: Option<String>,
-    /// Where it may be; one that accepts is enough.
+    /// Where it may be; one that accepts is enough. None: it is a file, say, for which
+    /// nobody has to be there.
     pub addresses: Vec<Address>,
 }
 
@@ -40,7 +41,7 @@ pub enum Error {
 }
 
 /// The ports of schemes whose URLs often have none.
-const PORTS: [(&str, u16); 22] = [
+const PORTS: [(&str, u16); 26] = [
     ("postgres", 5432),
     ("postgresql", 5432),
     ("postgis", 5432),
@@ -63,7 +64,17 @@ const PORTS: [(&str, u16); 22] = [
     ("elasticsearch", 9200),
     ("nats", 4222),
     ("ldap", 389),
+    ("mqtt", 1883),
+    ("mqtts", 8883),
+    ("mssql", 1433),
+    ("sqlserver", 1433),
 ];
+
+/// Schemes of databases that are a file.
+const FILES: [&str; 4] = ["sqlite", "sqlite3", "duckdb", "file"];
+
+/// Where `PostgreSQL` is when nobody says so: in Debian, as it is built, and by TCP.
+const POSTGRES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 impl Need {
     /// What `text` names, in the environment `env`.
@@ -71,7 +82,7 @@ impl Need {
         text: &str,
         env: impl Fn(&OsStr) -> Option<&'a super::env::Var>,
     ) -> Result<Self, Error> {
-        if text.contains("://") {
+        if text.contains(':') {
             let addresses = addresses(text).ok_or_else(|| Error::Neither(without_secret(text)))?;
             return Ok(Self { variable: None, addresses });
         }
@@ -92,47 +103,66 @@ impl Need {
     }
 }
 
+/// As much of it as tells which one is meant.
 fn without_secret(text: &str) -> String {
-    let (before, after) = text.split_once("://").unwrap_or(("", text));
-    match after.rsplit_once('@') {
-        Some((_, host)) => format!("{before}://…@{host}"),
-        None => text.to_owned(),
-    }
+    let (before, after) = match text.split_once("://") {
+        Some((before, after)) => (format!("{before}://"), after),
+        None => (String::new(), text),
+    };
+    let hidden = after.contains(['@', '?', '#', '=']);
+    if hidden { format!("{before}…") } else { text.to_owned() }
 }
 
 /// `scheme://user:password@host:port,host:port/path?query` (RFC 3986, and libpq's
 /// connection URIs for several hosts and for sockets), as far as it says where.
 fn addresses(url: &str) -> Option<Vec<Address>> {
-    let (scheme, rest) = url.trim().split_once("://")?;
-    // `postgresql+asyncpg` is a driver's name for it.
-    let kind = scheme.split('+').next().unwrap_or_default().to_ascii_lowercase();
-    if kind == "unix" {
-        let path = rest.split(['?', '#']).next().filter(|path| path.len() > 1)?;
-        return path.starts_with('/').then(|| vec![Address::Unix(path.into())]);
+    let url = url.trim();
+    let url = url.strip_prefix("jdbc:").unwrap_or(url);
+    let (scheme, rest) = url.split_once(':')?;
+    // `postgresql+asyncpg` is a driver's name for it, and `redis+unix` says how.
+    let mut words = scheme.split('+');
+    let kind = words.next().unwrap_or_default().to_ascii_lowercase();
+    if FILES.contains(&kind.as_str()) {
+        return Some(Vec::new());
     }
-    if scheme.ends_with("+srv") {
+    let is_socket = kind == "unix" || words.clone().any(|word| matches!(word, "unix" | "socket"));
+    if is_socket {
+        let path = rest.strip_prefix("//").unwrap_or(rest).split(['?', '#']).next()?;
+        let is_path = path.starts_with('/') && path.len() > 1;
+        return is_path.then(|| vec![Address::Unix(decode(path).into())]);
+    }
+    // A list of brokers may have the scheme once more before each.
+    let rest = rest.strip_prefix("//")?.replace(&format!(",{scheme}://"), ",");
+    if words.any(|word| word == "srv") {
         // Only the name server knows where that is.
         return None;
     }
     let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    if after.split('?').next().is_some_and(|path| path.contains('@')) {
-        // A password with a slash in it that should be `%2F`: what is a host?
+    if after.contains('@') {
+        // A password with a character in it that should be encoded: what is a host?
         return None;
     }
     let default = PORTS.iter().find(|(name, _)| *name == kind).map(|(_, port)| *port);
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-    if hosts.is_empty() {
-        let query = after.split_once('?')?.1.split('#').next()?;
-        let value = |key: &str| {
-            query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(decode))
-        };
-        let port = match value("port") {
-            Some(port) => Some(port.parse().ok()?),
-            None => default,
-        };
-        return Some(vec![address(&value("host")?, &kind, port?)?]);
+    if !hosts.is_empty() {
+        return hosts.split(',').map(|host| one(host, &kind, default)).collect();
     }
-    hosts.split(',').map(|host| one(host, &kind, default)).collect()
+    let query = after.split_once('?').map_or("", |(_, query)| query).split('#').next()?;
+    let value = |key: &str| {
+        query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(decode))
+    };
+    let port = match value("port") {
+        Some(port) => Some(port.parse().ok()?),
+        None => default,
+    }?;
+    match value("host") {
+        Some(host) => Some(vec![address(&host, &kind, port)?]),
+        None if kind.starts_with("postg") => {
+            let hosts = POSTGRES.iter().chain(&["localhost"]);
+            hosts.map(|host| address(host, &kind, port)).collect()
+        }
+        None => None,
+    }
 }
 
 fn one(host: &str, kind: &str, default: Option<u16>) -> Option<Address> {
@@ -234,6 +264,18 @@ mod tests {
             ("unix:///run/app.sock", "/run/app.sock"),
             ("postgres:///app?host=/run/postgresql", "/run/postgresql/.s.PGSQL.5432"),
             ("postgres://%2Frun%2Fpg:5433/app", "/run/pg/.s.PGSQL.5433"),
+            (
+                "postgres:///app",
+                "/var/run/postgresql/.s.PGSQL.5432, /tmp/.s.PGSQL.5432, localhost:5432",
+            ),
+            ("jdbc:postgresql://db/app?password=s3cret", "db:5432"),
+            ("redis+unix:///run/redis.sock?db=1", "/run/redis.sock"),
+            ("unix:/run/a%20b", "/run/a b"),
+            ("kafka+ssl://a,kafka+ssl://b:1", "a:9092, b:1"),
+            ("mqtt://broker", "broker:1883"),
+            // Nobody has to be there.
+            ("sqlite:///app.db", ""),
+            ("sqlite3:db/app.sqlite3?password=s3cret", ""),
         ] {
             assert_eq!(shown(url), Some(format!("`X` ({at})")), "{url}");
         }
@@ -241,8 +283,8 @@ mod tests {
             "",
             "x",
             "tcp://host",
-            "sqlite:///app.db",
             "tcp://:1",
+            "redis:///0",
             "tcp://h:0",
             "tcp://h:x",
             "mongodb+srv://cluster.example",
@@ -250,6 +292,8 @@ mod tests {
             "redis://[::1",
             "tcp://a b:1",
             "postgres://u:p@ss/w@db/app",
+            "postgres://app:4711?hunter2@127.0.0.1/db",
+            "postgres://app:4711#hunter2@127.0.0.1/db",
         ] {
             assert_eq!(shown(url), None, "{url}");
         }
@@ -263,7 +307,11 @@ mod tests {
         assert!(error("UNSET").to_string().starts_with("`UNSET`, which is not set"));
         assert!(error("SET").to_string().starts_with("`SET`, whose value names no address"));
         assert!(!error("SET").to_string().contains("s3cret"));
-        assert!(error("tcp://u:s3cret@host").to_string().starts_with("`tcp://…@host`, which"));
+        for text in ["tcp://u:s3cret@host", "tcp://h:70000?password=s3cret"] {
+            assert!(error(text).to_string().starts_with("`tcp://…`, which"), "{text}");
+        }
+        let pairs = error("host=db password=s3cret").to_string();
+        assert!(pairs.starts_with("`…`, which is neither"), "{pairs}");
         assert!(error("a b").to_string().starts_with("`a b`, which is neither"));
     }
 
@@ -274,9 +322,17 @@ mod tests {
         }
 
         #[test]
-        fn a_password_is_never_shown(user in "[a-z]{1,8}", host in "[a-z]{1,8}", port: u16) {
-            let shown = shown(&format!("redis://{user}:SECRET@{host}:{port}/x"));
-            prop_assert!(shown.is_none_or(|shown| !shown.contains("SECRET")));
+        fn a_password_is_never_shown(
+            user in "[a-z]{1,8}",
+            before in "[0-9?#/@:=&%]{0,4}",
+            after in "[0-9?#/@:=&%]{0,4}",
+            host in "[a-z]{1,8}",
+            port: u16,
+        ) {
+            let url = format!("redis://{user}:{before}SECRET{after}@{host}:{port}/x");
+            prop_assert!(shown(&url).is_none_or(|shown| !shown.contains("SECRET")));
+            let error = Need::parse(&url, |_| None).map_err(|error| error.to_string());
+            prop_assert!(error.is_ok() || !error.unwrap_err().contains("SECRET"));
         }
     }
 }

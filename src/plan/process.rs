@@ -59,13 +59,23 @@ impl Process {
         env
     }
 
+    /// Whether the two wait for the same, and are waited for in the same way.
+    #[must_use]
+    pub fn is_awaited_like(&self, other: &Self) -> bool {
+        self.needs == other.needs
+            && self.ready == other.ready
+            && self.ready_timeout == other.ready_timeout
+    }
+
     /// Whether what is kept by the one is kept just so by the other; how it runs may
     /// differ.
     #[must_use]
     pub fn is_kept_like(&self, other: &Self) -> bool {
-        let one = |of: &Self| (of.policy, of.shown, of.ready_timeout);
-        let more = |of: &Self| (of.ready.clone(), of.after.clone(), of.watch.clone());
-        one(self) == one(other) && more(self) == more(other) && self.needs == other.needs
+        self.policy == other.policy
+            && self.shown == other.shown
+            && self.after == other.after
+            && self.watch == other.watch
+            && self.is_awaited_like(other)
     }
 
     /// Whether what runs by the one would run just so by the other; how it is kept

@@ -4,7 +4,7 @@ mod lookout;
 mod obey;
 mod tell;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -27,11 +27,10 @@ use super::sockets::Sockets;
 use super::supervisor::{Action, Event, ProcessId, Supervisor};
 use super::watch::{Seen, Watch};
 use crate::keeper::client::{Keeper, Lost};
-use crate::keeper::protocol::{ChildId, Report, Request, Step, Wait};
+use crate::keeper::protocol::{ChildId, Report, Request, Step};
 use crate::logs::format::{Color, Style, colors};
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
-use crate::plan::ready::Ready;
 use crate::plan::{self, Plan};
 
 /// Pipes of this size are worth their memory, for as many as an unprivileged
@@ -65,6 +64,8 @@ pub struct Engine {
     seen: (UnboundedSender<Seen>, UnboundedReceiver<Seen>),
     /// Counted from the first start on.
     oom_kills: Option<OomKills>,
+    /// Who was killed last while memory ran out.
+    out_of_memory: HashSet<String>,
     /// Those that are ready when their command says so.
     checks: HashMap<ProcessId, Arc<plan::Process>>,
     /// What ganger itself listens on.
@@ -106,6 +107,7 @@ impl Engine {
             watch: None,
             seen: unbounded_channel(),
             oom_kills: None,
+            out_of_memory: HashSet::new(),
             checks: HashMap::new(),
             sockets,
             unheard: HashMap::new(),
@@ -144,7 +146,7 @@ impl Engine {
                 },
                 event = self.logs.next() => match event {
                     logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
-                    logs::Event::Matched(id) => self.on_ready(ChildId(id).into()),
+                    logs::Event::Matched(id) => self.on_matched(ChildId(id).into()),
                     logs::Event::Detached => drop(self.detaching.take().map(|tell| tell.send(()))),
                     logs::Event::Finished => {}
                 },
@@ -212,12 +214,16 @@ impl Engine {
             Action::Sweep => self.keeper.ask(&Request::Sweep, []),
             Action::Await(id, process) => self.probes.await_needs(id, &process),
             Action::Probe(id, process) => self.probe(id, process),
-            Action::Forget(id) => self.probes.forget(id),
+            Action::Forget(id) => self.forget(id),
             Action::Say(notice) => self.logs.say(notice),
         }
     }
 
     fn spawn(&mut self, id: ProcessId, process: Arc<plan::Process>) -> io::Result<()> {
+        if let Some(kills) = self.oom_kills.as_mut().filter(|_| id.life > 1) {
+            // What ran out before is none of its business.
+            kills.have_grown();
+        }
         let (read, write) = io::pipe()?;
         let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -240,18 +246,17 @@ impl Engine {
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
         let label = process.shown.then(|| self.show.style.label(&process.name, color));
-        let awaited = match &process.ready {
-            Ready::Log(text) => Some(text.as_bytes().into()),
-            Ready::Started | Ready::Port | Ready::Http(_) | Ready::Command(_) => None,
-        };
-        self.logs.add(ChildId::from(id).0, process.name.as_str().into(), read, label, awaited);
+        self.logs.add(ChildId::from(id).0, process.name.as_str().into(), read, label);
     }
 
     fn on_report(&mut self, report: Report) {
         if let Some(of) = report.child().and_then(ProcessId::of_check) {
             return match report {
-                Report::Exited { wait, .. } => self.on_checked(of, wait == Wait::Code(0)),
-                Report::SpawnFailed { .. } => self.on_checked(of, false),
+                Report::Exited { wait, .. } => self.on_checked(of, wait.into()),
+                Report::SpawnFailed { step, errno, .. } => {
+                    let errno = Errno::from_raw(errno);
+                    self.on_checked(of, Exit::NotStarted { step, errno });
+                }
                 Report::Spawned { .. }
                 | Report::Empty { .. }
                 | Report::Strays { .. }
@@ -275,6 +280,7 @@ impl Engine {
                 // Its last lines come before what is said of its end.
                 self.logs.drain(id.0);
                 self.forget(id.into());
+                self.look_for_lack_of_memory(id.into(), wait.into());
                 Event::Exited(id.into(), wait.into(), left)
             }
             Report::Empty { id } => {

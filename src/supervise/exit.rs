@@ -95,9 +95,9 @@ pub fn signal_name(signal: i32) -> String {
 /// What ganger's exit code is made from.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Outcome {
-    /// The first that failed before any stop began, and was not started again.
-    pub first_failure: Option<Failure>,
-    /// Who was stopped only because of that.
+    /// Who failed before any stop began, and was not started again, in order.
+    pub failures: Vec<Failure>,
+    /// Who was stopped only because of the first.
     pub stopped: Vec<String>,
     /// Whether anybody had to be killed, because it didn't go when asked.
     pub killed: bool,
@@ -116,10 +116,16 @@ pub struct Failure {
 const KILLED: Exit = Exit::Signal(libc::SIGKILL);
 
 impl Outcome {
+    /// Who failed first.
+    #[must_use]
+    pub fn first_failure(&self) -> Option<&Failure> {
+        self.failures.first()
+    }
+
     /// ganger's exit code.
     #[must_use]
     pub fn code(&self) -> u8 {
-        match (&self.first_failure, self.killed) {
+        match (self.first_failure(), self.killed) {
             (Some(failure), _) => failure.exit.code(),
             (None, true) => KILLED.code(),
             (None, false) => 0,
@@ -149,8 +155,8 @@ mod tests {
     #[test]
     fn the_first_failure_decides() {
         let outcome = |exit: Option<Exit>, killed| {
-            let first_failure = exit.map(|exit| Failure { name: "a.1".into(), exit });
-            Outcome { first_failure, killed, ..Outcome::default() }.code()
+            let failure = exit.map(|exit| Failure { name: "a.1".into(), exit });
+            Outcome { failures: failure.into_iter().collect(), killed, ..Outcome::default() }.code()
         };
         assert_eq!(outcome(None, false), 0);
         assert_eq!(outcome(None, true), 137);

@@ -1,39 +1,61 @@
 //! Who listens on which port, and which processes belong to whom, as the system
 //! tells it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-/// Sockets that listen for TCP, by their port: the numbers by which `/proc` knows
-/// them.
-pub type Listening = HashMap<u16, HashSet<u64>>;
+/// Sockets that listen for TCP, by their port.
+pub type Listening = HashMap<u16, Vec<Socket>>;
 
-/// A process that listens.
+/// A socket that listens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Socket {
+    /// The number by which `/proc` knows it.
+    pub inode: u64,
+    /// The user who made it.
+    pub uid: u32,
+}
+
+/// Who listens.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Holder {
-    /// Its process id.
-    pub pid: i32,
-    /// Its name, as `ps` shows it.
-    pub name: String,
+pub enum Holder {
+    /// A process.
+    Process {
+        /// Its process id.
+        pid: i32,
+        /// Its name, as `ps` shows it.
+        name: String,
+    },
+    /// One that this user may not look into.
+    Hidden {
+        /// Whose.
+        uid: u32,
+    },
 }
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (pid {})", self.name, self.pid)
+        match self {
+            Self::Process { pid, name } => write!(f, "{name} (pid {pid})"),
+            Self::Hidden { uid } => write!(f, "a program of the user {uid}"),
+        }
     }
 }
 
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashMap;
+    use std::ffi::{OsStr, OsString};
     use std::io;
     use std::os::fd::AsRawFd;
 
     use nix::sys::socket::{
         AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
     };
+    use procfs::ProcError;
     use procfs::process::{FDTarget, Process, Stat};
 
-    use super::{Holder, Listening};
+    use super::{Holder, Listening, Socket};
+    use crate::keeper::protocol::MARK;
 
     /// All that listen. The kernel is asked for those alone (`sock_diag(7)`), which
     /// takes a hundredth of the time of reading about every connection.
@@ -93,10 +115,14 @@ mod linux {
             }
             // `struct inet_diag_msg`: its port is in network order.
             let message = rest.get(HEADER..length).ok_or_else(broken)?;
-            let (port, inode) = (message.get(4..6), message.get(68..72));
-            if let (Some(&[high, low]), Some(&[a, b, c, d])) = (port, inode) {
-                let inode = u64::from(u32::from_ne_bytes([a, b, c, d]));
-                found.entry(u16::from_be_bytes([high, low])).or_default().insert(inode);
+            let word = |at: usize| {
+                let bytes = message.get(at..at + 4)?.try_into().ok()?;
+                Some(u32::from_ne_bytes(bytes))
+            };
+            let port = message.get(4..6);
+            if let (Some(&[high, low]), Some(uid), Some(inode)) = (port, word(64), word(68)) {
+                let sockets = found.entry(u16::from_be_bytes([high, low])).or_default();
+                sockets.push(Socket { inode: inode.into(), uid });
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
@@ -108,7 +134,8 @@ mod linux {
         let tables = [procfs::net::tcp(), procfs::net::tcp6()];
         for entry in tables.into_iter().flatten().flatten() {
             if entry.state == procfs::net::TcpState::Listen {
-                found.entry(entry.local_address.port()).or_default().insert(entry.inode);
+                let sockets = found.entry(entry.local_address.port()).or_default();
+                sockets.push(Socket { inode: entry.inode, uid: entry.uid });
             }
         }
         found
@@ -154,26 +181,66 @@ mod linux {
         /// The ports on which a process and all that belongs to it listen.
         #[must_use]
         pub fn ports(&self, leader: i32, listening: &Listening) -> Vec<u16> {
-            let sockets: Vec<u64> = self.members(leader).flat_map(|it| sockets(&it.0)).collect();
-            let held = |inodes: &std::collections::HashSet<u64>| {
-                sockets.iter().any(|socket| inodes.contains(socket))
-            };
+            let open: Vec<u64> = self.members(leader).flat_map(|it| sockets(&it.0)).collect();
+            let held = |sockets: &[Socket]| sockets.iter().any(|it| open.contains(&it.inode));
             let mut ports: Vec<u16> = listening
                 .iter()
-                .filter(|(_, inodes)| held(inodes))
+                .filter(|(_, sockets)| held(sockets))
                 .map(|(port, _)| *port)
                 .collect();
             ports.sort_unstable();
             ports
         }
 
-        /// Who listens on this port, if this user may know.
+        /// Whether a process or one that belongs to it listens on this port: also a daemon,
+        /// which nothing but its environment ties to where it came from. Of one with
+        /// privileges of its own, this user may not know which sockets it has: the port is
+        /// its own if it is that of its user and of nobody else.
+        #[must_use]
+        pub fn listens(&self, leader: i32, port: u16, listening: &Listening) -> bool {
+            let Some(sockets) = listening.get(&port) else { return false };
+            if self.ports(leader, listening).contains(&port) {
+                return true;
+            }
+            match self.holder(port, listening) {
+                Some(Holder::Process { pid, .. }) => {
+                    let mark = self.mark(pid);
+                    mark.is_some() && mark == self.mark(leader)
+                }
+                Some(Holder::Hidden { .. }) => {
+                    let members = self.members(leader).map(|(process, _)| process);
+                    let users: Vec<u32> = members.filter_map(hidden_user).collect();
+                    sockets.iter().any(|it| users.contains(&it.uid))
+                }
+                None => false,
+            }
+        }
+
+        /// Of which child of which keeper a process says that it descends.
+        fn mark(&self, pid: i32) -> Option<OsString> {
+            let (process, _) = self.all.iter().find(|(_, stat)| stat.pid == pid)?;
+            process.environ().ok()?.remove(OsStr::new(MARK))
+        }
+
+        /// Who listens on this port, if anybody does.
         #[must_use]
         pub fn holder(&self, port: u16, listening: &Listening) -> Option<Holder> {
-            let inodes = listening.get(&port)?;
-            let holds = |it: &&(Process, Stat)| sockets(&it.0).iter().any(|it| inodes.contains(it));
-            let (_, stat) = self.all.iter().find(holds)?;
-            Some(Holder { pid: stat.pid, name: stat.comm.clone() })
+            let listen = listening.get(&port)?;
+            let is_one = |inode: &u64| listen.iter().any(|it| it.inode == *inode);
+            let holds = |it: &&(Process, Stat)| sockets(&it.0).iter().any(is_one);
+            let holder = self.all.iter().find(holds).map(|(_, stat)| {
+                let (pid, name) = (stat.pid, stat.comm.clone());
+                Holder::Process { pid, name }
+            });
+            holder.or_else(|| listen.first().map(|socket| Holder::Hidden { uid: socket.uid }))
+        }
+    }
+
+    /// The user of a process that may not be looked into.
+    fn hidden_user(process: &Process) -> Option<u32> {
+        match process.fd() {
+            Err(ProcError::PermissionDenied(_)) => process.status().ok().map(|it| it.euid),
+            Ok(_) | Err(_) => None,
         }
     }
 
@@ -203,7 +270,9 @@ mod linux {
                 let census = Census::take();
                 let found = census.ports(me, &listening);
                 assert!(ports.iter().all(|port| found.contains(port)), "{found:?} {ports:?}");
-                assert_eq!(census.holder(ports[0], &listening).unwrap().pid, me);
+                let holder = census.holder(ports[0], &listening);
+                assert!(matches!(holder, Some(Holder::Process { pid, .. }) if pid == me));
+                assert!(census.listens(me, ports[1], &listening));
             }
             drop(one);
             drop(other);

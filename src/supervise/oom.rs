@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-/// How often it has, as of the time at which this was made.
+/// How often it has, as of the last look.
 #[derive(Clone, Debug)]
 pub(super) struct OomKills {
     /// The file that counts: that of ganger's control group, which its processes
@@ -20,9 +20,10 @@ impl OomKills {
         Self { before: read(&file).unwrap_or_default(), file }
     }
 
-    /// Whether there have been more since.
-    pub(super) fn have_grown(&self) -> bool {
-        read(&self.file).is_some_and(|now| now > self.before)
+    /// Whether there have been more since the last look.
+    pub(super) fn have_grown(&mut self) -> bool {
+        let now = read(&self.file).unwrap_or(self.before);
+        std::mem::replace(&mut self.before, now) < now
     }
 }
 

@@ -69,8 +69,10 @@ enum Hope {
 
 fn hope(process: &Process) -> Hope {
     match (process.want, process.state) {
+        // Somebody has stopped it, and may start it again.
+        (Want::Down, _) if process.is_held() => Hope::Still,
         (Want::Down, _) if process.has_fallen() => Hope::Lost,
-        // It has done its work, or is not wanted: nobody waits for that.
+        // It has done its work.
         (Want::Down, _) | (Want::Up, State::Up { ready: Readiness::Ready, .. }) => Hope::Fulfilled,
         (Want::Up, _) if process.is_late() => Hope::Lost,
         (

@@ -52,6 +52,8 @@ pub(super) struct Process {
     pub(super) want: Want,
     pub(super) state: State,
     life: u32,
+    /// How often it has really been started.
+    starts: u32,
     pid: Option<i32>,
     /// How it ended last.
     last: Option<Exit>,
@@ -68,6 +70,10 @@ pub(super) struct Process {
     patience: Patience,
     /// What it needs and is not there.
     unmet: Vec<String>,
+    /// Those that it comes after and are not ready.
+    awaited: Vec<String>,
+    /// What came of the last try to find out whether it is ready, if it is not.
+    tried: Option<String>,
 }
 
 /// What a step had for consequences beyond the process.
@@ -91,6 +97,7 @@ impl Process {
             want: Want::Up,
             state: State::Down,
             life: 0,
+            starts: 0,
             pid: None,
             last: None,
             left: Vec::new(),
@@ -100,6 +107,8 @@ impl Process {
             held: false,
             patience: Patience::Whole,
             unmet: Vec::new(),
+            awaited: Vec::new(),
+            tried: None,
         }
     }
 
@@ -117,13 +126,72 @@ impl Process {
 
     /// The plan says something new of it, or has it again. True if it is to be started
     /// again because of that.
-    pub(super) fn adopt(&mut self, plan: Arc<plan::Process>) -> bool {
-        let as_before = plan.runs_like(&self.plan);
+    pub(super) fn adopt(
+        &mut self,
+        plan: Arc<plan::Process>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let runs_as_before = plan.runs_like(&self.plan);
+        let waits_as_before = plan.is_awaited_like(&self.plan);
         self.plan = plan;
         if std::mem::take(&mut self.retired) {
             self.want_up();
         }
-        !as_before && self.status().follows_changes()
+        let anew = !runs_as_before && self.status().follows_changes();
+        if !anew && !waits_as_before {
+            self.wait_anew(now, actions);
+        }
+        anew
+    }
+
+    /// What is waited for has changed: whatever is being found out is no longer the
+    /// question.
+    fn wait_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Waiting { .. } => {
+                actions.push(Action::Forget(self.id()));
+                self.unmet.clear();
+                self.state = State::Waiting { until: self.await_needs(now, actions) };
+            }
+            State::Up { since, pid, ready: Readiness::Awaited { .. } | Readiness::Late } => {
+                actions.push(Action::Forget(self.id()));
+                self.patience = Patience::Whole;
+                let ready = self.await_ready(now, actions);
+                self.state = State::Up { since, pid, ready };
+            }
+            State::Up { ready: Readiness::Ready, .. }
+            | State::Down
+            | State::Backoff { .. }
+            | State::Starting
+            | State::Stopping { .. }
+            | State::Killed { .. }
+            | State::Stuck { .. } => {}
+        }
+    }
+
+    /// Has it found out whether what it needs is there; until when it waits for that.
+    fn await_needs(&self, now: Instant, actions: &mut Vec<Action>) -> Option<Instant> {
+        let needs = !self.plan.needs.is_empty();
+        if needs {
+            actions.push(Action::Await(self.id(), Arc::clone(&self.plan)));
+        }
+        needs.then(|| now + self.plan.ready_timeout)
+    }
+
+    /// Has it found out when it is ready, if it isn't by running.
+    fn await_ready(&mut self, now: Instant, actions: &mut Vec<Action>) -> Readiness {
+        if self.plan.ready == Ready::Started {
+            self.patience = Patience::Whole;
+            return Readiness::Ready;
+        }
+        actions.push(Action::Probe(self.id(), Arc::clone(&self.plan)));
+        match self.patience {
+            Patience::Lost => Readiness::Late,
+            Patience::Until(until) => Readiness::Awaited { until },
+            Patience::Left(left) => Readiness::Awaited { until: now + left },
+            Patience::Whole => Readiness::Awaited { until: now + self.plan.ready_timeout },
+        }
     }
 
     /// Somebody says so: what was before doesn't count.
@@ -203,13 +271,25 @@ impl Process {
             wanted: self.want == Want::Up,
             pid: self.pid,
             last: self.last,
-            restarts: self.life.saturating_sub(1),
+            restarts: self.starts.saturating_sub(1),
+            waits_for: self.waits_for(),
             crashes: self.crashes,
             fallen: self.fallen,
             held: self.held,
             late: self.is_late(),
             due: self.due,
         }
+    }
+
+    fn waits_for(&self) -> Vec<String> {
+        let waits = matches!(self.state, State::Waiting { .. });
+        let all = self.unmet.iter().chain(&self.awaited).filter(|_| waits);
+        all.cloned().collect()
+    }
+
+    /// Whether it stays down because somebody said so.
+    pub(super) fn is_held(&self) -> bool {
+        self.held
     }
 
     /// What it is called where it is waited for.
@@ -225,20 +305,7 @@ impl Process {
         self.pid = Some(pid);
         match self.state {
             State::Starting => {
-                let ready = match (&self.plan.ready, self.patience) {
-                    (Ready::Started, _) => {
-                        self.patience = Patience::Whole;
-                        Readiness::Ready
-                    }
-                    (_, Patience::Lost) => Readiness::Late,
-                    (_, Patience::Until(until)) => Readiness::Awaited { until },
-                    (_, Patience::Whole) => {
-                        Readiness::Awaited { until: now + self.plan.ready_timeout }
-                    }
-                };
-                if ready != Readiness::Ready {
-                    actions.push(Action::Probe(self.id(), Arc::clone(&self.plan)));
-                }
+                let ready = self.await_ready(now, actions);
                 self.state = State::Up { since: now, pid, ready };
             }
             State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } => {}
@@ -246,6 +313,7 @@ impl Process {
                 return;
             }
         }
+        self.tried = None;
         let (name, port) = (self.name().to_owned(), self.plan.port);
         let listened = self.plan.listen;
         actions.push(Action::Say(Notice::Started { name, pid, port, listened }));
@@ -267,12 +335,17 @@ impl Process {
         }
     }
 
+    /// It was looked whether it is ready, and this came of it.
+    pub(super) fn on_tried(&mut self, outcome: String) {
+        self.tried = Some(outcome);
+    }
+
     /// These of what it needs are not there; none: all is.
     pub(super) fn on_unmet(&mut self, unmet: Vec<String>, actions: &mut Vec<Action>) {
         let State::Waiting { until } = &mut self.state else { return };
         if unmet.is_empty() {
             *until = None;
-        } else if self.unmet.is_empty() {
+        } else if self.unmet != unmet {
             let name = self.name().to_owned();
             actions.push(Action::Say(Notice::Awaiting { name, what: unmet.clone() }));
         }
@@ -328,7 +401,9 @@ impl Process {
         if forgiven || !exit.failed() {
             self.crashes = 0;
         }
-        self.crashes += u32::from(exit.failed());
+        // What is not there is no fault of its own: it is waited for as long as it takes.
+        let crashed = exit.failed() && exit != Exit::Unmet;
+        self.crashes += u32::from(crashed);
         let backoff = self.policy().backoff;
         let restart = match self.policy().on_exit {
             OnExit::Restart => true,
@@ -338,7 +413,7 @@ impl Process {
         let too_many = backoff.give_up_after.is_some_and(|most| self.crashes >= most);
         let next = match (self.policy().on_exit, restart) {
             (OnExit::StopAll, _) => Next::StopAll,
-            (_, true) if exit.failed() && too_many => Next::GiveUp(self.crashes),
+            (_, true) if crashed && too_many => Next::GiveUp(self.crashes),
             (_, true) => Next::Restart(pause(backoff, self.crashes, chance)),
             (_, false) => Next::StayDown,
         };

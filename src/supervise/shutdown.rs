@@ -105,8 +105,12 @@ impl Shutdown {
             self.remind_at = now + REMIND_EVERY;
             let next_kill = up.iter().filter_map(|process| process.state.kill_at()).min();
             let kill_in = next_kill.map(|at| at.saturating_duration_since(now));
-            let names = up.iter().map(|process| process.known_as()).collect();
-            actions.push(Action::Say(Notice::Waiting { names, kill_in }));
+            // The others have not been asked yet: their turn is after these.
+            let asked = up.iter().filter(|process| process.state.is_going());
+            let names: Vec<String> = asked.map(|process| process.known_as()).collect();
+            if !names.is_empty() {
+                actions.push(Action::Say(Notice::Waiting { names, kill_in }));
+            }
         }
         let Strays::Left(strays) = &self.strays else { return false };
         let killing = !strays.is_empty() && self.kill_at <= now;

@@ -2,7 +2,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::exit::Exit;
 use crate::keeper::protocol::ChildId;
@@ -76,11 +76,14 @@ pub enum Readiness {
 }
 
 /// How long whoever waits for a process goes on doing so, however often it is started
-/// meanwhile: time to get ready is not won by crashing.
+/// meanwhile: time to get ready is not won by crashing. While it waits itself, that time
+/// stands still.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Patience {
     /// From its next start on, as long as its plan says.
     Whole,
+    /// From its next start on, for so long.
+    Left(Duration),
     /// Until then.
     Until(Instant),
     /// No longer.
@@ -168,6 +171,11 @@ impl State {
     /// The same, but for what doesn't go whatever is done: nobody waits for that.
     pub(super) fn has_begun(self) -> bool {
         self.runs() && !self.is_down()
+    }
+
+    /// Whether it has been asked to end, and nobody has given up on that.
+    pub(super) fn is_going(self) -> bool {
+        matches!(self, Self::Stopping { .. } | Self::Killed { .. })
     }
 
     /// Whether it runs, and others can count on it.

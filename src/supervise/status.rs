@@ -23,6 +23,8 @@ pub struct Status {
     pub last: Option<Exit>,
     /// How often it has been started again.
     pub restarts: u32,
+    /// What it waits for before it is started.
+    pub waits_for: Vec<String>,
     /// How often it has crashed in a row.
     pub crashes: u32,
     /// Whether it is down because it failed.

@@ -39,6 +39,8 @@ pub enum Event {
     Unmet(ProcessId, Vec<String>),
     /// A process is ready.
     Ready(ProcessId),
+    /// A process is not ready yet, and this came of the last look.
+    Tried(ProcessId, String),
     /// A process has ended, or never began, and so many of it are left.
     Exited(ProcessId, Exit, Vec<Member>),
     /// Of a process that had ended, nobody is left.
@@ -120,6 +122,11 @@ impl Supervisor {
             Event::Ready(id) => {
                 if let Some(process) = current(&mut self.processes, id) {
                     process.on_ready(now, &mut self.actions);
+                }
+            }
+            Event::Tried(id, outcome) => {
+                if let Some(process) = current(&mut self.processes, id) {
+                    process.on_tried(outcome);
                 }
             }
             Event::Exited(id, exit, left) => self.on_exited(id, exit, left, now),
@@ -206,22 +213,22 @@ impl Supervisor {
         let next = process.on_exited(exit, left, &mut self.chance, now, &mut self.actions);
         if let Some(next) = next {
             let name = process.name().to_owned();
-            self.on_ended(Failure { name, exit }, next, now);
+            self.on_ended(&Failure { name, exit }, next, now);
         }
     }
 
     /// A process has ended without being told to.
-    fn on_ended(&mut self, ended: Failure, next: Next, now: Instant) {
+    fn on_ended(&mut self, ended: &Failure, next: Next, now: Instant) {
         match next {
             Next::Restart(_) => {}
             Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
                 if ended.exit.failed() && self.shutdown.is_none() {
-                    self.outcome.first_failure.get_or_insert(ended);
+                    self.outcome.failures.push(ended.clone());
                 }
             }
         }
         if next == Next::StopAll {
-            self.note_stopped();
+            self.note_stopped(&ended.name);
             self.shut_down(Cause::Exit, now);
         }
         self.stop_rolling();
@@ -249,9 +256,10 @@ impl Supervisor {
         self.shut_down(Cause::Signal(signal), now);
     }
 
-    /// Who is stopped now because somebody failed, and for nothing else.
-    fn note_stopped(&mut self) {
-        if self.shutdown.is_none() && self.outcome.first_failure.is_some() {
+    /// Who is stopped now because the first to fail did, and for nothing else.
+    fn note_stopped(&mut self, because_of: &str) {
+        let is_first = self.outcome.first_failure().is_some_and(|first| first.name == because_of);
+        if self.shutdown.is_none() && is_first {
             let up = self
                 .processes
                 .iter()
@@ -288,6 +296,12 @@ impl Supervisor {
     fn reconcile(&mut self, now: Instant) {
         self.roll_on(now);
         while self.step(now) {}
+        // What is started again has not failed for good.
+        let is_back = |failure: &Failure| {
+            let mut wanted = self.processes.iter().filter(|process| process.want == Want::Up);
+            wanted.any(|process| process.name() == failure.name)
+        };
+        self.outcome.failures.retain(|failure| !is_back(failure));
         self.processes.retain(|process| !process.is_past());
         let ended = self.is_unwanted() && !self.told_down && self.all_down();
         if self.shutdown.is_none() && ended {
@@ -314,7 +328,7 @@ impl Supervisor {
                 Some(Consequence::Killed) => self.outcome.killed |= self.shutdown.is_some(),
                 Some(Consequence::Fell(exit, next)) => {
                     let name = process.name().to_owned();
-                    self.on_ended(Failure { name, exit }, next, now);
+                    self.on_ended(&Failure { name, exit }, next, now);
                     moved = true;
                 }
                 Some(Consequence::Late) => self.stop_rolling(),

@@ -5,6 +5,7 @@
 //! nobody's source.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use ignore::gitignore::Gitignore;
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::event::ModifyKind;
+use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::plan::Process;
@@ -72,10 +74,10 @@ impl Watch {
                 return None;
             }
         };
-        let globs = patterns.iter().map(|(kind, globs)| (kind.clone(), set(globs))).collect();
+        let wanted = patterns.iter().map(|(kind, globs)| Watched::new(kind, globs)).collect();
         let mut worker = Worker {
             root: root.to_owned(),
-            watched: globs,
+            watched: wanted,
             watcher,
             folders: HashMap::new(),
             seen,
@@ -115,9 +117,26 @@ fn set(globs: &[String]) -> GlobSet {
     set.build().unwrap_or_default()
 }
 
+/// What one process type watches.
+struct Watched {
+    kind: String,
+    globs: GlobSet,
+    /// The folders that its patterns begin with.
+    prefixes: Vec<PathBuf>,
+}
+
+impl Watched {
+    fn new(kind: &str, patterns: &[String]) -> Self {
+        let is_plain = |part: &&str| !part.contains(['*', '?', '[', '{', '\\']);
+        let prefix = |pattern: &String| pattern.split('/').take_while(is_plain).collect();
+        let prefixes = patterns.iter().map(prefix).collect();
+        Self { kind: kind.to_owned(), globs: set(patterns), prefixes }
+    }
+}
+
 struct Worker {
     root: PathBuf,
-    watched: Vec<(String, GlobSet)>,
+    watched: Vec<Watched>,
     watcher: RecommendedWatcher,
     /// What git ignores, for each folder that is watched, and those above the root.
     folders: HashMap<PathBuf, Gitignore>,
@@ -146,9 +165,7 @@ impl Worker {
                         }
                     }
                 }
-                Ok(Message::Event(Err(error))) => {
-                    let _ = self.seen.send(Seen::Blind(error.to_string()));
-                }
+                Ok(Message::Event(Err(error))) => self.blind(&error.to_string()),
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some((path, _)) = change.take() {
                         let kinds = std::mem::take(&mut kinds).into_iter().collect();
@@ -162,30 +179,47 @@ impl Worker {
 
     /// The files that an event is about; folders that are new are watched from now on.
     fn changed(&mut self, event: &Event) -> Vec<PathBuf> {
-        match event.kind {
-            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Any => {
-            }
-            EventKind::Access(_) | EventKind::Other => return Vec::new(),
+        if event.need_rescan() {
+            // The system has lost count, and so have we.
+            self.leave(&self.root.clone());
+            return self.enter(&self.root.clone());
         }
+        let renewed = match event.kind {
+            EventKind::Create(_)
+            | EventKind::Remove(_)
+            | EventKind::Modify(ModifyKind::Name(_)) => true,
+            EventKind::Modify(_) | EventKind::Any => false,
+            EventKind::Access(_) | EventKind::Other => return Vec::new(),
+        };
         let mut files = Vec::new();
         for path in &event.paths {
-            if self.is_ignored(path, path.is_dir()) {
+            let is_folder = path.is_dir() && !path.is_symlink();
+            if renewed {
+                // Of this name there is nothing more, or something else.
+                self.leave(path);
+            }
+            if self.is_ignored(path, is_folder) {
                 continue;
             }
-            if path.is_dir() && !path.is_symlink() {
+            if is_folder {
                 // What came with it, or before it was watched, is new as well.
                 if !self.folders.contains_key(path) {
                     files.extend(self.enter(path));
                 }
-                continue;
+            } else {
+                if path.file_name().is_some_and(|name| name == RULES) {
+                    self.follow_rules(path.parent().unwrap_or(&self.root.clone()));
+                }
+                files.push(path.clone());
             }
-            if path.file_name().is_some_and(|name| name == RULES) {
-                self.learn(path.parent().unwrap_or(&self.root.clone()));
-            }
-            self.leave(path);
-            files.push(path.clone());
         }
         files
+    }
+
+    /// What git ignores below a folder has changed.
+    fn follow_rules(&mut self, folder: &Path) {
+        self.leave(folder);
+        self.enter(folder);
     }
 
     /// Watches a folder and those in it, and returns the files there.
@@ -195,8 +229,19 @@ impl Worker {
         while let Some(folder) = folders.pop() {
             // Before it is read: what comes later is an event.
             if let Err(error) = self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                let _ = self.seen.send(Seen::Blind(error.to_string()));
-                return files;
+                match error.kind {
+                    // Gone again.
+                    ErrorKind::PathNotFound | ErrorKind::WatchNotFound => continue,
+                    ErrorKind::Io(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    ErrorKind::Generic(_) | ErrorKind::Io(_) | ErrorKind::InvalidConfig(_) => {
+                        self.blind(&format!("`{}`: {error}", folder.display()));
+                        continue;
+                    }
+                    ErrorKind::MaxFilesWatch => {
+                        self.blind(&error.to_string());
+                        return files;
+                    }
+                }
             }
             self.learn(&folder);
             for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
@@ -205,7 +250,8 @@ impl Worker {
                 let path = entry.path();
                 match (self.is_ignored(&path, is_folder), is_folder) {
                     (true, _) => {}
-                    (false, true) => folders.push(path),
+                    (false, true) if self.may_matter(&path) => folders.push(path),
+                    (false, true) => {}
                     (false, false) => files.push(path),
                 }
             }
@@ -213,12 +259,24 @@ impl Worker {
         files
     }
 
+    fn blind(&self, reason: &str) {
+        let _ = self.seen.send(Seen::Blind(reason.to_owned()));
+    }
+
+    /// Whether something in this folder may be what a pattern means.
+    fn may_matter(&self, folder: &Path) -> bool {
+        let Ok(relative) = folder.strip_prefix(&self.root) else { return false };
+        self.watched.iter().any(|watched| {
+            watched.prefixes.iter().any(|it| it.starts_with(relative) || relative.starts_with(it))
+        })
+    }
+
     /// If that was a folder, it and all in it is gone: another may come in its place.
     fn leave(&mut self, folder: &Path) {
-        if self.folders.contains_key(folder) && folder != self.root {
-            for gone in self.folders.extract_if(|known, _| known.starts_with(folder)) {
+        if self.folders.contains_key(folder) {
+            for (gone, _) in self.folders.extract_if(|known, _| known.starts_with(folder)) {
                 // The system may have forgotten it already.
-                let _ = self.watcher.unwatch(&gone.0);
+                let _ = self.watcher.unwatch(&gone);
             }
         }
     }
@@ -244,7 +302,7 @@ impl Worker {
             return true;
         }
         for rules in path.ancestors().skip(1).filter_map(|folder| self.folders.get(folder)) {
-            match rules.matched(path, is_folder) {
+            match rules.matched_path_or_any_parents(path, is_folder) {
                 ignore::Match::Ignore(_) => return true,
                 ignore::Match::Whitelist(_) => return false,
                 ignore::Match::None => {}
@@ -255,7 +313,7 @@ impl Worker {
 
     fn watched_by(&self, path: &Path) -> Vec<String> {
         let Ok(relative) = path.strip_prefix(&self.root) else { return Vec::new() };
-        let of = self.watched.iter().filter(|(_, globs)| globs.is_match(relative));
-        of.map(|(kind, _)| kind.clone()).collect()
+        let of = self.watched.iter().filter(|watched| watched.globs.is_match(relative));
+        of.map(|watched| watched.kind.clone()).collect()
     }
 }

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use crate::keeper::protocol::Request;
+use crate::keeper::protocol::{ChildId, Request};
 use crate::notice::Notice;
 use crate::plan;
 use crate::plan::ready::Ready;
+use crate::supervise::exit::Exit;
 use crate::supervise::launch;
 use crate::supervise::readiness::Found;
 use crate::supervise::supervisor::{Event, Pace, ProcessId};
+use crate::supervise::taken::Taken;
 use crate::supervise::watch::{Seen, Watch};
 
 /// The pause before a command is asked again whether a process is ready.
@@ -50,8 +52,18 @@ impl Engine {
         if let Some(pid) = self.supervisor.find(id).and_then(|status| status.pid) {
             self.probes.probe(id, &process, pid);
         }
-        if let Ready::Command(_) = process.ready {
-            self.checks.insert(id, process);
+        match &process.ready {
+            Ready::Log(text) => self.logs.expect(ChildId::from(id).0, text),
+            Ready::Command(_) => drop(self.checks.insert(id, process)),
+            Ready::Started | Ready::Port | Ready::Http(_) => {}
+        }
+    }
+
+    /// It has said what was awaited of it, if that is still what makes it ready.
+    pub(super) fn on_matched(&mut self, id: ProcessId) {
+        let status = self.supervisor.find(id);
+        if status.is_some_and(|status| matches!(status.plan.ready, Ready::Log(_))) {
+            self.on_ready(id);
         }
     }
 
@@ -66,9 +78,18 @@ impl Engine {
                     self.logs.say(Notice::Elsewhere { name, given, found });
                 }
             }
+            Found::Taken(id, holder) => {
+                if let Some(status) = self.supervisor.find(id) {
+                    let (process, port) = (status.plan.name.clone(), status.plan.port);
+                    let (port, holder) = (port.unwrap_or_default(), Some(holder));
+                    let taken = Taken { process, port, holder, counts: true };
+                    self.logs.say(Notice::PortTaken { reason: taken.to_string() });
+                }
+            }
+            Found::Tried(id, outcome) => self.happen(Event::Tried(id, outcome)),
             Found::Check(id) => {
                 if self.check(id).is_err() {
-                    self.probes.check_in(CHECK_AGAIN_IN, id);
+                    self.check_again(id);
                 }
             }
             Found::CheckTooLong(id) => self.end_check(id),
@@ -104,16 +125,24 @@ impl Engine {
     }
 
     /// The command that says whether a process is ready has ended, or never began.
-    pub(super) fn on_checked(&mut self, id: ProcessId, is_ready: bool) {
+    pub(super) fn on_checked(&mut self, id: ProcessId, exit: Exit) {
         // What it has left behind has nothing left to say.
         self.end_check(id);
-        if !self.checks.contains_key(&id) {
-            return;
-        }
-        if is_ready {
-            self.on_ready(id);
+        let Some(process) = self.checks.get(&id) else { return };
+        if exit.failed() {
+            if let Ready::Command(command) = &process.ready {
+                let outcome = format!("`{command}` {exit}");
+                self.happen(Event::Tried(id, outcome));
+            }
+            self.check_again(id);
         } else {
-            self.probes.check_in(CHECK_AGAIN_IN, id);
+            self.on_ready(id);
+        }
+    }
+
+    fn check_again(&mut self, id: ProcessId) {
+        if let Some(process) = self.checks.get(&id) {
+            self.probes.check_in(CHECK_AGAIN_IN, id, process);
         }
     }
 }

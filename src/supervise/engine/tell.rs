@@ -11,10 +11,12 @@ use crate::logs::recent::Line;
 use crate::notice::{Notice, time};
 use crate::supervise::exit::{Exit, Failure, Outcome};
 use crate::supervise::oom::OomKills;
-use crate::supervise::supervisor::{Readiness, State, Status};
+use crate::supervise::supervisor::{ProcessId, Readiness, State, Status};
 
-/// So many lines of who failed are shown at the end, and waited for so long.
+/// So many lines of who failed are shown at the end, so much of each, and waited for so
+/// long.
 const REPORTED: usize = 10;
+const LONGEST_LINE: usize = 200;
 const REPORT_IN: Duration = Duration::from_secs(1);
 
 impl Engine {
@@ -58,12 +60,11 @@ impl Engine {
 
     /// Says what went wrong, if something did, and returns the exit code.
     pub(super) async fn report(&mut self, outcome: &Outcome) -> u8 {
-        if let Some(Failure { name, exit }) = &outcome.first_failure {
+        if let Some(Failure { name, exit }) = outcome.first_failure() {
             // Alone, it has said so just now.
-            let most = if self.plan.processes.len() > 1 { REPORTED } else { 0 };
-            let lines = self.last_words(name.clone(), most).await;
-            let killed = exit.code() == Exit::Signal(libc::SIGKILL).code();
-            let no_memory = killed && self.oom_kills.as_ref().is_some_and(OomKills::have_grown);
+            let alone = matches!(self.plan.processes.as_slice(), [only] if only.shown);
+            let lines = self.last_words(name.clone(), if alone { 0 } else { REPORTED }).await;
+            let no_memory = self.out_of_memory.contains(name);
             let others = outcome.stopped.clone();
             if !lines.is_empty() || !others.is_empty() || no_memory {
                 let (name, exit) = (name.clone(), *exit);
@@ -73,13 +74,51 @@ impl Engine {
         outcome.code()
     }
 
+    /// Says so if memory ran out when a process was killed.
+    pub(super) fn look_for_lack_of_memory(&mut self, id: ProcessId, exit: Exit) {
+        let Some(status) = self.supervisor.find(id) else { return };
+        let killed = exit.code() == Exit::Signal(libc::SIGKILL).code();
+        let name = status.plan.name.clone();
+        if killed && self.oom_kills.as_mut().is_some_and(OomKills::have_grown) {
+            self.logs.say(Notice::OutOfMemory { name: name.clone() });
+            self.out_of_memory.insert(name);
+        } else {
+            self.out_of_memory.remove(&name);
+        }
+    }
+
     pub(super) async fn last_words(&mut self, name: String, most: usize) -> Vec<String> {
         let (answer, lines) = oneshot::channel();
         let filter = Filter(Box::new(move |of| of == name));
         self.logs.look(Question { filter, most, since: None, answer, follow: None });
-        let line = |line: Line| String::from_utf8_lossy(&line.bytes).trim_end().to_owned();
+        let line = |line: Line| plain(&line.bytes);
         // Only whoever blocks the stream for good keeps it from being answered.
         let lines = timeout(REPORT_IN, lines).await;
         lines.into_iter().flatten().flatten().map(line).collect()
+    }
+}
+
+/// A line as it may stand in a sentence of ganger's own: without what a terminal would
+/// obey, and not for ever.
+fn plain(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let text: String = anstream::adapter::strip_str(text.trim_end()).to_string();
+    let mut chars = text.chars().map(|char| if char.is_control() { ' ' } else { char });
+    let mut shown: String = chars.by_ref().take(LONGEST_LINE).collect();
+    if chars.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_plain() {
+        assert_eq!(plain(b"\x1b[31mred\x1b[0m\x1b[2J \0 end\r\n"), "red  end");
+        let long = plain("é".repeat(100_000).as_bytes());
+        assert_eq!((long.chars().count(), long.ends_with('…')), (LONGEST_LINE + 1, true));
     }
 }

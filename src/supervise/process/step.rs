@@ -83,15 +83,14 @@ impl Process {
         actions: &mut Vec<Action>,
     ) -> Option<Consequence> {
         self.life += 1;
-        let needs = !self.plan.needs.is_empty();
-        if needs {
-            actions.push(Action::Await(self.id(), Arc::clone(&self.plan)));
+        if let Patience::Until(until) = self.patience {
+            self.patience = Patience::Left(until.saturating_duration_since(now));
         }
+        let until = self.await_needs(now, actions);
         if let Before::Awaited(names) = &place.before {
             let (name, what) = (self.name().to_owned(), names.clone());
             actions.push(Action::Say(Notice::Awaiting { name, what }));
         }
-        let until = needs.then(|| now + self.plan.ready_timeout);
         self.state = State::Waiting { until };
         self.wait(until, now, place, chance, actions)
     }
@@ -105,24 +104,17 @@ impl Process {
         chance: &mut Chance,
         actions: &mut Vec<Action>,
     ) -> Option<Consequence> {
+        self.awaited = match &place.before {
+            Before::Awaited(names) => names.clone(),
+            Before::Ready | Before::Failed(_) => Vec::new(),
+        };
         let notice = match (&place.before, until) {
             (Before::Failed(chain), _) => Notice::HeldUp { chain: chain.clone() },
             (Before::Ready | Before::Awaited(_), Some(until)) if until <= now => {
                 let (name, what) = (self.name().to_owned(), self.unmet.clone());
                 Notice::Missing { name, what, after: self.plan.ready_timeout }
             }
-            (Before::Ready, None) => {
-                self.state = State::Starting;
-                actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
-                return match self.patience {
-                    Patience::Whole => {
-                        self.patience = Patience::Until(now + self.plan.ready_timeout);
-                        None
-                    }
-                    Patience::Until(until) if until <= now => Some(self.lose_patience(actions)),
-                    Patience::Until(_) | Patience::Lost => None,
-                };
-            }
+            (Before::Ready, None) => return self.spawn(now, actions),
             (Before::Ready | Before::Awaited(_), Some(_)) | (Before::Awaited(_), None) => {
                 return None;
             }
@@ -137,22 +129,35 @@ impl Process {
         Some(Consequence::Fell(exit, next))
     }
 
+    fn spawn(&mut self, now: Instant, actions: &mut Vec<Action>) -> Option<Consequence> {
+        self.starts += 1;
+        self.state = State::Starting;
+        actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
+        let left = match self.patience {
+            Patience::Whole => self.plan.ready_timeout,
+            Patience::Left(left) => left,
+            Patience::Until(until) => until.saturating_duration_since(now),
+            Patience::Lost => return None,
+        };
+        self.patience = Patience::Until(now + left);
+        left.is_zero().then(|| self.lose_patience(actions))
+    }
+
     /// It takes too long, be it one life that does or many short ones.
     fn lose_patience(&mut self, actions: &mut Vec<Action>) -> Consequence {
         self.patience = Patience::Lost;
         let name = self.name().to_owned();
         let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
-        let after = self.plan.ready_timeout;
-        actions.push(Action::Say(Notice::Late { name, port, after }));
+        let (after, tried) = (self.plan.ready_timeout, self.tried.clone());
+        actions.push(Action::Say(Notice::Late { name, port, after, tried }));
         Consequence::Late
     }
 
     pub(super) fn wait_no_more(&mut self, actions: &mut Vec<Action>) {
         self.state = State::Down;
-        if !self.plan.needs.is_empty() {
-            actions.push(Action::Forget(self.id()));
-        }
+        actions.push(Action::Forget(self.id()));
         self.unmet.clear();
+        self.awaited.clear();
     }
 
     pub(super) fn ask_to_stop(&mut self, leader: Leader, now: Instant, actions: &mut Vec<Action>) {

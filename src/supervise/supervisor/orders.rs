@@ -17,7 +17,7 @@ impl Supervisor {
             match before.iter().position(|known| known.name() == process.name) {
                 Some(at) => {
                     let mut known = before.remove(at);
-                    if known.adopt(process) {
+                    if known.adopt(process, now, &mut self.actions) {
                         known.restart(pace, now, &mut self.actions);
                     }
                     self.processes.push(known);

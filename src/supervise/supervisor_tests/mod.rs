@@ -5,6 +5,7 @@ mod order;
 mod plans;
 mod rolling;
 mod tables;
+mod waiting;
 
 use std::path::PathBuf;
 

@@ -5,7 +5,6 @@ use Signal::{SIGINT, SIGKILL, SIGTERM};
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::needs::{Address, Need};
 
 /// `p0.1`, `p1.1` and so on: each comes after the one before it, and is ready when it
 /// says so.
@@ -170,84 +169,25 @@ impl Bench {
     }
 }
 
-fn needy() -> Bench {
-    let mut one = plan::Process::clone(&process(0, "run", policy(OnExit::StopAll)));
-    let addresses = vec![Address::Tcp("db".into(), 1)];
-    one.needs = vec![Need { variable: Some("DATABASE_URL".into()), addresses }];
-    Bench::of(vec![Arc::new(one)])
-}
-
 #[test]
-fn what_it_needs_comes_first() {
-    let mut b = needy();
-    assert_eq!(b.on(Event::Tick), []);
-    let unmet = || vec!["`DATABASE_URL` (db:1)".to_owned()];
-    let id = b.id(0);
-    assert_eq!(b.said(Event::Unmet(id, unmet())), ["p.0 waits for `DATABASE_URL` (db:1)"]);
-    assert_eq!(b.said(Event::Unmet(id, unmet())), Vec::<String>::new());
-    // An answer to an earlier question is none to this.
-    assert_eq!(b.on(Event::Unmet(ProcessId { life: 0, ..id }, vec![])), []);
-    assert_eq!(b.on(Event::Unmet(id, vec![])), [Spawn(0)]);
-}
-
-#[test]
-fn what_never_comes_is_named() {
-    let mut b = needy();
+fn one_that_somebody_has_stopped_is_waited_for_until_it_is_back() {
+    let mut b = Bench::of(chain(&[policy(IGNORE); 2]));
     b.on(Event::Tick);
-    b.on(Event::Unmet(b.id(0), vec!["`DATABASE_URL` (db:1)".into()]));
-    b.now = b.supervisor.deadline().unwrap();
-    let expected =
-        ["p.0: `DATABASE_URL` (db:1) is not there after 1m", "p.0 was not started, stopping all"];
-    assert_eq!(b.said(Event::Tick), expected);
-    b.on(Event::Strays(vec![]));
-    b.on(Event::Swept(vec![]));
-    assert_eq!(b.code(), Some(1));
+    b.spawned(0);
+    assert_eq!(b.on(Event::Stop(vec!["p0.1".into()])), [Stop(0, SIGTERM)]);
+    assert_eq!(b.exited(0, Exit::Signal(15)), []);
+    assert_eq!(b.supervisor.status().nth(1).unwrap().waits_for, ["p0.1"]);
+    assert_eq!(b.on(Event::Restart(vec!["p0.1".into()], Pace::AtOnce)), [Spawn(0)]);
+    b.spawned(0);
+    assert_eq!(b.ready(0), [Spawn(1)]);
 }
 
 #[test]
-fn a_stop_ends_the_wait() {
-    let mut b = needy();
-    b.on(Event::Tick);
-    let actions = b.all(Event::Asked(SIGTERM));
-    assert!(actions.contains(&Action::Forget(b.id(0))), "{actions:?}");
-    b.on(Event::Strays(vec![]));
-    b.on(Event::Swept(vec![]));
-    assert_eq!(b.code(), Some(0));
-}
-
-/// Time to get ready is not won by crashing.
-#[test]
-fn one_that_crashes_until_its_time_is_over_is_late() {
-    let mut b = Bench::of(chain(&[policy(OnExit::Restart), policy(IGNORE)]));
-    assert_eq!(b.on(Event::Tick), [Spawn(0)]);
-    let mut said = Vec::new();
-    let since = b.now;
-    while said.is_empty() {
-        assert!(b.now - since < Duration::from_mins(2), "never late");
-        b.spawned(0);
-        b.now += Duration::from_secs(1);
-        b.exited(0, Exit::Code(1));
-        b.now = b.supervisor.deadline().unwrap();
-        said = b.said(Event::Tick);
-    }
-    assert!(b.now - since >= Duration::from_mins(1));
-    let expected = [
-        "p0.1 is not ready after 1m",
-        "p1.1 waits for p0.1, which is not ready after 1m",
-        "p1.1 was not started",
-    ];
-    assert_eq!(said, expected);
-    // It is tried again all the same, is late no second time, and may still get there.
-    b.spawned(0);
-    let late = |b: &Bench| b.supervisor.status().next().unwrap().late;
-    assert!(late(&b));
-    assert_eq!(b.said(Event::Ready(b.id(0)))[0].split(" after").next(), Some("p0.1 is ready"));
-    assert!(!late(&b));
-    // And when it goes down another day, it has as much time again.
-    b.exited(0, Exit::Code(1));
-    b.wait();
-    b.spawned(0);
-    assert_eq!(b.supervisor.deadline(), Some(b.now + Duration::from_mins(1)));
+fn who_has_not_been_asked_to_go_is_not_waited_for_yet() {
+    let mut b = Bench::chain_up(&[policy(IGNORE); 3]);
+    b.on(Event::Asked(SIGTERM));
+    b.now += Duration::from_secs(1);
+    assert_eq!(b.said(Event::Tick), ["waiting for p2.1 (pid 102): SIGKILL in 4s"]);
 }
 
 /// In any history nobody starts before those it comes after are ready or not to be

@@ -248,3 +248,32 @@ fn an_earlier_life_is_not_taken_for_this_one() {
     assert_eq!(b.on(Event::Exited(first, Exit::Code(1), vec![])), []);
     assert!(matches!(b.supervisor.processes[0].state, State::Up { .. }));
 }
+
+#[test]
+fn one_that_is_started_again_has_not_failed_for_good() {
+    let mut b = Bench::up(&[policy(OnExit::Ignore); 3]);
+    b.exited(0, Exit::Code(7));
+    b.exited(1, Exit::Code(8));
+    b.on(Event::Restart(vec!["p.0".into()], Pace::AtOnce));
+    b.spawned(0);
+    b.on(Event::Asked(SIGTERM));
+    b.exited(0, Exit::Signal(15));
+    b.exited(2, Exit::Signal(15));
+    b.on(Event::Strays(vec![]));
+    b.on(Event::Swept(vec![]));
+    assert_eq!(b.code(), Some(8), "the first that failed and was not started again");
+}
+
+#[test]
+fn who_is_stopped_because_of_another_is_stopped_because_of_no_third() {
+    let mut b =
+        Bench::up(&[policy(OnExit::Ignore), policy(OnExit::StopAll), policy(OnExit::Restart)]);
+    b.exited(0, Exit::Code(7));
+    b.exited(1, Exit::Code(0));
+    let outcome = b.supervisor.outcome_so_far();
+    assert_eq!((outcome.code(), outcome.stopped.len()), (7, 0));
+    let mut b =
+        Bench::up(&[policy(OnExit::Ignore), policy(OnExit::StopAll), policy(OnExit::Restart)]);
+    b.exited(1, Exit::Code(7));
+    assert_eq!(b.supervisor.outcome_so_far().stopped, ["p.0", "p.2"]);
+}

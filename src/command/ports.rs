@@ -37,28 +37,62 @@ pub(super) fn settle(
     Ok((plan, notices))
 }
 
-/// How far the ports move at a time.
-const BLOCK: u16 = 1000;
+/// How far the ports move at a time, and where they begin again: below are those that
+/// take a privilege.
+const BLOCK: u32 = 1000;
+const LOWEST: u32 = 1024;
 
-/// The first base above at which all ports are free.
+/// The first base above at which all ports are free, or else below.
 fn move_away(
     plan: &Plan,
     sources: &Sources,
     options: &mut Options,
     listening: &Listening,
 ) -> anyhow::Result<(Plan, u16)> {
-    let mut base = plan.base_port;
-    while let Some(next) = base.and_then(|base| base.checked_add(BLOCK)) {
-        options.port = Some(next);
-        let moved = Plan::new(sources, options)?;
-        if moved
-            .processes
-            .iter()
-            .all(|it| it.port.is_none_or(|port| !listening.contains_key(&port)))
-        {
-            return Ok((moved, next));
+    let first = u32::from(plan.base_port.unwrap_or_default());
+    let above = (first + BLOCK..=u32::from(u16::MAX)).step_by(BLOCK as usize);
+    let lowest = LOWEST + (first + BLOCK - LOWEST % BLOCK) % BLOCK;
+    let below = (lowest..first).step_by(BLOCK as usize);
+    for base in above.chain(below).filter_map(|base| u16::try_from(base).ok()) {
+        options.port = Some(base);
+        // The last ones may not be enough for all.
+        let Ok(moved) = Plan::new(sources, options) else { continue };
+        let mut ports = moved.processes.iter().filter_map(|process| process.port);
+        if ports.all(|port| !listening.contains_key(&port)) {
+            return Ok((moved, base));
         }
-        base = Some(next);
     }
-    anyhow::bail!("there is no free block of ports above the first")
+    anyhow::bail!("there is no free block of ports (choose one with `--port`)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::sources::{EnvFiles, Text};
+    use crate::supervise::listeners::Socket;
+
+    #[test]
+    fn ports_move_up_and_then_begin_again_below() {
+        let text = |name: &str, text: &str| Text { name: name.into(), bytes: text.into() };
+        let sources = Sources {
+            root: "/app".into(),
+            procfile: text("Procfile", "web: serve\nworker: work\n"),
+            config: None,
+            env: EnvFiles::Named(Vec::new()),
+            foreign: Vec::new(),
+            environment: Vec::new(),
+        };
+        let moved = |base: u16, taken: &[u16]| {
+            let mut options = Options { port: Some(base), ..Options::default() };
+            let plan = Plan::new(&sources, &options).unwrap();
+            let socket = vec![Socket { inode: 1, uid: 0 }];
+            let listening = taken.iter().map(|port| (*port, socket.clone())).collect();
+            move_away(&plan, &sources, &mut options, &listening).ok().map(|(_, base)| base)
+        };
+        assert_eq!(moved(5000, &[5000]), Some(6000));
+        assert_eq!(moved(5000, &[5000, 6100]), Some(7000));
+        assert_eq!(moved(64_900, &[64_900]), Some(1900), "the worker's would be past the end");
+        assert_eq!(moved(64_000, &[64_000, 65_000]), Some(2000));
+        assert_eq!(moved(5000, &(1024..=u16::MAX).collect::<Vec<_>>()), None);
+    }
 }

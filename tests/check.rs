@@ -26,6 +26,10 @@ fn finds_what_start_would_find() {
         .args("check")
         .run()
         .refused("`ganger.toml` line 1: unknown key `proces` (did you mean `process`?)");
+    let scenario = Scenario::procfile("web: a\n").file("ganger.toml", "[process.web]\ndir = 'x'\n");
+    let folder = scenario.folder().canonicalize().unwrap().join("x");
+    let refusal = format!("`web` is to run in `{}`, which is no folder", folder.display());
+    scenario.args("check").run().refused(&refusal);
     Scenario::procfile("web: a\n")
         .args("check -m wbe=2")
         .run()
@@ -38,6 +42,7 @@ fn explains_every_process_without_its_secrets() {
         .file(".env", "KEY=hunter2\nTHEIRS=hunter2\n")
         .env("THEIRS", "hunter3")
         .file("ganger.toml", "[process.worker]\ndir = 'api'\nenv = { THREADS = '5' }\n")
+        .file("api/x", "")
         .args("check --explain -m web=2");
     let root = scenario.folder().canonicalize().unwrap().display().to_string();
     let text = scenario.run().code(0).stdout().replace(&root, "ROOT");

@@ -35,7 +35,7 @@ const EXAMPLE: &str = include_str!("../docs/ganger.toml");
 #[test]
 fn the_documented_example_is_one() {
     let procfile = "web: bin/web\nworker: bin/worker\ndb: bin/db\n";
-    let scenario = Scenario::procfile(procfile).file("ganger.toml", EXAMPLE);
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", EXAMPLE).file("jobs/x", "");
     let scenario = scenario.file(".env", "").file(".env.local", "REDIS_URL=redis://cache\n");
     let text = scenario.args("check --explain").run().code(0).stdout();
     let web = "web.1\n  command  bin/web\n";

@@ -172,8 +172,29 @@ fn a_rolling_restart_never_takes_two() {
     assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
     assert_eq!(running.tell("quit"), told("", 0));
     let stderr = running.finish().code(0).stderr();
+    assert_one_after_the_other(&stderr);
+}
+
+#[test]
+fn a_rolling_reload_takes_one_at_a_time_too() {
+    let mut running = up("web: exec sleep 1000\nworker: exec sleep 1000\n", "-N -m web=4");
+    running.tell("wait web --ready --timeout 60");
+    std::fs::write(running.folder().join(".env"), "A=1\n").unwrap();
+    let all = told("restarting web.1 web.2 web.3 web.4 worker.1\n", 0);
+    assert_eq!(running.tell("reload --rolling"), all);
+    running.wait_until("the last", |running| running.said_times("worker.1 started") == 2);
+    running.tell("quit");
+    let stderr = running.finish().code(0).stderr();
+    assert_one_after_the_other(&stderr);
+}
+
+/// Four of `web`.
+fn assert_one_after_the_other(stderr: &str) {
     let (_, rolling) = stderr.split_once("web.1 stopped\n").unwrap();
-    let words = |line: &str| line.split([' ', ',']).skip(2).take(2).collect::<Vec<_>>().join(" ");
+    let words = |line: &str| {
+        let (_, words) = line.split_once("| ").unwrap();
+        words.split([' ', ',']).take(2).collect::<Vec<_>>().join(" ")
+    };
     let rolling: Vec<String> = rolling.lines().take(7).map(words).collect();
     let expected =
         ["1 started", "2 stopped", "2 started", "3 stopped", "3 started", "4 stopped", "4 started"];
@@ -281,6 +302,23 @@ fn waiting_ends_in_time_and_with_the_exit() {
     touch.join().unwrap();
     running.tell("quit");
     running.finish().code(4);
+}
+
+#[test]
+fn what_is_asked_of_one_that_is_stopping_is_too_late() {
+    let procfile = "a: trap '' TERM; echo set; while :; do sleep 0.05; done\n";
+    let mut running = up(procfile, "-t 60");
+    running.wait_for("| set\n").signal(Signal::SIGTERM);
+    running.wait_for("stopping all\n");
+    let stopping = told("ganger: ganger is stopping\n", 2);
+    for verb in ["restart a", "stop a", "scale a=2", "reload", "wait a --ready"] {
+        assert_eq!(running.tell(verb), stopping, "{verb}");
+    }
+    assert_eq!(running.states(), ["a.1 stopping"]);
+    assert_eq!(running.tell("logs -n 1 --no-prefix").0, "set\n");
+    // What it is asked to do anyway, and what the user of a terminal would do.
+    assert_eq!(running.tell("signal KILL a").0, "signalled a.1\n");
+    running.finish().code(0);
 }
 
 #[test]

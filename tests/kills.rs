@@ -96,13 +96,21 @@ fn hit(running: &mut Running, victim: Victim, fate: Fate) -> Option<()> {
             return None;
         }
     };
-    let send = |signal| victims.iter().try_for_each(|pid| kill(*pid, signal).ok());
-    send(Signal::SIGSTOP)?;
+    // Each of them, whatever became of the other.
+    let send = |signal| {
+        let sent: Vec<bool> = victims.iter().map(|pid| kill(*pid, signal).is_ok()).collect();
+        sent.iter().all(|sent| *sent)
+    };
+    if !send(Signal::SIGSTOP) {
+        send(Signal::SIGCONT);
+        return None;
+    }
     match fate {
-        Fate::Killed => send(Signal::SIGKILL)?,
+        Fate::Killed => drop(send(Signal::SIGKILL)),
         Fate::Stopped => {
             std::thread::sleep(Duration::from_millis(3));
-            send(Signal::SIGCONT)?;
+            // The keeper may have been gone already, and ganger about to follow.
+            send(Signal::SIGCONT);
             // Nobody told it to end.
             running.signal(Signal::SIGTERM);
         }

@@ -12,7 +12,7 @@ use super::api;
 use super::describe::describe;
 use super::routes::{App, Error, bad, choose, names_of};
 use crate::notice::time;
-use crate::supervise::command::Snapshot;
+use crate::supervise::command::{Snapshot, Stopping};
 use crate::supervise::supervisor::Status;
 
 /// Until when somebody waits.
@@ -42,6 +42,7 @@ pub(super) async fn wait(
         for (name, life) in names.iter().zip(&lives) {
             let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
             let reached = match (query.r#for, status) {
+                (For::Ready, _) if snapshot.ending => return Err(Stopping.into()),
                 (For::Ready, Some(status)) => {
                     check_hope(status)?;
                     status.state.is_ready()

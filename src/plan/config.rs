@@ -279,8 +279,11 @@ fn in_words(message: &str) -> String {
     format!("expected {expected}, found {found}")
 }
 
-/// The signal of that name: `TERM`, `SIGTERM` or `term`.
+/// The signal of that name or number: `TERM`, `SIGTERM`, `term` or `15`.
 pub fn parse_signal(text: &str) -> Result<Signal, String> {
+    if let Some(signal) = text.parse::<i32>().ok().and_then(|it| Signal::try_from(it).ok()) {
+        return Ok(signal);
+    }
     let name = text.to_uppercase();
     let short = name.strip_prefix("SIG").unwrap_or(&name);
     let known = || Signal::iterator().map(|signal| &signal.as_str()["SIG".len()..]);
@@ -481,6 +484,16 @@ mod tests {
         assert!(parse("port =").unwrap_err().starts_with("line 1: "));
         let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();
         assert_eq!(not_text.to_string(), "line 2: is not UTF-8 text");
+    }
+
+    #[test]
+    fn reads_signals() {
+        for text in ["TERM", "SIGTERM", "term", "15"] {
+            assert_eq!(parse_signal(text), Ok(Signal::SIGTERM), "{text}");
+        }
+        for text in ["", "0", "-1", "99", "SIG", "SIG15"] {
+            assert!(parse_signal(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -104,13 +104,13 @@ impl Background {
 
 /// Whether nothing more has to come of its start.
 fn is_settled(status: &Status) -> bool {
-    !status.wanted || status.state.is_ready() || status.late
+    !status.is_wanted() || status.state.is_ready() || status.late
 }
 
 /// What came of it, as an exit code.
 fn code_of(status: &Status) -> u8 {
     match status.last {
-        Some(exit) if status.fallen => exit.code(),
+        Some(exit) if status.has_failed() => exit.code(),
         _ if status.late => TIMED_OUT,
         Some(_) | None => 0,
     }

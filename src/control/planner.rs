@@ -126,7 +126,7 @@ impl Planner {
         for status in &snapshot.processes {
             let name = &status.plan.name;
             if let Some(at) = differences.restarted.iter().position(|it| it == name)
-                && !status.wanted
+                && !status.is_wanted()
             {
                 differences.restarted.remove(at);
                 differences.started.extend(status.follows_changes().then(|| name.clone()));

@@ -157,7 +157,7 @@ async fn restart(
 ) -> Result<Json<Done>, Error> {
     let before = running(&app).await?;
     let mut chosen = choose(&patterns, &before)?;
-    chosen.retain(|status| status.planned);
+    chosen.retain(|status| status.is_planned());
     let (up, down): (Vec<&Status>, Vec<&Status>) =
         chosen.iter().partition(|status| status.state.runs());
     let done = Done { started: names_of(&down), restarted: names_of(&up), ..Done::default() };
@@ -217,7 +217,7 @@ async fn signal(
 async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
     let snapshot = app.engine.look().await?;
     let mut counts = serde_json::Map::new();
-    for status in snapshot.processes.iter().filter(|status| status.planned) {
+    for status in snapshot.processes.iter().filter(|status| status.is_planned()) {
         let count = counts.entry(status.plan.kind.clone()).or_insert(0.into());
         *count = (count.as_u64().unwrap_or_default() + 1).into();
     }

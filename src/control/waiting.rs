@@ -70,7 +70,7 @@ pub(super) async fn wait(
 pub(super) fn check_hope(status: &Status) -> Result<(), Error> {
     let name = &status.plan.name;
     let message = match status.last {
-        Some(exit) if status.fallen => format!("{name} {exit}, and stays down"),
+        Some(exit) if status.has_failed() => format!("{name} {exit}, and stays down"),
         _ if status.late => {
             format!("{name} is not ready after {}", time(status.plan.ready_timeout))
         }

@@ -4,7 +4,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 use super::process::Process;
-use super::state::{Readiness, State, Want};
+use super::state::{Readiness, State, Want, Why};
 use crate::notice::Chain;
 
 /// What the others mean for a process.
@@ -34,7 +34,7 @@ impl Place {
     pub(super) fn of(index: usize, processes: &[Process]) -> Self {
         let process = &processes[index];
         let waits_for_it = |other: &&Process| {
-            comes_after(other, process) && other.want == Want::Down && other.state.has_begun()
+            comes_after(other, process) && other.want != Want::Up && other.state.has_begun()
         };
         Self {
             before: before(index, processes),
@@ -57,7 +57,7 @@ fn before(index: usize, processes: &[Process]) -> Before {
 }
 
 fn comes_after(process: &Process, other: &Process) -> bool {
-    process.plan.after.contains(&other.plan.kind) && !other.is_retired()
+    process.plan.after.contains(&other.plan.kind) && !other.is_gone_from_plan()
 }
 
 /// What can be expected of one that others come after.
@@ -70,10 +70,11 @@ enum Hope {
 fn hope(process: &Process) -> Hope {
     match (process.want, process.state) {
         // Somebody has stopped it, and may start it again.
-        (Want::Down, _) if process.is_held() => Hope::Still,
-        (Want::Down, _) if process.has_fallen() => Hope::Lost,
-        // It has done its work.
-        (Want::Down, _) | (Want::Up, State::Up { ready: Readiness::Ready, .. }) => Hope::Fulfilled,
+        (Want::Down(Why::Told), _) => Hope::Still,
+        (Want::Down(Why::Failed), _) => Hope::Lost,
+        // It has done its work, or is none that anybody waits for.
+        (Want::Down(Why::Done | Why::Gone), _)
+        | (Want::Up, State::Up { ready: Readiness::Ready, .. }) => Hope::Fulfilled,
         (Want::Up, _) if process.is_late() => Hope::Lost,
         (
             Want::Up,
@@ -92,9 +93,7 @@ fn hope(process: &Process) -> Hope {
 /// From the last that waits for `process` down to what keeps it waiting.
 fn chain(process: &Process, processes: &[Process]) -> Chain {
     let mut names = vec![process.name().to_owned()];
-    let waits = |other: &&Process| {
-        other.want == Want::Up && !other.state.has_begun() && !other.is_retired()
-    };
+    let waits = |other: &&Process| other.want == Want::Up && !other.state.has_begun();
     let mut first = process;
     while let Some(next) = processes.iter().filter(waits).find(|it| comes_after(it, first)) {
         names.insert(0, next.name().to_owned());

@@ -4,6 +4,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod step;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,11 +13,10 @@ use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
-use super::state::{Leader, Pace, Patience, ProcessId, Readiness, State, Want};
+use super::state::{Leader, Pace, Patience, ProcessId, State, Want, Why};
 use super::status::Status;
 use crate::keeper::protocol::Member;
-use crate::notice::{Next, Notice, members, time};
-use crate::plan::ready::Ready;
+use crate::notice::{Next, Notice, members};
 use crate::plan::{self, OnExit, Policy};
 
 /// Something that has to be done.
@@ -45,8 +45,6 @@ pub(super) struct Process {
     index: u32,
     /// What the plan says of it.
     pub(super) plan: Arc<plan::Process>,
-    /// Whether the plan has it no more: once down, it is forgotten.
-    retired: bool,
     /// Whether it is to be started again when its turn comes.
     pub(super) due: bool,
     pub(super) want: Want,
@@ -62,10 +60,6 @@ pub(super) struct Process {
     crashes: u32,
     /// Not started again before this.
     pause_until: Option<Instant>,
-    /// Whether it is down because it failed, and not because somebody said so.
-    fallen: bool,
-    /// Whether it stays down because somebody said so.
-    held: bool,
     /// Of those who wait for it.
     patience: Patience,
     /// What it needs and is not there.
@@ -92,7 +86,6 @@ impl Process {
         Self {
             index,
             plan,
-            retired: false,
             due: false,
             want: Want::Up,
             state: State::Down,
@@ -103,8 +96,6 @@ impl Process {
             left: Vec::new(),
             crashes: 0,
             pause_until: None,
-            fallen: false,
-            held: false,
             patience: Patience::Whole,
             unmet: Vec::new(),
             awaited: Vec::new(),
@@ -124,86 +115,15 @@ impl Process {
         self.plan.policy
     }
 
-    /// The plan says something new of it, or has it again. True if it is to be started
-    /// again because of that.
-    pub(super) fn adopt(
-        &mut self,
-        plan: Arc<plan::Process>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) -> bool {
-        let runs_as_before = plan.runs_like(&self.plan);
-        let waits_as_before = plan.is_awaited_like(&self.plan);
-        self.plan = plan;
-        if std::mem::take(&mut self.retired) {
-            self.want_up();
-        }
-        let anew = !runs_as_before && self.status().follows_changes();
-        if !anew && !waits_as_before {
-            self.wait_anew(now, actions);
-        }
-        anew
-    }
-
-    /// What is waited for has changed: whatever is being found out is no longer the
-    /// question.
-    fn wait_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        match self.state {
-            State::Waiting { .. } => {
-                actions.push(Action::Forget(self.id()));
-                self.unmet.clear();
-                self.state = State::Waiting { until: self.await_needs(now, actions) };
-            }
-            State::Up { since, pid, ready: Readiness::Awaited { .. } | Readiness::Late } => {
-                actions.push(Action::Forget(self.id()));
-                self.patience = Patience::Whole;
-                let ready = self.await_ready(now, actions);
-                self.state = State::Up { since, pid, ready };
-            }
-            State::Up { ready: Readiness::Ready, .. }
-            | State::Down
-            | State::Backoff { .. }
-            | State::Starting
-            | State::Stopping { .. }
-            | State::Killed { .. }
-            | State::Stuck { .. } => {}
-        }
-    }
-
-    /// Has it found out whether what it needs is there; until when it waits for that.
-    fn await_needs(&self, now: Instant, actions: &mut Vec<Action>) -> Option<Instant> {
-        let needs = !self.plan.needs.is_empty();
-        if needs {
-            actions.push(Action::Await(self.id(), Arc::clone(&self.plan)));
-        }
-        needs.then(|| now + self.plan.ready_timeout)
-    }
-
-    /// Has it found out when it is ready, if it isn't by running.
-    fn await_ready(&mut self, now: Instant, actions: &mut Vec<Action>) -> Readiness {
-        if self.plan.ready == Ready::Started {
-            self.patience = Patience::Whole;
-            return Readiness::Ready;
-        }
-        actions.push(Action::Probe(self.id(), Arc::clone(&self.plan)));
-        match self.patience {
-            Patience::Lost => Readiness::Late,
-            Patience::Until(until) => Readiness::Awaited { until },
-            Patience::Left(left) => Readiness::Awaited { until: now + left },
-            Patience::Whole => Readiness::Awaited { until: now + self.plan.ready_timeout },
-        }
-    }
-
     /// Somebody says so: what was before doesn't count.
     fn want_up(&mut self) {
         self.want = Want::Up;
-        (self.fallen, self.held) = (false, false);
         self.patience = Patience::Whole;
     }
 
     /// Starts it again, whatever it is now, at once or when its turn comes.
     pub(super) fn restart(&mut self, pace: Pace, now: Instant, actions: &mut Vec<Action>) {
-        if self.retired {
+        if self.is_gone_from_plan() {
             return;
         }
         if pace == Pace::Rolling {
@@ -226,70 +146,44 @@ impl Process {
     /// Lets it go down, and stay there.
     pub(super) fn stop(&mut self) {
         self.due = false;
-        self.held = true;
-        self.want = Want::Down;
+        if !self.is_gone_from_plan() {
+            self.want = Want::Down(Why::Told);
+        }
     }
 
     /// The plan has it no more.
     pub(super) fn retire(&mut self) {
-        self.retired = true;
-        self.stop();
+        self.due = false;
+        self.want = Want::Down(Why::Gone);
     }
 
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired
+    pub(super) fn is_gone_from_plan(&self) -> bool {
+        self.want == Want::Down(Why::Gone)
     }
 
     /// Whether it is down because it failed.
-    pub(super) fn has_fallen(&self) -> bool {
-        self.fallen
-    }
-
-    /// Whether nobody waits for it to become ready any longer.
-    pub(super) fn is_late(&self) -> bool {
-        self.patience == Patience::Lost
-    }
-
-    /// Why others can't count on it.
-    pub(super) fn why_lost(&self) -> String {
-        match (self.fallen, self.last) {
-            (true, Some(exit)) => exit.to_string(),
-            (_, _) => format!("is not ready after {}", time(self.plan.ready_timeout)),
-        }
+    pub(super) fn has_failed(&self) -> bool {
+        self.want == Want::Down(Why::Failed)
     }
 
     /// Whether it can be forgotten.
     pub(super) fn is_past(&self) -> bool {
-        self.retired && matches!(self.state, State::Down)
+        self.is_gone_from_plan() && self.state == State::Down
     }
 
     pub(super) fn status(&self) -> Status {
         Status {
             plan: Arc::clone(&self.plan),
             state: self.state,
-            planned: !self.retired,
-            wanted: self.want == Want::Up,
+            want: self.want,
             pid: self.pid,
             last: self.last,
             restarts: self.starts.saturating_sub(1),
             waits_for: self.waits_for(),
             crashes: self.crashes,
-            fallen: self.fallen,
-            held: self.held,
             late: self.is_late(),
             due: self.due,
         }
-    }
-
-    fn waits_for(&self) -> Vec<String> {
-        let waits = matches!(self.state, State::Waiting { .. });
-        let all = self.unmet.iter().chain(&self.awaited).filter(|_| waits);
-        all.cloned().collect()
-    }
-
-    /// Whether it stays down because somebody said so.
-    pub(super) fn is_held(&self) -> bool {
-        self.held
     }
 
     /// What it is called where it is waited for.
@@ -317,39 +211,6 @@ impl Process {
         let (name, port) = (self.name().to_owned(), self.plan.port);
         let listened = self.plan.listen;
         actions.push(Action::Say(Notice::Started { name, pid, port, listened }));
-    }
-
-    /// Others can count on it now.
-    pub(super) fn on_ready(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if let State::Up { since, ready, .. } = &mut self.state
-            && *ready != Readiness::Ready
-        {
-            *ready = Readiness::Ready;
-            self.patience = Patience::Whole;
-            let (after, name) = (now.duration_since(*since), self.name().to_owned());
-            let url = match &self.plan.ready {
-                Ready::Port | Ready::Http(_) => self.plan.port,
-                Ready::Started | Ready::Log(_) | Ready::Command(_) => None,
-            };
-            actions.push(Action::Say(Notice::Ready { name, port: url, after }));
-        }
-    }
-
-    /// It was looked whether it is ready, and this came of it.
-    pub(super) fn on_tried(&mut self, outcome: String) {
-        self.tried = Some(outcome);
-    }
-
-    /// These of what it needs are not there; none: all is.
-    pub(super) fn on_unmet(&mut self, unmet: Vec<String>, actions: &mut Vec<Action>) {
-        let State::Waiting { until } = &mut self.state else { return };
-        if unmet.is_empty() {
-            *until = None;
-        } else if self.unmet != unmet {
-            let name = self.name().to_owned();
-            actions.push(Action::Say(Notice::Awaiting { name, what: unmet.clone() }));
-        }
-        self.unmet = unmet;
     }
 
     /// It has ended, or never began. Returns what follows, if it did so without
@@ -420,8 +281,7 @@ impl Process {
         self.pause_until = match next {
             Next::Restart(pause) => Some(now + pause),
             Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
-                self.want = Want::Down;
-                self.fallen = exit.failed();
+                self.want = Want::Down(if exit.failed() { Why::Failed } else { Why::Done });
                 None
             }
         };

@@ -56,9 +56,24 @@ pub enum Pace {
 
 /// What a process is to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Want {
+pub enum Want {
+    /// It is to run.
     Up,
-    Down,
+    /// It is not.
+    Down(Why),
+}
+
+/// Why a process is not to run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Why {
+    /// It has ended, and that was all.
+    Done,
+    /// It has failed, and is not tried again by itself.
+    Failed,
+    /// Somebody said so.
+    Told,
+    /// The plan has it no more: once it is down, it is forgotten.
+    Gone,
 }
 
 /// Whether others can count on a process that runs.

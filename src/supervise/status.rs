@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::exit::Exit;
-use super::state::State;
+use super::state::{State, Want, Why};
 use crate::plan;
 
 /// What is known of a process.
@@ -13,10 +13,8 @@ pub struct Status {
     pub plan: Arc<plan::Process>,
     /// What it is.
     pub state: State,
-    /// Whether the plan has it; else it is on its way down for good.
-    pub planned: bool,
-    /// Whether it is to be up.
-    pub wanted: bool,
+    /// What it is to be.
+    pub want: Want,
     /// Its process id, if something of it is there.
     pub pid: Option<i32>,
     /// How it ended last.
@@ -27,10 +25,6 @@ pub struct Status {
     pub waits_for: Vec<String>,
     /// How often it has crashed in a row.
     pub crashes: u32,
-    /// Whether it is down because it failed.
-    pub fallen: bool,
-    /// Whether it stays down because somebody said so.
-    pub held: bool,
     /// Whether it takes too long to become ready, be it up or between two tries.
     pub late: bool,
     /// Whether it is to be started again when its turn comes.
@@ -38,10 +32,34 @@ pub struct Status {
 }
 
 impl Status {
+    /// Whether the plan has it; else it is on its way down for good.
+    #[must_use]
+    pub fn is_planned(&self) -> bool {
+        self.want != Want::Down(Why::Gone)
+    }
+
+    /// Whether it is to run.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.want == Want::Up
+    }
+
+    /// Whether it is down because it failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.want == Want::Down(Why::Failed)
+    }
+
     /// Whether it is started again, or started, when it would run otherwise now: also
     /// one that has failed, which that may mend.
     #[must_use]
     pub fn follows_changes(&self) -> bool {
-        self.wanted || (self.fallen && !self.held)
+        self.is_wanted() || self.has_failed()
+    }
+
+    /// The same, when a file changes that it watches: also one that is done.
+    #[must_use]
+    pub fn follows_files(&self) -> bool {
+        self.follows_changes() || self.want == Want::Down(Why::Done)
     }
 }

@@ -24,8 +24,7 @@ use crate::notice::{Cause, Next, Notice};
 use crate::plan::{self, Plan};
 
 pub use super::process::Action;
-use super::state::Want;
-pub use super::state::{Pace, ProcessId, Readiness, State};
+pub use super::state::{Pace, ProcessId, Readiness, State, Want, Why};
 pub use super::status::Status;
 
 /// Something that happened.
@@ -338,7 +337,7 @@ impl Supervisor {
     }
 
     fn is_unwanted(&self) -> bool {
-        self.processes.iter().all(|process| process.want == Want::Down)
+        self.processes.iter().all(|process| process.want != Want::Up)
     }
 
     fn all_down(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::plan::ready::Ready;
 use crate::supervise::exit::Exit;
 use crate::supervise::launch;
 use crate::supervise::readiness::Found;
-use crate::supervise::supervisor::{Event, Pace, ProcessId};
+use crate::supervise::supervisor::{Event, Pace, ProcessId, Status};
 use crate::supervise::taken::Taken;
 use crate::supervise::watch::{Seen, Watch};
 
@@ -37,7 +37,7 @@ impl Engine {
                 let file =
                     file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
                 // What was stopped by hand stays so; what has failed or is done begins anew.
-                let status = self.supervisor.status().filter(|status| !status.held);
+                let status = self.supervisor.status().filter(Status::follows_files);
                 let status = status.filter(|status| kinds.contains(&status.plan.kind));
                 let names: Vec<String> = status.map(|status| status.plan.name.clone()).collect();
                 if !names.is_empty() {

@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 use super::{Action, Consequence, Process};
 use crate::notice::Notice;
 use crate::plan::Policy;
-use crate::plan::ready::Ready;
 use crate::supervise::backoff::Chance;
 use crate::supervise::exit::Exit;
 use crate::supervise::order::{Before, Place};
@@ -39,14 +38,14 @@ impl Process {
             (Want::Up, State::Waiting { until }) => {
                 return self.wait(until, now, place, chance, actions);
             }
-            (Want::Down, State::Backoff { .. }) => self.state = State::Down,
-            (Want::Down, State::Waiting { .. }) => self.wait_no_more(actions),
-            (Want::Down, State::Starting | State::Up { .. }) => {
+            (Want::Down(_), State::Backoff { .. }) => self.state = State::Down,
+            (Want::Down(_), State::Waiting { .. }) => self.wait_no_more(actions),
+            (Want::Down(_), State::Starting | State::Up { .. }) => {
                 if place.may_stop {
                     self.ask_to_stop(Leader::Up, now, actions);
                 }
             }
-            (Want::Up | Want::Down, State::Stopping { kill_at, .. }) => {
+            (Want::Up | Want::Down(_), State::Stopping { kill_at, .. }) => {
                 if kill_at <= now && self.kill(Some(self.policy().grace), now, actions) {
                     return Some(Consequence::Killed);
                 }
@@ -57,7 +56,7 @@ impl Process {
                     return Some(self.lose_patience(actions));
                 }
             }
-            (Want::Up | Want::Down, State::Killed { give_up_at, leader }) => {
+            (Want::Up | Want::Down(_), State::Killed { give_up_at, leader }) => {
                 if give_up_at <= now {
                     self.state = State::Stuck { leader };
                     let name = self.name().to_owned();
@@ -68,8 +67,8 @@ impl Process {
                 Want::Up,
                 State::Starting | State::Up { ready: Readiness::Late | Readiness::Ready, .. },
             )
-            | (Want::Down, State::Down)
-            | (Want::Up | Want::Down, State::Stuck { .. }) => {}
+            | (Want::Down(_), State::Down)
+            | (Want::Up | Want::Down(_), State::Stuck { .. }) => {}
         }
         None
     }
@@ -143,16 +142,6 @@ impl Process {
         left.is_zero().then(|| self.lose_patience(actions))
     }
 
-    /// It takes too long, be it one life that does or many short ones.
-    fn lose_patience(&mut self, actions: &mut Vec<Action>) -> Consequence {
-        self.patience = Patience::Lost;
-        let name = self.name().to_owned();
-        let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
-        let (after, tried) = (self.plan.ready_timeout, self.tried.clone());
-        actions.push(Action::Say(Notice::Late { name, port, after, tried }));
-        Consequence::Late
-    }
-
     pub(super) fn wait_no_more(&mut self, actions: &mut Vec<Action>) {
         self.state = State::Down;
         actions.push(Action::Forget(self.id()));
@@ -169,12 +158,12 @@ impl Process {
     /// Asks it to end, whoever has to be gone first: the user would not wait.
     pub(in crate::supervise) fn hurry(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match (self.want, self.state) {
-            (Want::Down, State::Starting | State::Up { .. }) => {
+            (Want::Down(_), State::Starting | State::Up { .. }) => {
                 self.ask_to_stop(Leader::Up, now, actions);
             }
             (Want::Up, State::Starting | State::Up { .. })
             | (
-                Want::Up | Want::Down,
+                Want::Up | Want::Down(_),
                 State::Down
                 | State::Backoff { .. }
                 | State::Waiting { .. }

@@ -25,7 +25,7 @@ impl Supervisor {
     fn may_roll_on(&self) -> bool {
         let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
         last.is_none_or(|last| match (last.want, last.state) {
-            (Want::Up, State::Up { ready: Readiness::Ready, .. }) | (Want::Down, _) => true,
+            (Want::Up, State::Up { ready: Readiness::Ready, .. }) | (Want::Down(_), _) => true,
             (
                 Want::Up,
                 State::Up { ready: Readiness::Awaited { .. } | Readiness::Late, .. }
@@ -44,7 +44,7 @@ impl Supervisor {
     /// as they are.
     pub(super) fn stop_rolling(&mut self) {
         let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
-        let in_vain = last.is_some_and(|last| last.is_late() || last.has_fallen());
+        let in_vain = last.is_some_and(|last| last.is_late() || last.has_failed());
         let due = self.processes.iter_mut().filter(|process| process.due && in_vain);
         let names: Vec<String> = due
             .map(|process| {

@@ -205,15 +205,13 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
                     assert!(!std::mem::replace(&mut lives[id.index as usize], true));
                     let before = id.index.checked_sub(1);
                     let before = before.map(|it| &b.supervisor.processes[it as usize]);
-                    assert!(before.is_none_or(|it| it.state.is_ready() || it.want == Want::Down));
+                    assert!(before.is_none_or(|it| it.state.is_ready() || it.want != Want::Up));
                 }
                 Action::Stop(id, signal) => {
                     assert!(lives[id.index as usize]);
                     let behind = b.supervisor.processes.get(id.index as usize + 1);
                     let goes = behind.is_some_and(|it| {
-                        lives[it.id().index as usize]
-                            && it.want == Want::Down
-                            && !it.state.is_down()
+                        lives[it.id().index as usize] && it.want != Want::Up && !it.state.is_down()
                     });
                     assert!(*signal == SIGKILL || hurry || !goes || !ending);
                 }

@@ -107,7 +107,7 @@ fn what_is_not_there_is_waited_for_as_long_as_it_takes() {
         b.on(Event::Tick);
     }
     let status = b.supervisor.status().next().unwrap();
-    assert_eq!((status.crashes, status.restarts, status.wanted), (0, 0, true));
+    assert_eq!((status.crashes, status.restarts, status.is_wanted()), (0, 0, true));
     assert_eq!(b.on(Event::Unmet(b.id(0), vec![])), [Spawn(0)]);
     // That time was none in which it could get ready.
     b.spawned(0);

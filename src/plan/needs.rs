@@ -127,8 +127,10 @@ fn addresses(url: &str) -> Option<Vec<Address>> {
     }
     let is_socket = kind == "unix" || words.clone().any(|word| matches!(word, "unix" | "socket"));
     if is_socket {
-        let path = rest.strip_prefix("//").unwrap_or(rest).split(['?', '#']).next()?;
-        let is_path = path.starts_with('/') && path.len() > 1;
+        // Before the path may stand who asks: `redis+unix://:password@/run/redis.sock`.
+        let rest = rest.strip_prefix("//").unwrap_or(rest).split(['?', '#']).next()?;
+        let (who, path) = rest.split_at(rest.find('/')?);
+        let is_path = (who.is_empty() || who.ends_with('@')) && path.len() > 1;
         return is_path.then(|| vec![Address::Unix(decode(path).into())]);
     }
     // A list of brokers may have the scheme once more before each.
@@ -270,6 +272,7 @@ mod tests {
             ),
             ("jdbc:postgresql://db/app?password=s3cret", "db:5432"),
             ("redis+unix:///run/redis.sock?db=1", "/run/redis.sock"),
+            ("redis+socket://:s3cret@/run/redis.sock", "/run/redis.sock"),
             ("unix:/run/a%20b", "/run/a b"),
             ("kafka+ssl://a,kafka+ssl://b:1", "a:9092, b:1"),
             ("mqtt://broker", "broker:1883"),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
@@ -27,6 +27,11 @@ pub fn folders() -> Vec<PathBuf> {
     session.map(|session| session.join("ganger")).into_iter().chain([temporary()]).collect()
 }
 
+/// Those of them that are there, and that nobody else can have put anything into.
+pub fn trusted() -> impl Iterator<Item = PathBuf> {
+    folders().into_iter().filter(|folder| is_own(folder))
+}
+
 fn temporary() -> PathBuf {
     std::env::temp_dir().join(format!("ganger-{}", geteuid()))
 }
@@ -37,12 +42,17 @@ fn own(folder: PathBuf) -> io::Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    let found = std::fs::symlink_metadata(&folder)?;
-    let others = Mode::from_bits_truncate(found.mode()) & (Mode::S_IRWXG | Mode::S_IRWXO);
-    if found.is_dir() && found.uid() == geteuid().as_raw() && others.is_empty() {
+    if is_own(&folder) {
         Ok(folder)
     } else {
         let path = folder.display();
         Err(io::Error::other(format!("`{path}` is not a folder of this user's alone")))
     }
+}
+
+fn is_own(folder: &Path) -> bool {
+    let others = |mode| Mode::from_bits_truncate(mode) & (Mode::S_IRWXG | Mode::S_IRWXO);
+    std::fs::symlink_metadata(folder).is_ok_and(|found| {
+        found.is_dir() && found.uid() == geteuid().as_raw() && others(found.mode()).is_empty()
+    })
 }

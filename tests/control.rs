@@ -338,6 +338,139 @@ fn waiting_goes_on_while_it_is_tried_again() {
 }
 
 #[test]
+fn a_port_that_changes_hands_is_waited_for() {
+    let port = crate::scenario::free_port();
+    // It takes its time to let go of the port.
+    let slow = "import http.server, os, signal, sys, threading, time\n\
+                def leave(*_):\n\
+                \x20   time.sleep(0.5)\n\
+                \x20   os._exit(0)\n\
+                signal.signal(signal.SIGTERM, leave)\n\
+                http.server.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), \
+                http.server.SimpleHTTPRequestHandler).serve_forever()\n";
+    let procfile = "web: exec python3 slow.py\napi: exec python3 slow.py\n";
+    let scenario = Scenario::procfile(procfile).file("slow.py", slow);
+    let ready = "[process.web]\nready = { port = true }\n[process.api]\nready = { port = true }\n";
+    let mut running = scenario.file("ganger.toml", ready).args(&format!("start -p {port}")).start();
+    running.wait_until("both", |running| running.said_times(" is ready") == 2);
+    let swapped = "api: exec python3 slow.py\nweb: exec python3 slow.py\n";
+    std::fs::write(running.folder().join("Procfile"), swapped).unwrap();
+    assert_eq!(running.tell("reload"), told("restarting api.1 web.1\n", 0));
+    running.wait_until("both again", |running| running.said_times(" is ready") == 4);
+    let renamed = "www: exec python3 slow.py\nweb: exec python3 slow.py\n";
+    std::fs::write(running.folder().join("Procfile"), renamed).unwrap();
+    std::fs::write(running.folder().join("ganger.toml"), "").unwrap();
+    assert_eq!(running.tell("reload"), told("starting www.1\nstopping api.1\n", 0));
+    running.wait_for("www.1 waits for api.1\n");
+    running.wait_for("www.1 started");
+    running.quit();
+}
+
+#[test]
+fn what_cannot_be_changed_is_refused_with_a_way_out() {
+    let mut running = up(SLEEPERS, "-N");
+    running.wait_for_states(&["web.1 up", "worker.1 up"]);
+    let many = "ganger: formation: 40000000 processes of `web` are too many; 10000 is the most\n";
+    assert_eq!(running.tell("scale web=40000000"), told(many, 2));
+    let twice = "ganger: `web` is changed twice: say it once\n";
+    assert_eq!(running.tell("scale web+1 web+1"), told(twice, 2));
+    // What can't be right is seen before anything is done.
+    let pids = |running: &Running| {
+        running.processes().iter().map(|it| it["pid"].clone()).collect::<Vec<_>>()
+    };
+    let before = pids(&running);
+    for uri in ["restart?wait=-1", "restart?rolling=maybe", "wait", "signal"] {
+        let mut curl = Command::new("curl");
+        curl.arg("-sS").args(if uri == "wait" { [].as_slice() } else { &["-X", "POST"] });
+        curl.arg("--unix-socket").arg(running.socket());
+        let output = curl.arg(format!("http://ganger/processes/web/{uri}")).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(answer["error"].is_string(), "{answer}");
+    }
+    assert_eq!(pids(&running), before);
+    running.quit();
+    // A flag may name a type that goes and comes.
+    let mut running = up(SLEEPERS, "-N --can-die worker -m worker=2");
+    let procfile = running.folder().join("Procfile");
+    std::fs::write(&procfile, "web: exec sleep 1000\n").unwrap();
+    assert_eq!(running.tell("reload"), told("stopping worker.1 worker.2\n", 0));
+    running.wait_for_states(&["web.1 up"]);
+    std::fs::write(&procfile, SLEEPERS).unwrap();
+    assert_eq!(running.tell("reload"), told("starting worker.1 worker.2\n", 0));
+    // And who listens doesn't change under those who run.
+    running.quit();
+    let port = crate::scenario::free_port();
+    let mut running = up("web: exec sleep 1000\n", &format!("-p {port}"));
+    running.wait_for_states(&["web.1 up"]);
+    let config = "[process.web]\nlisten = true\n";
+    std::fs::write(running.folder().join("ganger.toml"), config).unwrap();
+    let refusal = "ganger: `listen` of `web` can't change while it runs (take it down first: \
+                   `ganger scale web=0`, and then up again)\n";
+    assert_eq!(running.tell("reload"), told(refusal, 2));
+    running.tell("scale web=0");
+    running.wait_for_states(&[]);
+    assert_eq!(running.tell("reload").1, 0);
+    assert_eq!(running.tell("scale web=1"), told("starting web.1\n", 0));
+    running.wait_until("again", |running| running.said_times("web.1 started, pid ") == 2);
+    running.quit();
+}
+
+#[test]
+fn who_will_not_be_ready_is_not_waited_for() {
+    let mut running = up("a: exec sleep 1000\nb: exit 0\n", "-N --any-can-die -m a=2");
+    running.wait_for_states(&["a.1 up", "a.2 up", "b.1 down"]);
+    running.tell("stop a.1");
+    for (name, why) in [("a.1", "was stopped, and stays down"), ("b", "exited (0), and stays down")]
+    {
+        let name_of_it = if name == "b" { "b.1" } else { name };
+        let expected = format!("ganger: {name_of_it} {why}\n");
+        assert_eq!(running.tell(&format!("wait {name} --ready")), told(&expected, 4));
+    }
+    running.quit();
+}
+
+#[test]
+fn a_folder_of_somebody_elses_is_not_asked() {
+    let scenario = Scenario::new();
+    let folder = scenario.folder().to_owned();
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).unwrap();
+    // Where the socket would be; somebody else was first.
+    let running = up(SLEEPERS, "");
+    let name = running.socket().file_name().unwrap().to_owned();
+    let theirs = folder.join("ganger-0");
+    std::fs::create_dir(&theirs).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(theirs.join(name)).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(65534), Some(65534)).unwrap();
+    let ask = |verb: &str| {
+        let mut command = Command::new(GANGER);
+        command.arg(verb).current_dir(running.folder()).env("TMPDIR", &folder);
+        command.env_remove("XDG_RUNTIME_DIR").output().unwrap().status.code()
+    };
+    assert_eq!(ask("ps"), Some(3));
+    running.quit();
+}
+
+#[test]
+fn the_end_takes_away_only_what_is_its_own() {
+    let running = up(SLEEPERS, "");
+    let socket = running.socket();
+    // Somebody has tidied up, and another has begun.
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::remove_file(socket.with_extension("sock.lock")).unwrap();
+    let mut other = Scenario::procfile("b: exec sleep 1000\n").in_folder(running.folder());
+    other = other.args("start -N");
+    let mut other = other.start();
+    other.wait_for("b.1 started");
+    running.signal(Signal::SIGTERM);
+    let folder = running.folder().to_owned();
+    let keep = running.finish_but_keep();
+    assert_eq!(tell(&folder, "ps").1, 0);
+    assert_eq!(tell(&folder, "quit").1, 0);
+    other.finish().code(0);
+    drop(keep);
+}
+
+#[test]
 fn without_a_ganger_every_verb_says_so() {
     for verb in [
         "ps",
@@ -481,6 +614,10 @@ fn another_user_is_refused() {
     }
     let refusal = r#"{"error":"this ganger belongs to another user"}403"#;
     assert_eq!(ask(), (refusal.to_owned(), true));
+    // Nor is one asked where others might have been before.
+    assert_eq!(running.tell("ps").1, 3);
+    let folder = socket.parent().unwrap();
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
     running.quit();
 }
 
@@ -721,9 +858,43 @@ fn logs_are_what_start_showed() {
     let Told(colored, 0) = running.tell("logs -n 1 --color always -T web") else { panic!("no") };
     let stamped = colored.as_bytes().get(2) == Some(&b':');
     assert!(colored.contains("\x1b[38;5;") && stamped, "{colored:?}");
-    let Told(error, 2) = running.tell("logs wep") else { panic!("no refusal") };
-    assert_eq!(error, "ganger: there is no process `wep` (did you mean `web`?)\n");
+    for args in ["logs wep", "logs -f wep", "logs web wep"] {
+        let nobody = "ganger: there is no process `wep` (did you mean `web`?)\n";
+        assert_eq!(running.tell(args), told(nobody, 2));
+    }
     assert!(!running.folder().join("Procfile.log").exists());
+    running.quit();
+}
+
+#[test]
+fn the_end_of_a_life_is_the_end_of_a_line() {
+    let procfile = "a: printf $PS; test -e go && exec sleep 1000; exit 1\n";
+    let config = "[process.a]\nbackoff = { min = '10ms', max = '20ms' }\n";
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let mut running = scenario.args("start -r a").start();
+    running.wait_until("three lives", |running| running.said_times("a.1    | a.1\n") == 3);
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    let lines = |running: &Running| running.tell("logs --no-prefix").0;
+    running.wait_until("all lines", |it| it.tell("ps").0.contains(" up ") && lines(it).len() > 15);
+    assert!(lines(&running).lines().all(|line| line == "a.1"), "{}", lines(&running));
+    running.quit();
+}
+
+#[test]
+fn who_does_not_read_what_was_said_keeps_nobody_out() {
+    let procfile = "a: $HOSTILE lines 30000 100; echo end; exec sleep 1000\n";
+    let mut running = up(procfile, "-q a");
+    running.wait_until("all", |running| running.tell("logs -n 1 --no-prefix").0 == "end\n");
+    let ask = |_| {
+        let mut stream = running.connect();
+        stream.write_all(b"GET /logs HTTP/1.1\r\nhost: g\r\n\r\n").unwrap();
+        stream
+    };
+    let held: Vec<UnixStream> = (0..128).map(ask).collect();
+    running.wait_until("an answer", |running| running.tell("scale a=1").1 == 0);
+    let memory = crate::scenario::memory(running.pid());
+    assert!(memory < 128 << 20, "{memory}");
+    drop(held);
     running.quit();
 }
 

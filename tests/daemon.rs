@@ -122,6 +122,23 @@ fn one_that_is_tried_again_and_again_is_late_some_time() {
 }
 
 #[test]
+fn goes_on_when_whoever_read_its_output_has_left() {
+    let procfile = "a: while :; do echo said; sleep 0.02; done\n";
+    let scenario = Scenario::of("sh").file("Procfile", procfile);
+    let folder = scenario.folder().to_str().unwrap().to_owned();
+    let scenario = scenario.args("-c").arg("$GANGER start -D 2>&1 | head -n 1");
+    let mut running = scenario.env("TMPDIR", &folder).start();
+    running.wait();
+    running.wait_until("an answer", |running| running.tell("ps").1 == 0);
+    let pid = pid(&running);
+    let lines = |running: &Running| running.tell("logs").0.lines().count();
+    let before = lines(&running);
+    running.wait_until("it goes on", |running| lines(running) > before + 10);
+    assert_eq!(running.tell("quit").1, 0);
+    running.wait_until("its end", |_| !is_alive(pid));
+}
+
+#[test]
 fn lets_go_of_the_terminal() {
     let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
                     touch done; exec sleep 1000\n";

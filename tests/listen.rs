@@ -143,7 +143,8 @@ fn nothing_else_is_passed_and_nobody_else_is_told() {
 #[test]
 fn what_cannot_be_is_refused() {
     let between = "`web` can't be handed a socket: a shell would stay between ganger and its \
-                   program (put `exec` before the program, or the rest into a script)";
+                   program (put `exec` before the program, or the rest into a script that \
+                   ends with `exec`)";
     let listen = |procfile: &str, args: &str| {
         Scenario::procfile(procfile).args("start --listen web").args(args).run()
     };

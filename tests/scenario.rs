@@ -278,6 +278,12 @@ impl Running {
         Finished { status, out, err, took }
     }
 
+    /// Waits for the end, and keeps the folder for others.
+    pub fn finish_but_keep(mut self) -> Self {
+        self.wait();
+        self
+    }
+
     /// Waits for ganger's own end; others may still hold what it wrote to.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;

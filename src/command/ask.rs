@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
@@ -120,6 +120,11 @@ pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
         };
         (change.name.clone(), to)
     };
+    for (at, change) in scale.changes.iter().enumerate() {
+        if scale.changes[..at].iter().any(|before| before.name == change.name) {
+            bail!("`{}` is changed twice: say it once", change.name);
+        }
+    }
     let body: serde_json::Map<String, serde_json::Value> = scale.changes.iter().map(pair).collect();
     let body = serde_json::Value::from(body).to_string().into_bytes();
     ask(global, async |client| {

@@ -26,7 +26,8 @@ pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
         let mut body = client.send(Method::GET, &uri, Vec::new()).await?.into_body();
         let mut stdout = std::io::stdout();
         // It ends with ganger, at the latest.
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| client.failed(&error))?;
             let bytes = frame.into_data().unwrap_or_default();
             if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
                 break;

@@ -56,8 +56,8 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     // Its way up takes longer than all that follows here.
     let keeper = start_keeper(start.isolate)?;
     // What an earlier ganger left may have the ports.
-    let folders = runtime::folders();
-    let leftovers: Vec<_> = folders.iter().flat_map(|folder| leftovers::sweep(folder)).collect();
+    let leftovers: Vec<_> =
+        runtime::trusted().flat_map(|folder| leftovers::sweep(&folder)).collect();
     let (plan, mut notices) = ports::settle(plan, &sources, &mut options, anywhere)?;
     if !leftovers.is_empty() {
         notices.insert(0, Notice::Leftovers { members: leftovers });
@@ -167,6 +167,9 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
             logs.say(notice);
         }
         let mut engine = Engine::new(plan, sockets, show, keeper, logs, signals);
+        if background.is_some() {
+            engine.outlive_readers();
+        }
         engine.begin();
         // What follows takes time that is the keeper's now.
         let _trace = folder.and_then(|folder| Trace::leave(&folder, pid).ok());

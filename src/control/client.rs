@@ -115,7 +115,8 @@ impl Client {
         }
     }
 
-    fn failed(&self, error: &dyn std::error::Error) -> Error {
+    /// It can't be asked, or its answer broke off.
+    pub(crate) fn failed(&self, error: &dyn std::error::Error) -> Error {
         Error::Failed { path: self.path.clone(), reason: error.to_string() }
     }
 }

@@ -33,10 +33,11 @@ impl Lines {
     }
 
     /// Takes in what was remembered.
-    pub(super) fn recall(&mut self, lines: &[Line]) {
+    pub(super) fn recall(mut self, lines: &[Line]) -> Self {
         for line in lines {
             self.say(&line.name, line.at, &line.bytes);
         }
+        self
     }
 
     fn say(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
@@ -76,7 +77,7 @@ impl Lines {
         self,
         said: mpsc::Receiver<Said>,
         answers: Answers,
-        room: Option<OwnedSemaphorePermit>,
+        room: OwnedSemaphorePermit,
     ) -> Following {
         Following { lines: self, said, answers, _room: room }
     }
@@ -87,7 +88,7 @@ pub(super) struct Following {
     lines: Lines,
     said: mpsc::Receiver<Said>,
     answers: Answers,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Body for Following {

@@ -2,6 +2,7 @@
 //! files are read again is not forgotten.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -9,7 +10,7 @@ use tokio::task::spawn_blocking;
 use crate::notice::Notice;
 use crate::plan::scale::{Change, Differences, scale};
 use crate::plan::sources::{Places, Sources};
-use crate::plan::{Options, Plan};
+use crate::plan::{Options, Plan, Process};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
 use crate::supervise::listeners::listening;
 use crate::supervise::sockets::Sockets;
@@ -88,7 +89,12 @@ impl Planner {
     async fn scale(&mut self, changes: &[Change], engine: &Handle) -> Answer {
         let scaled = scale(&self.plan, &self.options.scaled, changes).map_err(text)?;
         let options = Options { scaled, ..self.options.clone() };
-        let plan = Plan::new(&self.sources, &options).map_err(text)?;
+        let (sources, told) = (self.sources.clone(), options.clone());
+        let plan = spawn_blocking(move || {
+            let known = Plan::types_of(&sources).map_err(text)?;
+            Plan::new(&sources, &told.about(&known)).map_err(text)
+        });
+        let plan = plan.await.map_err(text)??;
         let differences = self.adopt(plan, Pace::AtOnce, engine).await?;
         self.options = options;
         Ok(differences)
@@ -98,18 +104,18 @@ impl Planner {
         if self.places.procfile.as_ref().is_some_and(|path| path.as_os_str() == "-") {
             return Err("the Procfile came from standard input, which can't be read again".into());
         }
-        let (places, mut options) = (self.places.clone(), self.options.clone());
+        let (places, options) = (self.places.clone(), self.options.clone());
         let environment = self.sources.environment.clone();
         let read = spawn_blocking(move || {
             let sources = Sources::read(&places, environment).map_err(text)?;
             let known = Plan::types_of(&sources).map_err(text)?;
-            options.scaled.retain(|name, _| known.contains(name));
-            let plan = Plan::new(&sources, &options).map_err(text)?;
-            Ok::<_, String>((sources, options, plan))
+            // A type that is gone may come back, and then is what the flags say.
+            let plan = Plan::new(&sources, &options.about(&known)).map_err(text)?;
+            Ok::<_, String>((sources, plan))
         });
-        let (sources, options, plan) = read.await.map_err(text)??;
+        let (sources, plan) = read.await.map_err(text)??;
         let differences = self.adopt(plan, pace, engine).await?;
-        (self.sources, self.options) = (sources, options);
+        self.sources = sources;
         Ok(differences)
     }
 
@@ -119,6 +125,7 @@ impl Planner {
         if snapshot.ending {
             return Err(text(Stopping));
         }
+        self.check_listeners(&plan)?;
         let unsure = self.check_ports(&plan, &snapshot).await?;
         let sockets = self.sockets.of(&plan).map_err(text)?;
         let mut differences = Differences::between(&self.plan, &plan);
@@ -138,6 +145,22 @@ impl Planner {
         engine.plan(plan.clone(), sockets.clone(), pace).map_err(text)?;
         (self.plan, self.sockets) = (plan, sockets);
         Ok(differences)
+    }
+
+    /// A port can't go from a process to ganger, or back, while it is in use.
+    fn check_listeners(&self, plan: &Plan) -> Result<(), String> {
+        let changed = plan.processes.iter().find(|process| {
+            let of_kind = |was: &&Arc<Process>| was.kind == process.kind;
+            let was = self.plan.processes.iter().find(of_kind);
+            was.is_some_and(|was| was.listen != process.listen)
+        });
+        changed.map_or(Ok(()), |process| {
+            let kind = &process.kind;
+            Err(format!(
+                "`listen` of `{kind}` can't change while it runs (take it down first: `ganger scale \
+                 {kind}=0`, and then up again)"
+            ))
+        })
     }
 
     /// Whether the ports that this plan gives out and none before it are free. Fails for

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -23,7 +25,7 @@ use super::logs::logs;
 use super::names;
 use super::planner::Orders;
 use super::server::{Answers, LASTING, LONGEST, PATIENCE};
-use super::waiting::{check_hope, reach, wait};
+use super::waiting::{check_hope, is_no_more, reach, seconds, wait};
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
@@ -37,16 +39,16 @@ pub(super) struct App {
     pub(super) about: Arc<About>,
     /// For those whose answer takes as long as they like: the others keep some room.
     pub(super) lasting: Arc<Semaphore>,
+    /// In KiB, for what is said at once and may take its time to be read.
+    pub(super) memory: Arc<Semaphore>,
     pub(super) answers: Answers,
 }
 
 impl App {
     /// Room for an answer that takes its time, as long as this is held.
     pub(super) fn stay(&self) -> Result<OwnedSemaphorePermit, Error> {
-        Arc::clone(&self.lasting).try_acquire_owned().map_err(|_| {
-            let reason = format!("{LASTING} others wait or follow already");
-            Error(StatusCode::SERVICE_UNAVAILABLE, reason)
-        })
+        let room = Arc::clone(&self.lasting).try_acquire_owned();
+        room.map_err(|_| full(format!("{LASTING} others wait or follow already")))
     }
 }
 
@@ -76,6 +78,19 @@ pub(super) fn router(app: App) -> Router {
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
         .with_state(app)
+        .layer(map_response(as_json))
+}
+
+/// What is refused before it gets here has a sentence, too.
+async fn as_json(response: Response) -> Response {
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !response.status().is_client_error() || !is_text {
+        return response;
+    }
+    let status = response.status();
+    let bytes = axum::body::to_bytes(response.into_body(), LONGEST).await.unwrap_or_default();
+    Error(status, String::from_utf8_lossy(&bytes).into_owned()).into_response()
 }
 
 /// Why there is no better answer.
@@ -101,6 +116,10 @@ impl From<names::Error> for Error {
 
 pub(super) fn bad(error: impl Into<Box<dyn std::error::Error>>) -> Error {
     Error(StatusCode::BAD_REQUEST, error.into().to_string())
+}
+
+pub(super) fn full(reason: String) -> Error {
+    Error(StatusCode::SERVICE_UNAVAILABLE, reason)
 }
 
 async fn nothing() -> Error {
@@ -155,6 +174,8 @@ async fn restart(
     Path(patterns): Path<String>,
     Query(query): Query<Restart>,
 ) -> Result<Json<Done>, Error> {
+    let wait = query.wait.map(seconds).transpose()?;
+    let _room = wait.map(|_| app.stay()).transpose()?;
     let before = running(&app).await?;
     let mut chosen = choose(&patterns, &before)?;
     chosen.retain(|status| status.is_planned());
@@ -162,12 +183,12 @@ async fn restart(
         chosen.iter().partition(|status| status.state.runs());
     let done = Done { started: names_of(&down), restarted: names_of(&up), ..Done::default() };
     app.engine.restart(names_of(&chosen), pace(query.rolling))?;
-    if query.wait.is_some() {
+    if wait.is_some() {
         let anew = |snapshot: &Snapshot| {
             for was in &chosen {
                 let name = &was.plan.name;
                 let now = snapshot.processes.iter().find(|status| status.plan.name == *name);
-                let Some(now) = now else { continue };
+                let Some(now) = now else { return Err(is_no_more(name)) };
                 // Its turn is still to come, or it is on its way down.
                 if now.due || (now.restarts == was.restarts && was.state.runs()) {
                     return Ok(false);
@@ -179,7 +200,7 @@ async fn restart(
             }
             Ok(true)
         };
-        reach(&app, query.wait, anew).await?;
+        reach(&app, wait, anew).await?;
     }
     Ok(Json(done))
 }
@@ -227,7 +248,8 @@ async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Er
 /// The body is an object: `{"web": 2, "worker": "+1"}`.
 async fn scale(State(app): State<App>, request: Request) -> Result<Json<Done>, Error> {
     let body = timeout(PATIENCE, axum::body::to_bytes(request.into_body(), LONGEST));
-    let body = body.await.map_err(|_| bad("the request did not arrive"))?.map_err(bad)?;
+    let body = body.await.map_err(|_| bad("the request did not arrive"))?;
+    let body = body.map_err(|error| Error(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))?;
     let body: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&body).map_err(bad)?;
     let change = |(name, to): (&String, &serde_json::Value)| -> Result<Change, Error> {

@@ -23,6 +23,8 @@ use crate::supervise::command::Handle;
 const CLIENTS: usize = 128;
 /// And so many of them that wait for something to happen, or follow what is said.
 pub(super) const LASTING: usize = 96;
+/// So much of what was said may wait to be read, in KiB.
+const MEMORY: usize = 128 << 10;
 /// So long a request may take to arrive.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// So long ganger waits at its end for those who still read their answers, and so long
@@ -99,7 +101,9 @@ pub fn start(
     };
     let answers = Answers { open: watch::Sender::new(0), taken: Arc::default() };
     let lasting = Arc::new(Semaphore::new(LASTING));
-    let app = App { engine, orders, about: Arc::new(about), lasting, answers: answers.clone() };
+    let memory = Arc::new(Semaphore::new(MEMORY));
+    let app =
+        App { engine, orders, about: Arc::new(about), lasting, memory, answers: answers.clone() };
     tokio::spawn(accept(listener, app, answers.clone()));
     Ok(answers)
 }

@@ -20,6 +20,8 @@ pub struct Bound {
     pub listener: UnixListener,
     /// Where.
     pub path: PathBuf,
+    /// What tells it from another that has taken its place.
+    inode: u64,
     /// Held as long as the socket is ours: who can take it finds a stale one.
     _lock: Lock,
 }
@@ -28,12 +30,20 @@ pub struct Bound {
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
+    inode: u64,
     _file: Flock<File>,
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        remove(&self.path, self.inode);
+    }
+}
+
+/// Removes a file, if it is still the one that was made.
+fn remove(path: &Path, inode: u64) {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.ino() == inode) {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -84,7 +94,7 @@ pub fn name(root: &Path) -> String {
 /// Where a client looks for the app in the folder `root`.
 #[must_use]
 pub fn candidates(root: &Path) -> Vec<PathBuf> {
-    runtime::folders().into_iter().map(|folder| folder.join(name(root))).collect()
+    runtime::trusted().map(|folder| folder.join(name(root))).collect()
 }
 
 /// Fails if somebody listens where a client would look for the app in this folder.
@@ -102,7 +112,8 @@ pub fn bind(path: &Path) -> Result<Bound, Error> {
         clear(path)?;
         let listener = UnixListener::bind(path).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Bound { listener, path: path.to_owned(), _lock: lock })
+        let inode = fs::symlink_metadata(path).map_err(refused)?.ino();
+        Ok(Bound { listener, path: path.to_owned(), inode, _lock: lock })
     });
     umask(before);
     bound
@@ -139,7 +150,7 @@ fn lock(path: &Path) -> Result<Lock, Error> {
         // Whoever had it may just have taken the file away.
         let ours = lock.metadata().map_err(refused)?.ino();
         if fs::metadata(&lock_path).is_ok_and(|found| found.ino() == ours) {
-            return Ok(Lock { path: lock_path, _file: lock });
+            return Ok(Lock { path: lock_path, inode: ours, _file: lock });
         }
     }
 }
@@ -161,7 +172,7 @@ fn holder(path: &Path) -> Option<i32> {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        remove(&self.path, self.inode);
     }
 }
 

@@ -13,7 +13,7 @@ use super::describe::describe;
 use super::routes::{App, Error, bad, choose, names_of};
 use crate::notice::time;
 use crate::supervise::command::{Snapshot, Stopping};
-use crate::supervise::supervisor::Status;
+use crate::supervise::supervisor::{Status, Want, Why};
 
 /// Until when somebody waits.
 #[derive(Clone, Copy, Deserialize, Eq, PartialEq)]
@@ -47,7 +47,7 @@ pub(super) async fn wait(
                     check_hope(status)?;
                     status.state.is_ready()
                 }
-                (For::Ready, None) => false,
+                (For::Ready, None) => return Err(is_no_more(name)),
                 // Gone, or no longer what it was.
                 (For::Exit, status) => {
                     status.is_none_or(|status| !status.state.runs() || status.restarts > *life)
@@ -59,7 +59,8 @@ pub(super) async fn wait(
         }
         Ok(true)
     };
-    reach(&app, query.timeout, is_reached).await?;
+    let _room = app.stay()?;
+    reach(&app, query.timeout.map(seconds).transpose()?, is_reached).await?;
     let now = app.engine.look().await?;
     let chosen: Vec<&Status> =
         now.processes.iter().filter(|status| names.contains(&status.plan.name)).collect();
@@ -69,23 +70,36 @@ pub(super) async fn wait(
 /// Fails for one that will not be ready, or not in its time.
 pub(super) fn check_hope(status: &Status) -> Result<(), Error> {
     let name = &status.plan.name;
-    let message = match status.last {
-        Some(exit) if status.has_failed() => format!("{name} {exit}, and stays down"),
-        _ if status.late => {
-            format!("{name} is not ready after {}", time(status.plan.ready_timeout))
+    let message = match (status.want, status.last) {
+        (Want::Up, _) if !status.late => return Ok(()),
+        (Want::Up, _) => format!("{name} is not ready after {}", time(status.plan.ready_timeout)),
+        (Want::Down(Why::Done | Why::Failed), Some(exit)) => {
+            format!("{name} {exit}, and stays down")
         }
-        Some(_) | None => return Ok(()),
+        (Want::Down(Why::Done | Why::Failed | Why::Told), _) => {
+            format!("{name} was stopped, and stays down")
+        }
+        (Want::Down(Why::Gone), _) => return Err(is_no_more(name)),
     };
     Err(Error(StatusCode::REQUEST_TIMEOUT, message))
+}
+
+pub(super) fn is_no_more(name: &str) -> Error {
+    Error(StatusCode::REQUEST_TIMEOUT, format!("{name} is no part of the formation any more"))
+}
+
+/// So many seconds, if they are a time.
+pub(super) fn seconds(seconds: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| bad(format!("`{seconds}` is no time; expected seconds")))
 }
 
 /// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
 pub(super) async fn reach(
     app: &App,
-    seconds: Option<f64>,
+    longest: Option<Duration>,
     is_reached: impl Fn(&Snapshot) -> Result<bool, Error>,
 ) -> Result<(), Error> {
-    let _room = app.stay()?;
     let mut engine = app.engine.clone();
     let reached = async {
         while !is_reached(&engine.look().await?)? {
@@ -93,9 +107,9 @@ pub(super) async fn reach(
         }
         Ok::<(), Error>(())
     };
-    let Some(seconds) = seconds else { return reached.await };
-    let longest = Duration::try_from_secs_f64(seconds).map_err(bad)?;
+    let Some(longest) = longest else { return reached.await };
     timeout(longest, reached).await.map_err(|_| {
+        let seconds = longest.as_secs_f64();
         Error(StatusCode::REQUEST_TIMEOUT, format!("it did not come to that in {seconds} s"))
     })?
 }

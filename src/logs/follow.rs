@@ -74,9 +74,29 @@ impl Audience {
     pub(super) fn hear(&mut self, name: &Arc<str>, bytes: &[u8]) {
         let at = SystemTime::now();
         self.recent.push(name, at, bytes);
-        if self.followers.iter().any(|follower| (follower.filter.0)(name)) {
-            let said = Said::Bytes { name: Arc::clone(name), at, bytes: bytes.into() };
-            self.followers.retain_mut(|follower| follower.tell(name, &said, bytes.len()));
+        if self.followers.is_empty() {
+            return;
+        }
+        let mut said = None;
+        self.followers.retain_mut(|follower| {
+            if follower.to.is_closed() {
+                return false;
+            }
+            if !(follower.filter.0)(name) {
+                return true;
+            }
+            let said = said.get_or_insert_with(|| {
+                let (name, bytes) = (Arc::clone(name), bytes.into());
+                Said::Bytes { name, at, bytes }
+            });
+            follower.tell(said, bytes.len())
+        });
+    }
+
+    /// A process has ended: so has its last line.
+    pub(super) fn end(&mut self, name: &Arc<str>) {
+        if self.recent.is_open(name) {
+            self.hear(name, b"\n");
         }
     }
 
@@ -90,10 +110,7 @@ impl Audience {
 
 impl Follower {
     /// Never waits. False if nobody follows any more.
-    fn tell(&mut self, name: &str, said: &Said, length: usize) -> bool {
-        if !(self.filter.0)(name) {
-            return !self.to.is_closed();
-        }
+    fn tell(&mut self, said: &Said, length: usize) -> bool {
         if self.lost > 0 && self.to.try_send(Said::Lost(self.lost)).is_ok() {
             self.lost = 0;
         }

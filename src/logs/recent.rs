@@ -9,6 +9,11 @@ pub const KEPT: usize = 256 << 10;
 /// And so much of all together; what was silent the longest goes first.
 const KEPT_OF_ALL: usize = 64 << 20;
 
+/// Who says little at a time is remembered less exactly, so that what is known of the
+/// bytes takes no more room than they do.
+const BYTES_PER_CHUNK: usize = 32;
+const FEW_CHUNKS: usize = 32;
+
 /// A line, or the beginning of one, and when its end came.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Line {
@@ -36,6 +41,8 @@ struct Tail {
     chunks: VecDeque<Chunk>,
     /// Whether it begins in the middle of a line.
     cut: bool,
+    /// Whether there are so many chunks that the last one is to take more.
+    full: bool,
 }
 
 /// The last of all processes.
@@ -73,11 +80,22 @@ impl Recent {
             tail.cut = *last != b'\n';
         }
         tail.bytes.extend(end);
-        tail.chunks.push_back(Chunk { number, at, length: end.len() });
+        match tail.chunks.back_mut().filter(|_| tail.full) {
+            Some(last) => (last.at, last.length) = (at, last.length + end.len()),
+            None => tail.chunks.push_back(Chunk { number, at, length: end.len() }),
+        }
+        tail.full = tail.chunks.len() > self.kept / BYTES_PER_CHUNK + FEW_CHUNKS;
         self.held = self.held + tail.bytes.len() - before;
         while self.held > KEPT_OF_ALL {
             self.drop_oldest();
         }
+    }
+
+    /// Whether the last line of a process has no end yet.
+    #[must_use]
+    pub fn is_open(&self, name: &str) -> bool {
+        let last = self.tails.get(name).and_then(|tail| tail.bytes.back());
+        last.is_some_and(|byte| *byte != b'\n')
     }
 
     fn drop_oldest(&mut self) {
@@ -183,6 +201,19 @@ mod tests {
         recent.push(&name, at(1), b"one\n");
         recent.push(&name, at(2), b"two\n");
         assert_eq!(recent.lines(|_| true, Some(at(2)), 9).len(), 1);
+    }
+
+    #[test]
+    fn many_small_pieces_take_no_more_room_than_their_bytes() {
+        let mut recent = Recent::new(1 << 10);
+        let name: Arc<str> = "a".into();
+        for _ in 0..10_000 {
+            recent.push(&name, SystemTime::UNIX_EPOCH, b"a");
+            recent.push(&name, SystemTime::UNIX_EPOCH, b"\n");
+        }
+        assert_eq!(shown(&recent, usize::MAX).len(), 512);
+        assert!(recent.tails[&name].chunks.len() <= 65);
+        assert!(!recent.is_open("a"));
     }
 
     proptest! {

@@ -253,6 +253,7 @@ impl Sources {
         self.row.take_if(|row| *row == id);
         if let Some(source) = self.by_id.remove(&id) {
             self.by_token.remove(&source.token);
+            self.audience.end(&source.name);
         }
         self.awaited.remove(&id);
         self.ready.retain(|ready| *ready != id);

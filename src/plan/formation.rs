@@ -48,10 +48,21 @@ pub enum Error {
         "`release` is no part of the formation: it runs once, to its end, with `ganger run release`"
     )]
     Release,
+    /// More than any machine runs: a typing error.
+    #[error("formation: {count} processes of `{name}` are too many; {MOST} is the most")]
+    TooMany {
+        /// The process type.
+        name: String,
+        /// How many.
+        count: u32,
+    },
     /// Nothing is left to run.
     #[error("the formation has no process: give a type at least one, as in `{0}=1`")]
     Nothing(String),
 }
+
+/// The most of one type.
+const MOST: u32 = 10_000;
 
 /// ` (did you mean …?)`, or nothing.
 #[must_use]
@@ -157,6 +168,9 @@ pub fn count(types: &[&str], procfile: &str, wanted: &Wanted) -> Result<Counts, 
                 all.unwrap_or(1)
             }
         };
+        if count > MOST {
+            return Err(Error::TooMany { name: name.to_owned(), count });
+        }
         of.push(count);
     }
     let told = wanted.scaled.is_some_and(|scaled| !scaled.is_empty());
@@ -223,6 +237,8 @@ mod tests {
         assert_eq!(error("web=1,web=2", ""), "formation names `web` twice");
         assert_eq!(error("", "release"), Error::Release.to_string());
         assert_eq!(error("all=0", ""), Error::Nothing("web".into()).to_string());
+        let many = "formation: 40000000 processes of `web` are too many; 10000 is the most";
+        assert_eq!(error("web=40000000", ""), many);
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub enum Error {
     UnknownType(#[from] options::UnknownType),
     #[error(
         "`{name}` can't be handed a socket: a shell would stay between ganger and its program \
-         (put `exec` before the program, or the rest into a script)"
+         (put `exec` before the program, or the rest into a script that ends with `exec`)"
     )]
     ShellBetween { name: String },
     #[error("`{config}` line {line}: `{name}` needs {error}")]

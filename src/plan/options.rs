@@ -66,6 +66,31 @@ pub struct UnknownType {
 }
 
 impl Options {
+    /// What of this concerns the types that are `known`: those that it names beside may
+    /// have been there once.
+    #[must_use]
+    pub fn about(&self, known: &[String]) -> Self {
+        let is_known = |name: &String| name == "all" || known.contains(name);
+        let names = |list: &[String]| list.iter().filter(|it| is_known(it)).cloned().collect();
+        let terms = |list: &[Term]| {
+            list.iter().filter(|term| is_known(&term.name)).cloned().collect::<Vec<_>>()
+        };
+        let scaled = self.scaled.iter().filter(|(name, _)| is_known(name));
+        let signals = self.stop_signals.iter().filter(|(name, _)| is_known(name));
+        Self {
+            formation: self.formation.as_ref().map(|formation| Formation(terms(&formation.0))),
+            chosen: terms(&self.chosen),
+            ignored: names(&self.ignored),
+            auto_restart: names(&self.auto_restart),
+            can_die: names(&self.can_die),
+            listen: names(&self.listen),
+            quiet: names(&self.quiet),
+            stop_signals: signals.cloned().collect(),
+            scaled: scaled.map(|(name, count)| (name.clone(), *count)).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Whether all types that the flags name are there.
     pub(super) fn check_names(&self, types: &[&str], procfile: &str) -> Result<(), UnknownType> {
         let check = |flag, name: &str| {

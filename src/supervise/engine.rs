@@ -72,6 +72,8 @@ pub struct Engine {
     sockets: Sockets,
     /// What processes write that are being started: it is read once that is said.
     unheard: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
+    /// Whether it goes on when nobody reads the output any more.
+    outlives_readers: bool,
     /// Who waits for the terminal to be let go.
     detaching: Option<oneshot::Sender<()>>,
     /// How long everything was suspended: that time doesn't count.
@@ -111,6 +113,7 @@ impl Engine {
             checks: HashMap::new(),
             sockets,
             unheard: HashMap::new(),
+            outlives_readers: false,
             detaching: None,
             suspended: Duration::ZERO,
             follow_up: VecDeque::new(),
@@ -121,6 +124,11 @@ impl Engine {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.commands.handle()
+    }
+
+    /// Goes on when nobody reads the output any more, as is right in the background.
+    pub fn outlive_readers(&mut self) {
+        self.outlives_readers = true;
     }
 
     /// Has everything started, without waiting for it.
@@ -145,6 +153,8 @@ impl Engine {
                     Err(lost) => break self.on_keeper_lost(lost),
                 },
                 event = self.logs.next() => match event {
+                    // In the background it outlives whoever it was started by.
+                    logs::Event::StdoutClosed if self.outlives_readers => {}
                     logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
                     logs::Event::Matched(id) => self.on_matched(ChildId(id).into()),
                     logs::Event::Detached => drop(self.detaching.take().map(|tell| tell.send(()))),

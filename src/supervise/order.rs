@@ -3,7 +3,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use super::process::Process;
+use super::process::{Process, own_port};
 use super::state::{Readiness, State, Want, Why};
 use crate::notice::Chain;
 
@@ -45,7 +45,7 @@ impl Place {
 
 fn before(index: usize, processes: &[Process]) -> Before {
     let process = &processes[index];
-    let mut awaited = Vec::new();
+    let mut awaited: Vec<String> = rivals(index, processes).map(str::to_owned).collect();
     for other in processes.iter().filter(|other| comes_after(process, other)) {
         match hope(other) {
             Hope::Fulfilled => {}
@@ -54,6 +54,14 @@ fn before(index: usize, processes: &[Process]) -> Before {
         }
     }
     if awaited.is_empty() { Before::Ready } else { Before::Awaited(awaited) }
+}
+
+/// Who still has the port that a process is to have, and is on its way out or elsewhere.
+fn rivals(index: usize, processes: &[Process]) -> impl Iterator<Item = &str> {
+    let port = own_port(&processes[index].plan);
+    let others = processes.iter().enumerate().filter(move |(at, _)| *at != index);
+    let rivals = others.filter(move |(_, it)| it.port_in_use == port && it.holds_old_port());
+    rivals.map(|(_, rival)| rival.name())
 }
 
 fn comes_after(process: &Process, other: &Process) -> bool {

@@ -52,6 +52,8 @@ pub(super) struct Process {
     life: u32,
     /// How often it has really been started.
     starts: u32,
+    /// The port that what runs of it was given, to itself.
+    pub(super) port_in_use: Option<u16>,
     pid: Option<i32>,
     /// How it ended last.
     last: Option<Exit>,
@@ -91,6 +93,7 @@ impl Process {
             state: State::Down,
             life: 0,
             starts: 0,
+            port_in_use: None,
             pid: None,
             last: None,
             left: Vec::new(),
@@ -155,6 +158,12 @@ impl Process {
     pub(super) fn retire(&mut self) {
         self.due = false;
         self.want = Want::Down(Why::Gone);
+    }
+
+    /// Whether it still has a port that another may be to have by now.
+    pub(super) fn holds_old_port(&self) -> bool {
+        self.port_in_use.is_some()
+            && (self.is_gone_from_plan() || self.port_in_use != own_port(&self.plan))
     }
 
     pub(super) fn is_gone_from_plan(&self) -> bool {
@@ -313,6 +322,7 @@ impl Process {
 
     fn is_gone(&mut self, exit: Exit) {
         self.pid = None;
+        self.port_in_use = None;
         self.last = Some(exit);
         self.left.clear();
         self.state = match self.pause_until.take() {
@@ -320,4 +330,9 @@ impl Process {
             None => State::Down,
         };
     }
+}
+
+/// The port that a process has to itself: one that ganger listens on is everybody's.
+pub(super) fn own_port(plan: &plan::Process) -> Option<u16> {
+    plan.port.filter(|_| !plan.listen)
 }

@@ -293,8 +293,12 @@ impl Supervisor {
     /// Moves every process one step from what it is to what is wanted, and then
     /// the whole: when nothing is left, ganger leaves.
     fn reconcile(&mut self, now: Instant) {
-        self.roll_on(now);
-        while self.step(now) {}
+        loop {
+            self.roll_on(now);
+            if !self.step(now) {
+                break;
+            }
+        }
         // What is started again has not failed for good.
         let is_back = |failure: &Failure| {
             let mut wanted = self.processes.iter().filter(|process| process.want == Want::Up);
@@ -313,7 +317,10 @@ impl Supervisor {
 
     /// Moves every process one step. True if that may make room for others.
     fn step(&mut self, now: Instant) -> bool {
-        let ordered = self.processes.iter().any(|process| !process.plan.after.is_empty());
+        let ordered = self
+            .processes
+            .iter()
+            .any(|process| !process.plan.after.is_empty() || process.holds_old_port());
         let mut moved = false;
         for index in 0..self.processes.len() {
             let place = if ordered { Place::of(index, &self.processes) } else { Place::FREE };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Action, Consequence, Process};
+use super::{Action, Consequence, Process, own_port};
 use crate::notice::Notice;
 use crate::plan::Policy;
 use crate::supervise::backoff::Chance;
@@ -130,6 +130,7 @@ impl Process {
 
     fn spawn(&mut self, now: Instant, actions: &mut Vec<Action>) -> Option<Consequence> {
         self.starts += 1;
+        self.port_in_use = own_port(&self.plan);
         self.state = State::Starting;
         actions.push(Action::Spawn(self.id(), Arc::clone(&self.plan)));
         let left = match self.patience {

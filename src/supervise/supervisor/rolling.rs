@@ -24,7 +24,12 @@ impl Supervisor {
     /// Whether whoever was started again last is up, or will not be.
     fn may_roll_on(&self) -> bool {
         let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
+        let due = |name: &String| {
+            self.processes.iter().any(|process| process.due && process.name() == name)
+        };
         last.is_none_or(|last| match (last.want, last.state) {
+            // Whoever has the port that it is to have now, goes next.
+            (Want::Up, State::Waiting { .. }) if last.waits_for().iter().any(due) => true,
             (Want::Up, State::Up { ready: Readiness::Ready, .. }) | (Want::Down(_), _) => true,
             (
                 Want::Up,
@@ -45,6 +50,10 @@ impl Supervisor {
     pub(super) fn stop_rolling(&mut self) {
         let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
         let in_vain = last.is_some_and(|last| last.is_late() || last.has_failed());
+        if in_vain {
+            // The next roll is another.
+            self.rolling = None;
+        }
         let due = self.processes.iter_mut().filter(|process| process.due && in_vain);
         let names: Vec<String> = due
             .map(|process| {

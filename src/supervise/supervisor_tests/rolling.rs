@@ -7,6 +7,55 @@ use super::order::chain;
 use super::plans::{KEPT, like, names};
 use super::*;
 
+/// Processes with a port each, in a plan of their own.
+fn with_ports(ports: &[(&str, u16)]) -> Vec<Arc<plan::Process>> {
+    let one = |(name, port): &(&str, u16)| {
+        let mut one = plan::Process::clone(&process(0, "run", policy(IGNORE)));
+        (one.name, one.kind) = (format!("{name}.1"), (*name).to_owned());
+        (one.port, one.env) = (Some(*port), Env::new());
+        one.env.insert("PORT".into(), crate::plan::env::Var::given(port.to_string()));
+        Arc::new(one)
+    };
+    ports.iter().map(one).collect()
+}
+
+#[test]
+fn a_port_changes_hands_when_it_is_free() {
+    let mut b = Bench::of(with_ports(&[("web", 5000), ("api", 5100)]));
+    b.on(Event::Tick);
+    b.spawned(0);
+    b.spawned(1);
+    // A type gets another name, and its port goes with it.
+    let renamed = with_ports(&[("www", 5000), ("api", 5100)]);
+    assert_eq!(b.on(Event::Plan(renamed, Pace::AtOnce)), [Stop(0, SIGTERM)]);
+    let id = b.supervisor.processes[2].id();
+    assert_eq!(b.supervisor.processes[2].name(), "web.1");
+    assert_eq!(b.on(Event::Exited(id, Exit::Signal(15), vec![member(7)])), []);
+    assert_eq!(b.on(Event::Empty(id)), [Spawn(2)]);
+    b.spawned(0);
+    // Two change places, at once or one after the other.
+    for (pace, first) in [(Pace::AtOnce, 5100), (Pace::Rolling, 5000)] {
+        let swapped = with_ports(&[("www", first), ("api", 10_100 - first)]);
+        let mut asked = b.on(Event::Plan(swapped, pace));
+        for _ in 0..2 {
+            for done in std::mem::take(&mut asked) {
+                match done {
+                    Stop(index, _) => {
+                        let all = &b.supervisor.processes;
+                        let id = all.iter().map(Process::id).find(|id| id.index == index).unwrap();
+                        asked.extend(b.on(Event::Exited(id, Exit::Signal(15), vec![])));
+                    }
+                    Spawn(_) | Done::StopStrays | Done::Sweep => asked.push(done),
+                }
+            }
+        }
+        let spawned: Vec<_> = asked.iter().filter(|done| matches!(done, Spawn(_))).collect();
+        assert_eq!(spawned.len(), 2, "{pace:?} {asked:?}");
+        b.spawned(0);
+        b.spawned(1);
+    }
+}
+
 const IGNORE: OnExit = OnExit::Ignore;
 
 #[test]
@@ -59,7 +108,14 @@ fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
     b.now = b.supervisor.deadline().unwrap();
     let expected = ["p1.1 is not ready after 1m", "not started again: p2.1"];
     assert_eq!(b.said(Event::Tick), expected);
+    // The next roll is another, be the late one ready by then or not.
+    let last = || Event::Restart(vec!["p2.1".into()], Pace::Rolling);
+    assert_eq!(b.on(last()), [Stop(2, SIGTERM)]);
+    assert_eq!(b.exited(2, Exit::Signal(15)), [Spawn(2)]);
+    b.spawned(2);
+    b.ready(2);
     assert_eq!(b.ready(1), []);
+    assert_eq!(b.on(last()), [Stop(2, SIGTERM)]);
 }
 
 #[test]

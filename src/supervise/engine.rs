@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -313,39 +313,6 @@ impl Engine {
             self.logs.say(Notice::Survivors { left });
         }
         self.supervisor.outcome_so_far().code().max(1)
-    }
-
-    fn on_signal(&mut self, asked: Asked) {
-        match asked {
-            Asked::Stop(signal) => self.happen(Event::Asked(signal)),
-            Asked::Forward(signal) => self.signal_all(signal),
-            Asked::Status => self.say_status(),
-            Asked::Suspend => self.suspend(),
-            Asked::Resume => self.signal_all(Signal::SIGCONT),
-            Asked::Keeper => self.keeper.check(),
-        }
-    }
-
-    /// Passes a signal on to all that run.
-    fn signal_all(&mut self, signal: Signal) {
-        self.signal(signal, |_| true);
-    }
-
-    /// Sends a signal to those that run and have such a name.
-    fn signal(&mut self, signal: Signal, to: impl Fn(&str) -> bool) {
-        for id in self.supervisor.running(to) {
-            let request = Request::Signal { id: id.into(), signal: signal as i32 };
-            self.keeper.ask(&request, []);
-        }
-    }
-
-    /// Processes are in sessions of their own, where SIGTSTP has no effect.
-    fn suspend(&mut self) {
-        self.signal_all(Signal::SIGSTOP);
-        let since = Instant::now();
-        let _ = raise(Signal::SIGSTOP);
-        self.suspended += since.elapsed();
-        self.keeper.forgive();
     }
 }
 

@@ -1,9 +1,15 @@
-//! What others in this process ask of the engine.
+//! What the engine is asked for, by signals and by others in this process.
+
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, raise};
 
 use super::Engine;
+use crate::keeper::protocol::Request;
 use crate::logs::format::colors;
 use crate::plan::Plan;
 use crate::supervise::command::{Command, Snapshot};
+use crate::supervise::signals::Asked;
 use crate::supervise::sockets::Sockets;
 use crate::supervise::supervisor::Event;
 
@@ -48,5 +54,38 @@ impl Engine {
         self.show.style.width = width;
         self.plan = plan;
         self.watch();
+    }
+
+    pub(super) fn on_signal(&mut self, asked: Asked) {
+        match asked {
+            Asked::Stop(signal) => self.happen(Event::Asked(signal)),
+            Asked::Forward(signal) => self.signal_all(signal),
+            Asked::Status => self.say_status(),
+            Asked::Suspend => self.suspend(),
+            Asked::Resume => self.signal_all(Signal::SIGCONT),
+            Asked::Keeper => self.keeper.check(),
+        }
+    }
+
+    /// Passes a signal on to all that run.
+    fn signal_all(&mut self, signal: Signal) {
+        self.signal(signal, |_| true);
+    }
+
+    /// Sends a signal to those that run and have such a name.
+    fn signal(&mut self, signal: Signal, to: impl Fn(&str) -> bool) {
+        for id in self.supervisor.running(to) {
+            let request = Request::Signal { id: id.into(), signal: signal as i32 };
+            self.keeper.ask(&request, []);
+        }
+    }
+
+    /// Processes are in sessions of their own, where SIGTSTP has no effect.
+    fn suspend(&mut self) {
+        self.signal_all(Signal::SIGSTOP);
+        let since = Instant::now();
+        let _ = raise(Signal::SIGSTOP);
+        self.suspended += since.elapsed();
+        self.keeper.forgive();
     }
 }

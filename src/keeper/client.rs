@@ -147,9 +147,12 @@ impl Keeper {
         kill::sweep()
     }
 
-    /// Takes leave of a keeper that has nothing left to do, and sees it go.
+    /// Takes leave of a keeper that has nothing left to do, and sees it go: also one that
+    /// somebody suspends at this very moment.
     pub fn leave(self) {
         let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
+        // Not waited for yet, so the number is still its own.
+        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
         while waitpid(self.pid, None) == Err(Errno::EINTR) {}
     }
 

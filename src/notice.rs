@@ -14,6 +14,15 @@ use crate::supervise::exit::Exit;
 /// A sentence that ganger says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Notice {
+    /// The system does not execute the program of a process.
+    StartHangs {
+        /// `web.1`.
+        name: String,
+        /// Its command.
+        command: String,
+        /// The process that waits for it.
+        pid: i32,
+    },
     /// A file and the real environment differ.
     Clash {
         /// The variables.

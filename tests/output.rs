@@ -94,7 +94,7 @@ fn two_hundred_megabytes_without_newline() {
     let mut running = Scenario::procfile(procfile).args("start").start();
     running.wait_until("all of it", |running| running.length() >= SIZE);
     let (ganger, keeper) = (peak_memory(running.pid()), peak_memory(running.keeper()));
-    assert!(ganger + keeper < 12 << 20, "{ganger} and {keeper} bytes at the peak");
+    assert!(ganger + keeper < 4 << 20, "{ganger} and {keeper} bytes at the peak");
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
     let mut bytes = 0;

@@ -307,9 +307,10 @@ pub fn own_memory(pid: Pid) -> usize {
     field(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
-/// The most that a process has had in memory, in bytes.
+/// The most that a process has had in memory, in bytes, without the pages of its program.
 pub fn peak_memory(pid: Pid) -> usize {
-    field(&format!("/proc/{pid}/status"), "VmHWM:")
+    let status = format!("/proc/{pid}/status");
+    field(&status, "VmHWM:") - field(&status, "RssFile:")
 }
 
 fn field(path: &str, name: &str) -> usize {

@@ -5,29 +5,37 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
-use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::kill::{self, Bystanders, SWEEP_TIMEOUT};
 use super::protocol::{Decoder, Member, Report, Request, encode};
+use super::queue::{Queue, Queued};
 use super::start::Started;
-use super::{kill, tree, wait};
+use super::{process_table, wait};
 
-/// A keeper that owes an answer for longer than this has failed.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// A keeper that makes no progress for so long has failed.
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// It is counted in slices, so that time in which ganger itself did not run, because
+/// everything was frozen, counts for no more than one of them.
+const SLICES: u32 = 10;
+
+/// Starts that the keeper may have before it at once. The others wait here, where a
+/// stop overtakes them, and their descriptors are not held twice.
+const MAX_SPAWNS: u64 = 16;
 
 /// Why there is no keeper any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Lost {
     /// It is gone.
     Died,
-    /// It doesn't answer.
+    /// It makes no progress.
     Silent,
-    /// It says what it shouldn't.
+    /// It sent something that is no report.
     Garbled,
 }
 
@@ -36,12 +44,23 @@ pub enum Lost {
 pub struct Keeper {
     stream: UnixStream,
     pid: Pid,
+    bystanders: Bystanders,
     decoder: Decoder,
-    unsent: VecDeque<Frame>,
-    asked: u64,
-    answered: u64,
-    /// Since when it owes an answer without having said anything.
-    owing: Option<Instant>,
+    /// What happened to a request before it was sent.
+    reports: VecDeque<Report>,
+    queue: Queue<Vec<OwnedFd>>,
+    /// What is being sent.
+    frame: Option<Frame>,
+    sent: Counts,
+    answered: Counts,
+    silence: Silence,
+}
+
+/// Requests.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Counts {
+    requests: u64,
+    spawns: u64,
 }
 
 #[derive(Debug)]
@@ -52,17 +71,59 @@ struct Frame {
     files: VecDeque<OwnedFd>,
 }
 
+/// For how long a keeper that has something to do has made no progress.
+#[derive(Debug, Default)]
+struct Silence {
+    slices: u32,
+    /// When the present slice ends; none while the keeper has nothing to do.
+    until: Option<Instant>,
+}
+
+impl Silence {
+    /// The keeper has something to do, or still has.
+    fn begin(&mut self) {
+        self.until.get_or_insert_with(|| Instant::now() + REPLY_TIMEOUT / SLICES);
+    }
+
+    /// It has made progress, and has something to do still or not.
+    fn end(&mut self, busy: bool) {
+        *self = Self::default();
+        if busy {
+            self.begin();
+        }
+    }
+
+    /// Waits for the end of the present slice.
+    async fn slice(&self) {
+        match self.until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A slice has ended. True if it was the last one.
+    fn count(&mut self) -> bool {
+        self.slices += 1;
+        self.until = None;
+        self.begin();
+        self.slices >= SLICES
+    }
+}
+
 impl Keeper {
     /// Takes over a keeper; needs a tokio runtime.
     pub fn new(started: Started) -> io::Result<Self> {
         Ok(Self {
             stream: UnixStream::from_std(started.stream)?,
             pid: started.pid,
+            bystanders: started.bystanders,
             decoder: Decoder::default(),
-            unsent: VecDeque::new(),
-            asked: 0,
-            answered: 0,
-            owing: None,
+            reports: VecDeque::new(),
+            queue: Queue::default(),
+            frame: None,
+            sent: Counts::default(),
+            answered: Counts::default(),
+            silence: Silence::default(),
         })
     }
 
@@ -70,29 +131,41 @@ impl Keeper {
     /// [`Request::Spawn`].
     ///
     /// Never waits: what the socket doesn't take is sent by [`Self::next`].
-    pub fn ask(&mut self, request: &Request, files: impl Into<VecDeque<OwnedFd>>) {
-        self.asked += 1;
-        self.owing.get_or_insert_with(Instant::now);
-        self.unsent.push_back(Frame { bytes: encode(request), sent: 0, files: files.into() });
+    pub fn ask(&mut self, request: Request, files: Vec<OwnedFd>) {
+        if let Queued::Cancelled(id) = self.queue.push(request, files) {
+            self.reports.push_back(Report::Cancelled { id });
+        }
         self.flush();
+        if self.is_busy() {
+            self.silence.begin();
+        }
     }
 
-    /// What the keeper has to say next. Nothing is lost if this is cancelled.
+    fn is_busy(&self) -> bool {
+        self.answered != self.sent || self.frame.is_some()
+    }
+
+    /// The next report that is there already.
+    pub fn try_next(&mut self) -> Result<Option<Report>, Lost> {
+        if let Some(report) = self.reports.pop_front() {
+            return Ok(Some(report));
+        }
+        while let Some(report) = self.decoder.take().map_err(|_| Lost::Garbled)? {
+            let Report::Answered { requests, spawns } = report else { return Ok(Some(report)) };
+            self.answered = Counts { requests, spawns };
+            self.flush();
+            self.silence.end(self.is_busy());
+        }
+        Ok(None)
+    }
+
+    /// The next report. Nothing is lost if this is cancelled.
     pub async fn next(&mut self) -> Result<Report, Lost> {
         loop {
-            while let Some(report) = self.decoder.take().map_err(|_| Lost::Garbled)? {
-                match report {
-                    Report::Answered { requests } => self.note_answers(requests),
-                    Report::Spawned { .. }
-                    | Report::SpawnFailed { .. }
-                    | Report::Exited { .. }
-                    | Report::Empty { .. }
-                    | Report::Strays { .. }
-                    | Report::Isolated(_)
-                    | Report::Swept { .. } => return Ok(report),
-                }
+            if let Some(report) = self.try_next()? {
+                return Ok(report);
             }
-            let interest = if self.unsent.is_empty() {
+            let interest = if self.frame.is_none() {
                 Interest::READABLE
             } else {
                 Interest::READABLE | Interest::WRITABLE
@@ -108,57 +181,45 @@ impl Keeper {
                         self.read()?;
                     }
                 }
-                () = overdue(self.owing) => {
-                    // It may have been this process that stood still: what the
-                    // keeper said meanwhile counts. And a program on a disk that
-                    // doesn't answer keeps the keeper from answering.
+                () = self.silence.slice() => {
+                    // What it sent meanwhile counts.
                     tokio::task::yield_now().await;
-                    if !self.read()? && !tree::is_held_up(self.pid) {
+                    if !self.read()? && self.silence.count() {
                         return Err(Lost::Silent);
                     }
-                    self.forgive();
                 }
             }
         }
     }
 
-    /// Nothing is held against it that is due while ganger itself stood still.
-    pub fn forgive(&mut self) {
-        self.owing = self.owing.map(|_| Instant::now());
-    }
-
     /// After a SIGCHLD: finds out whether the keeper has been suspended, in which
-    /// case it now owes an answer, and waits for strangers that have ended. They
+    /// case it now owes an answer, and waits for other children that have ended. They
     /// fall to ganger where it is the first process of its namespace.
     pub fn check(&mut self) {
-        for stranger in tree::children(getpid()).into_iter().filter(|pid| *pid != self.pid) {
-            wait::reap(stranger);
+        let children = process_table::children(getpid());
+        for other in children.into_iter().filter(|pid| *pid != self.pid) {
+            wait::reap(other);
         }
         if wait::is_suspended(self.pid) {
-            self.ask(&Request::Ping, []);
+            self.ask(Request::Ping, Vec::new());
         }
     }
 
-    /// Does the keeper's last work where it can't, and returns whom it could not
+    /// Does the keeper's last work where it can't, and returns what it could not
     /// kill.
     #[must_use]
     pub fn sweep(&self) -> Vec<Member> {
-        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
-        kill::sweep()
+        let _ = kill(self.pid, Signal::SIGKILL);
+        kill::sweep(&self.bystanders)
     }
 
-    /// Takes leave of a keeper that has nothing left to do, and sees it go: also one that
-    /// somebody suspends at this very moment.
+    /// Ends a keeper that has nothing left to do, and sees it go: also one that is
+    /// suspended at this very moment, but none that is stuck in the system for ever.
     pub fn leave(self) {
         let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
         // Not waited for yet, so the number is still its own.
-        let _ = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
-        while waitpid(self.pid, None) == Err(Errno::EINTR) {}
-    }
-
-    fn note_answers(&mut self, requests: u64) {
-        self.answered = requests;
-        self.owing = (self.answered < self.asked).then(Instant::now);
+        let _ = kill(self.pid, Signal::SIGKILL);
+        wait::reap_within(self.pid, SWEEP_TIMEOUT);
     }
 
     /// Whether there was something to read.
@@ -178,22 +239,31 @@ impl Keeper {
     /// Sends what the socket takes. A keeper that is gone is missed when reading;
     /// there is nothing to send to it.
     fn flush(&mut self) {
-        while let Some(frame) = self.unsent.front_mut() {
+        while let Some(mut frame) = self.next_frame() {
             match frame.send(&self.stream) {
-                Ok(()) => {
-                    if frame.sent == frame.bytes.len() {
-                        self.unsent.pop_front();
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(()) if frame.sent == frame.bytes.len() => self.frame = None,
+                Ok(()) => self.frame = Some(frame),
+                Err(error) if error.kind() == ErrorKind::Interrupted => self.frame = Some(frame),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.frame = Some(frame);
                     // Tells the runtime that the socket is to be waited for.
                     let _ = self.stream.try_io(Interest::WRITABLE, || Err::<(), _>(error));
                     return;
                 }
-                Err(_) => self.unsent.clear(),
+                Err(_) => return self.queue = Queue::default(),
             }
         }
+    }
+
+    /// What is to be sent now: a frame that was begun, or the next request.
+    fn next_frame(&mut self) -> Option<Frame> {
+        self.frame.take().or_else(|| {
+            let may_spawn = self.sent.spawns - self.answered.spawns < MAX_SPAWNS;
+            let (request, files) = self.queue.pop(may_spawn)?;
+            self.sent.requests += 1;
+            self.sent.spawns += u64::from(matches!(request, Request::Spawn(_)));
+            Some(Frame { bytes: encode(&request), sent: 0, files: files.into() })
+        })
     }
 }
 
@@ -209,13 +279,6 @@ impl Frame {
         // The keeper has it now; as long as it is open here, it never ends.
         self.files.pop_front();
         Ok(())
-    }
-}
-
-async fn overdue(owing: Option<Instant>) {
-    match owing {
-        Some(since) => sleep_until(since + PATIENCE).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -235,12 +298,14 @@ mod tests {
             runtime.block_on(async {
                 let (ours, theirs) = StdStream::pair().unwrap();
                 ours.set_nonblocking(true).unwrap();
-                let mut keeper = Keeper::new(Started { stream: ours, pid: Pid::this() }).unwrap();
+                let bystanders = Bystanders::default();
+                let started = Started { stream: ours, pid: Pid::this(), bystanders };
+                let mut keeper = Keeper::new(started).unwrap();
                 // There is nothing to read, and everything could be written.
                 let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next()).await;
                 keeper.stream.writable().await.unwrap();
                 drop(theirs);
-                keeper.ask(&Request::Ping, []);
+                keeper.ask(Request::Ping, Vec::new());
                 send.send(keeper.next().await.err()).unwrap();
             });
         });

@@ -1,10 +1,11 @@
 //! What an earlier ganger left, where it and its keeper were killed at one
-//! instant: whoever still has the mark of that keeper in its environment.
+//! instant: orphans that have the marker of that keeper in their environment.
 //!
 //! To read every environment takes longer than all else at the start. So a
 //! ganger leaves a trace, an empty file that says who it is, and takes it away at
 //! its end; only a trace of the dead is a reason to look.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,15 @@ use std::time::Instant;
 
 use nix::unistd::{Pid, getpid};
 
-use super::kill::{PATIENCE, send};
+use super::COMM;
+use super::kill::{SWEEP_TIMEOUT, send};
+use super::process_table::{self, Environment, ProcStat};
 use super::protocol::{MARK, Member};
-use super::tree::{self, Seen};
 
 /// Whether the process of this identity runs.
 fn is_alive(identity: &str) -> bool {
     let pid = identity.split('-').next().and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
-    pid.and_then(tree::look)
+    pid.and_then(process_table::stat)
         .is_some_and(|seen| seen.alive && format!("{}-{}", seen.pid, seen.started) == identity)
 }
 
@@ -31,7 +33,7 @@ impl Trace {
     /// A trace in `folder` of this process and its keeper.
     pub fn leave(folder: &Path, keeper: Pid) -> io::Result<Self> {
         let gone = || io::Error::other("the keeper is gone");
-        let (us, keeper) = (tree::identity(getpid()), tree::identity(keeper));
+        let (us, keeper) = (process_table::identity(getpid()), process_table::identity(keeper));
         let (us, keeper) = (us.ok_or_else(gone)?, keeper.ok_or_else(gone)?);
         let path = folder.join(format!("{}_{us}_{keeper}", namespace("self")?));
         File::create(&path)?;
@@ -53,8 +55,8 @@ fn namespace(pid: &str) -> io::Result<String> {
     Ok(link.to_string_lossy().chars().filter(|char| number(*char)).collect())
 }
 
-/// Kills what is left of all who left a trace in `folder` and are dead, and
-/// returns whom it found.
+/// Kills what is left of all sessions that left a trace in `folder` and are dead, and
+/// returns what it found.
 #[must_use]
 pub fn sweep(folder: &Path) -> Vec<Member> {
     let Ok(here) = namespace("self") else { return Vec::new() };
@@ -77,13 +79,13 @@ pub fn sweep(folder: &Path) -> Vec<Member> {
     let since = Instant::now();
     let mut found: Vec<Member> = Vec::new();
     loop {
-        let left = marked(&dead, &here);
-        if left.is_empty() || since.elapsed() > PATIENCE {
+        let left = orphans(&marked(&dead, &here));
+        if left.is_empty() || since.elapsed() > SWEEP_TIMEOUT {
             return found;
         }
-        for seen in left {
-            let _ = send(&seen, libc::SIGKILL);
-            let member = seen.member();
+        for stat in left {
+            let _ = send(&stat, libc::SIGKILL);
+            let member = stat.member();
             if !found.contains(&member) {
                 found.push(member);
             }
@@ -92,20 +94,122 @@ pub fn sweep(folder: &Path) -> Vec<Member> {
     }
 }
 
-/// Who lives and has the mark of one of these sessions. A shell that was left may
-/// be where this ganger was started: who it descends from is let be.
-fn marked(sessions: &[String], here: &str) -> Vec<Seen> {
-    let parent = |pid: &Pid| tree::look(*pid).map(|seen| seen.parent);
+/// What lives and has the marker of one of these sessions, each with its parent. A shell
+/// that was left may be where this ganger was started: its ancestors are none of them.
+fn marked(sessions: &[String], here: &str) -> Vec<Marked> {
+    let parent = |pid: &Pid| process_table::stat(*pid).map(|stat| stat.parent);
     let ours: Vec<Pid> = std::iter::successors(Some(getpid()), parent).collect();
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let has_mark = |pid: &Pid| {
-        let mark = tree::variable(*pid, MARK);
-        let session = mark.as_deref().and_then(|mark| mark.split_once('/'));
-        session.is_some_and(|(session, _)| sessions.iter().any(|dead| dead == session))
+    let has_marker = |pid: &Pid| {
+        let Environment::With(marker) = process_table::variable(*pid, MARK) else { return false };
+        marker.split_once('/').is_some_and(|(session, _)| sessions.iter().any(|it| it == session))
             && namespace(&pid.to_string()).is_ok_and(|namespace| namespace == here)
     };
     let others = pids.map(Pid::from_raw).filter(|pid| !ours.contains(pid));
-    let found = others.filter(has_mark).filter_map(tree::look);
-    found.filter(|seen| seen.alive).collect()
+    let found = others.filter(has_marker).filter_map(process_table::stat);
+    found
+        .filter(|stat| stat.alive)
+        .map(|stat| Marked {
+            orphaned: is_reaper(stat.parent),
+            has_keeper: has_keeper(stat.pid),
+            stat,
+        })
+        .collect()
+}
+
+/// A process with the marker of a session that is dead.
+struct Marked {
+    stat: ProcStat,
+    /// Whether its parent is one to which orphans fall.
+    orphaned: bool,
+    /// Whether it is a ganger itself, which looks after its own.
+    has_keeper: bool,
+}
+
+/// The first process of the system or of a user's services, or another ganger.
+fn is_reaper(pid: Pid) -> bool {
+    let name = process_table::stat(pid).map(|stat| stat.name);
+    pid.as_raw() == 1 || name.is_some_and(|name| REAPERS.contains(&name.as_str()))
+}
+
+const REAPERS: [&str; 3] = ["systemd", COMM, "ganger"];
+
+fn has_keeper(pid: Pid) -> bool {
+    let mut children = process_table::children(pid).into_iter().filter_map(process_table::stat);
+    children.any(|stat| stat.alive && stat.name == COMM)
+}
+
+/// Those that nothing looks after: the process that started them is gone. A marker alone
+/// is no proof, because it is inherited: by a shell on a terminal, by the tmux server that
+/// the shell is in, by a nested ganger. These live, with all that is above and below them.
+fn orphans(marked: &[Marked]) -> Vec<ProcStat> {
+    let at: HashMap<Pid, usize> =
+        marked.iter().enumerate().map(|(index, it)| (it.stat.pid, index)).collect();
+    let parent = |index: usize| at.get(&marked[index].stat.parent).copied();
+    let mut alive = vec![false; marked.len()];
+    for (index, process) in marked.iter().enumerate() {
+        let started_by_other = parent(index).is_none() && !process.orphaned;
+        if process.stat.has_terminal || process.has_keeper || started_by_other {
+            // A circle could only come of a process id that was given out again meanwhile.
+            let line = std::iter::successors(Some(index), |index| parent(*index));
+            line.take(marked.len()).for_each(|index| alive[index] = true);
+        }
+    }
+    let is_below_alive = |index: usize| {
+        let mut line = std::iter::successors(Some(index), |index| parent(*index));
+        line.by_ref().take(marked.len()).any(|index| alive[index])
+    };
+    let left = (0..marked.len()).filter(|index| !is_below_alive(*index));
+    left.map(|index| marked[index].stat.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32, parent: i32) -> Marked {
+        let [pid, parent] = [pid, parent].map(Pid::from_raw);
+        let (group, session, name) = (pid, pid, "x".to_owned());
+        let stat = ProcStat {
+            pid,
+            parent,
+            group,
+            session,
+            has_terminal: false,
+            started: 1,
+            alive: true,
+            name,
+        };
+        Marked { stat, orphaned: parent.as_raw() == 1, has_keeper: false }
+    }
+
+    fn left(marked: &[Marked]) -> Vec<i32> {
+        orphans(marked).iter().map(|stat| stat.pid.as_raw()).collect()
+    }
+
+    #[test]
+    fn orphans_and_their_children_are_left() {
+        assert_eq!(left(&[process(10, 1), process(11, 10), process(12, 11)]), [10, 11, 12]);
+    }
+
+    #[test]
+    fn what_a_living_process_started_is_not_an_orphan() {
+        assert_eq!(left(&[process(10, 9), process(11, 10), process(20, 1)]), [20]);
+    }
+
+    #[test]
+    fn a_terminal_keeps_its_whole_line_alive() {
+        let mut shell = process(11, 10);
+        shell.stat.has_terminal = true;
+        // A tmux server, the shell in it, what the shell runs; and an orphan.
+        assert_eq!(left(&[process(10, 1), shell, process(12, 11), process(20, 1)]), [20]);
+    }
+
+    #[test]
+    fn a_nested_ganger_is_alive() {
+        let mut ganger = process(11, 10);
+        ganger.has_keeper = true;
+        assert_eq!(left(&[process(10, 1), ganger, process(20, 1)]), [20]);
+    }
 }

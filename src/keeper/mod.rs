@@ -13,11 +13,12 @@ pub mod client;
 mod isolation;
 mod kill;
 pub mod leftovers;
+mod process_table;
 pub mod protocol;
+mod queue;
 mod server;
 mod spawn;
 pub mod start;
-mod tree;
 mod wait;
 
 pub use server::run;
@@ -25,6 +26,9 @@ pub use server::run;
 /// What the keeper is called in the process list: something else than ganger,
 /// so that `pkill ganger` leaves somebody to clean up.
 pub const NAME: &str = "procfile-keeper";
+
+/// Its command name (comm), which every process of the system can see.
+const COMM: &str = "keeper";
 
 /// Its argument where children are to be isolated.
 const ISOLATE: &str = "isolate";

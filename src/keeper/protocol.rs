@@ -17,30 +17,43 @@ pub struct ChildId(pub u64);
 /// What ganger asks for.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Request {
-    /// Start a program. Answered by `Spawned` or `SpawnFailed`.
+    /// Start a program. Answered by `Spawned`, `SpawnFailed` or `Cancelled`.
     Spawn(Spawn),
-    /// Send a signal to the child and all that belongs to it.
+    /// Send a signal to the child and its descendants.
     Signal {
-        /// Who.
+        /// Which child.
         id: ChildId,
         /// The number of the signal.
         signal: i32,
     },
-    /// The same, to end them: who is suspended is woken, and SIGKILL is repeated
-    /// until nobody is left. The end comes as `Exited` or `Empty`.
+    /// Send a signal that ends the child: suspended processes are woken, and
+    /// SIGKILL is repeated until none is left. The end comes as `Exited` or `Empty`.
     Stop {
-        /// Who.
+        /// Which child.
         id: ChildId,
         /// The number of the signal.
         signal: i32,
+        /// Which of its processes get it now.
+        scope: Scope,
     },
-    /// Send SIGTERM to what belongs to no child, now and whenever more of it
-    /// turns up. Answered by `Strays`, and again when their number changes.
+    /// Send SIGTERM to descendants that belong to no child, now and whenever more
+    /// of them turn up. Answered by `Strays`, and again when their number changes.
     StopStrays,
     /// Send SIGKILL to whatever is left. Answered by `Swept`.
     Sweep,
-    /// Say something.
+    /// Report everything that has happened, and then answer `Pong`.
     Ping,
+}
+
+/// Which processes of a child a stop signal reaches at once.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Scope {
+    /// Its process group, and descendants outside of it as soon as the process that
+    /// started them is gone. What still has its parent is left to the parent, which
+    /// may stop its children in its own way, as a nested ganger does.
+    Group,
+    /// All of its descendants.
+    All,
 }
 
 /// A program to start.
@@ -79,71 +92,90 @@ pub enum Stdin {
     Null,
 }
 
-/// What the keeper has to say.
+/// What the keeper reports.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Report {
     /// The program runs.
     Spawned {
-        /// Which.
+        /// Which child.
         id: ChildId,
         /// Its process id, which is also its group's and its session's.
         pid: i32,
     },
     /// The program could not be started.
     SpawnFailed {
-        /// Which.
+        /// Which child.
         id: ChildId,
         /// What failed.
         step: Step,
         /// Why: an errno.
         errno: i32,
     },
+    /// It was stopped before its start had its turn.
+    Cancelled {
+        /// Which child.
+        id: ChildId,
+    },
+    /// The system has not executed the program for a while, and still does not.
+    StartHangs {
+        /// Which child.
+        id: ChildId,
+        /// The process that waits in execve(2).
+        pid: i32,
+    },
     /// The child has exited.
     Exited {
-        /// Which.
+        /// Which child.
         id: ChildId,
         /// How.
         wait: Wait,
-        /// Who else of it lives on; if nobody does, no `Empty` follows.
+        /// Its descendants that live on; if there are none, no `Empty` follows.
         left: Vec<Member>,
     },
-    /// Nobody is left of a child that has exited.
+    /// No process is left of a child that has exited.
     Empty {
-        /// Which.
+        /// Which child.
         id: ChildId,
     },
-    /// What lives but belongs to no child.
+    /// Descendants that live but belong to no child.
     Strays {
-        /// They.
+        /// The processes.
         left: Vec<Member>,
     },
-    /// All is swept, but for those whom the keeper may not kill.
+    /// All is swept, but for processes that the keeper may not kill.
     Swept {
-        /// They.
+        /// These.
         left: Vec<Member>,
     },
-    /// Said first, where isolation was asked for: children get it, or why not.
+    /// Sent first, where isolation was asked for: children get it, or why not.
     Isolated(Result<(), Forbidden>),
-    /// So many requests have been dealt with since the start.
+    /// How many requests have been dealt with since the start.
     Answered {
-        /// The number.
+        /// All of them.
         requests: u64,
+        /// Those that started a program.
+        spawns: u64,
     },
+    /// The answer to `Ping`.
+    Pong,
 }
 
 impl Report {
-    /// Whom it is about, if about one.
+    /// The child that it is about, if it is about one.
     #[must_use]
     pub fn child(&self) -> Option<ChildId> {
         match self {
             Self::Spawned { id, .. }
             | Self::SpawnFailed { id, .. }
+            | Self::Cancelled { id }
+            | Self::StartHangs { id, .. }
             | Self::Exited { id, .. }
             | Self::Empty { id } => Some(*id),
             Self::Strays { .. }
             | Self::Swept { .. }
             | Self::Isolated(_)
-            | Self::Answered { .. } => None,
+            | Self::Answered { .. }
+            | Self::Pong => None,
         }
     }
 }
@@ -270,7 +302,7 @@ mod tests {
         ) {
             let id = ChildId(7);
             let spawn = Spawn { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null, listener: None };
-            let requests = [Request::Spawn(spawn), Request::Stop { id, signal: pid }, Request::Sweep];
+            let requests = [Request::Spawn(spawn), Request::Stop { id, signal: pid, scope: Scope::All }, Request::Sweep];
             let wire: Vec<u8> = requests.iter().flat_map(encode).collect();
             let mut decoder = Decoder::default();
             let mut read = Vec::new();

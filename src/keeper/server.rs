@@ -9,25 +9,31 @@ use std::collections::VecDeque;
 use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::select::{FdSet, pselect};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::stat::Mode;
-use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
 
-use super::children::Children;
+use super::children::{Children, SignalRequest, StopRequest};
 use super::isolation::Isolation;
-use super::protocol::{Decoder, Report, Request, Step, encode};
-use super::spawn::{Limits, Surroundings, wake_on_child};
+use super::kill::Bystanders;
+use super::protocol::{Decoder, Report, Request, Spawn, Step, encode};
+use super::queue::{Queue, Queued};
+use super::spawn::{Limits, SpawnContext, wake_on_child};
 use super::{ISOLATE, kill};
 
-/// How often it looks for members whose exit nobody reports.
+/// How often it looks for what the system does not report.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// A look is followed by a pause that is so many times as long.
+const LOOK_PAUSE_FACTOR: u32 = 2;
+/// So many requests are dealt with before ganger is told of it.
+const MAX_BATCH: usize = 256;
 
 /// Runs the keeper; its standard input is the socket to ganger.
 ///
@@ -41,7 +47,7 @@ pub fn run() -> nix::Result<()> {
         Some(Err(forbidden)) => {
             // ganger then has no more use for a keeper.
             let _ = (&socket).write_all(&encode(&Report::Isolated(Err(forbidden))));
-            kill::sweep();
+            kill::sweep(&Bystanders::default());
             return Ok(());
         }
     };
@@ -49,11 +55,14 @@ pub fn run() -> nix::Result<()> {
         socket,
         decoder: Decoder::default(),
         files: VecDeque::new(),
+        queue: Queue::default(),
         unsent,
-        requests: 0,
-        children: Children::new(Surroundings { limits, isolation }),
+        answered: Answered::default(),
+        children: Children::new(SpawnContext { limits, isolation }),
+        next_look: None,
+        earliest_look: Instant::now(),
     };
-    server.serve();
+    let Disconnected = server.serve();
     server.children.sweep();
     Ok(())
 }
@@ -131,95 +140,196 @@ fn close_on_exec() {
     }
 }
 
-/// ganger is gone, or no longer makes sense.
-struct Gone;
+/// ganger is gone, or sends something that is no request.
+struct Disconnected;
 
 struct Server {
     socket: UnixStream,
     decoder: Decoder,
     /// Descriptors whose request is still to be read; none where the system dropped it.
     files: VecDeque<Option<OwnedFd>>,
+    /// Requests that wait for their turn.
+    queue: Queue<Vec<Option<OwnedFd>>>,
     /// Reports that the socket did not take yet.
     unsent: Vec<u8>,
-    requests: u64,
+    answered: Answered,
     children: Children,
+    next_look: Option<Instant>,
+    /// Not before this, however many children exit: what exits meanwhile is found in
+    /// one look, whose cost grows with the number of all children.
+    earliest_look: Instant,
+}
+
+/// How many requests have been dealt with.
+#[derive(Clone, Copy, Default)]
+struct Answered {
+    requests: u64,
+    spawns: u64,
+}
+
+/// What ended a wait.
+struct Woken {
+    socket: bool,
+    child_exited: bool,
+    /// Leaders of which it is known whether their program is executed.
+    started: Vec<Pid>,
 }
 
 impl Server {
-    fn serve(&mut self) {
+    fn serve(&mut self) -> Disconnected {
         loop {
-            let result = match self.wait() {
-                Ok(0) | Err(Errno::EINTR) => self.look(),
-                Ok(_) => self.flush().and_then(|()| self.read()),
-                Err(_) => Err(Gone),
-            };
-            if result.is_err() {
-                return;
+            if let Err(disconnected) = self.step() {
+                return disconnected;
             }
         }
     }
 
-    /// Waits for the socket, for the end of a child (EINTR), or for the time to
-    /// look again (0).
-    fn wait(&self) -> nix::Result<i32> {
-        let socket = self.socket.as_fd();
-        let mut readable = FdSet::new();
-        readable.insert(socket);
-        let mut writable = FdSet::new();
-        if !self.unsent.is_empty() {
-            writable.insert(socket);
+    /// Waits until there is something to do, and does some of it: what happened is
+    /// reported before a request has its turn.
+    fn step(&mut self) -> Result<(), Disconnected> {
+        let woken = self.wait().map_err(|_| Disconnected)?;
+        if woken.socket {
+            self.flush()?;
+            self.read()?;
         }
-        let timeout = self.children.is_watching().then(|| TimeSpec::from_duration(LOOK_EVERY));
-        let unblocked = SigSet::empty();
-        pselect(None, &mut readable, &mut writable, None, timeout.as_ref(), &unblocked)
+        let mut reports = Vec::new();
+        for leader in woken.started {
+            self.children.finish_start(leader, &mut reports);
+        }
+        let now = Instant::now();
+        self.children.report_hanging_starts(now, &mut reports);
+        self.report(&reports)?;
+        if woken.child_exited {
+            self.look_soon();
+        }
+        if self.next_look.is_some_and(|at| at <= now) {
+            self.look()?;
+        }
+        self.serve_next()
     }
 
-    fn look(&mut self) -> Result<(), Gone> {
+    /// Waits for the socket, for the outcome of a start, for the end of a child, or
+    /// for the time of the next look.
+    fn wait(&self) -> nix::Result<Woken> {
+        let mut interest = PollFlags::POLLIN;
+        if !self.unsent.is_empty() {
+            interest |= PollFlags::POLLOUT;
+        }
+        let (leaders, outcomes): (Vec<Pid>, Vec<_>) = self.children.exec_outcomes().unzip();
+        let mut polled = vec![PollFd::new(self.socket.as_fd(), interest)];
+        polled.extend(outcomes.into_iter().map(|file| PollFd::new(file, PollFlags::POLLIN)));
+        let child_exited = match poll(&mut polled, self.timeout(Instant::now())) {
+            Ok(_) => false,
+            Err(Errno::EINTR) => true,
+            Err(errno) => return Err(errno),
+        };
+        let is_ready = |polled: &PollFd| !child_exited && polled.any() == Some(true);
+        let started = leaders.into_iter().zip(&polled[1..]);
+        let started = started.filter(|(_, polled)| is_ready(polled)).map(|(leader, _)| leader);
+        Ok(Woken { socket: is_ready(&polled[0]), child_exited, started: started.collect() })
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if !self.queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = self.next_look.into_iter().chain(self.children.next_hang()).min();
+        next.map(|at| at.saturating_duration_since(now))
+    }
+
+    fn look_soon(&mut self) {
+        let earliest = self.earliest_look;
+        self.next_look = Some(self.next_look.map_or(earliest, |at| at.min(earliest)));
+    }
+
+    fn look(&mut self) -> Result<(), Disconnected> {
+        let began = Instant::now();
         let mut reports = Vec::new();
         self.children.look(&mut reports);
+        let now = Instant::now();
+        self.earliest_look = now + (now - began) * LOOK_PAUSE_FACTOR;
+        self.next_look = self.children.needs_polling().then(|| now + LOOK_EVERY);
         self.report(&reports)?;
-        if self.children.have_a_place() { Ok(()) } else { Err(Gone) }
+        if self.children.namespace_alive() { Ok(()) } else { Err(Disconnected) }
     }
 
-    fn report(&mut self, reports: &[Report]) -> Result<(), Gone> {
+    fn report(&mut self, reports: &[Report]) -> Result<(), Disconnected> {
         for report in reports {
             self.unsent.extend(encode(report));
         }
         self.flush()
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn flush(&mut self) -> Result<(), Disconnected> {
         while !self.unsent.is_empty() {
             match self.socket.write(&self.unsent) {
                 Ok(written) => drop(self.unsent.drain(..written)),
                 Err(error) => match error.kind() {
                     std::io::ErrorKind::WouldBlock => break,
                     std::io::ErrorKind::Interrupted => {}
-                    _ => return Err(Gone),
+                    _ => return Err(Disconnected),
                 },
             }
         }
         Ok(())
     }
 
-    fn read(&mut self) -> Result<(), Gone> {
+    /// Takes in all requests that have arrived, and cancels starts that a stop overtakes.
+    fn read(&mut self) -> Result<(), Disconnected> {
         let mut bytes = vec![0; 64 << 10];
-        let count = self.receive(&mut bytes)?;
-        self.decoder.push(&bytes[..count]);
-        let before = self.requests;
-        while let Some(request) = self.decoder.take().map_err(|_| Gone)? {
-            self.requests += 1;
-            self.answer(request)?;
+        loop {
+            let count = self.receive(&mut bytes)?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.decoder.push(&bytes[..count]);
+            while let Some(request) = self.decoder.take().map_err(|_| Disconnected)? {
+                let files = match &request {
+                    Request::Spawn(spawn) => {
+                        let expected = 1 + usize::from(spawn.listener.is_some());
+                        (0..expected).map(|_| self.files.pop_front().flatten()).collect()
+                    }
+                    Request::Signal { .. }
+                    | Request::Stop { .. }
+                    | Request::StopStrays
+                    | Request::Sweep
+                    | Request::Ping => Vec::new(),
+                };
+                self.queue_request(request, files)?;
+            }
         }
-        if self.requests == before {
+    }
+
+    fn queue_request(
+        &mut self,
+        request: Request,
+        files: Vec<Option<OwnedFd>>,
+    ) -> Result<(), Disconnected> {
+        let before = self.queue.len();
+        let queued = self.queue.push(request, files);
+        let merged = (before + 1 - self.queue.len()) as u64;
+        match queued {
+            Queued::Waiting => self.answer(merged, 0),
+            Queued::Cancelled(id) => {
+                self.report(&[Report::Cancelled { id }])?;
+                self.answer(merged, 1)
+            }
+        }
+    }
+
+    fn answer(&mut self, requests: u64, spawns: u64) -> Result<(), Disconnected> {
+        if requests == 0 {
             return Ok(());
         }
-        self.report(&[Report::Answered { requests: self.requests }])
+        self.answered.requests += requests;
+        self.answered.spawns += spawns;
+        let Answered { requests, spawns } = self.answered;
+        self.report(&[Report::Answered { requests, spawns }])
     }
 
     /// Reads what is there, and the descriptor that came with it: at most one, since
     /// a read never runs over the next one's.
-    fn receive(&mut self, into: &mut [u8]) -> Result<usize, Gone> {
+    fn receive(&mut self, into: &mut [u8]) -> Result<usize, Disconnected> {
         let mut space = nix::cmsg_space!([i32; 1]);
         let mut into = [IoSliceMut::new(into)];
         let flags = MsgFlags::empty();
@@ -227,17 +337,17 @@ impl Server {
             match recvmsg::<()>(self.socket.as_raw_fd(), &mut into, Some(&mut space), flags) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(0),
-                Err(_) => return Err(Gone),
+                Err(_) => return Err(Disconnected),
             };
         if received.bytes == 0 {
-            return Err(Gone);
+            return Err(Disconnected);
         }
         if received.flags.contains(MsgFlags::MSG_CTRUNC) {
             // The system had no descriptor left for it.
             self.files.push_back(None);
             return Ok(received.bytes);
         }
-        for message in received.cmsgs().map_err(|_| Gone)? {
+        for message in received.cmsgs().map_err(|_| Disconnected)? {
             if let ControlMessageOwned::ScmRights(descriptors) = message {
                 for raw in descriptors {
                     #[expect(unsafe_code, reason = "recvmsg returns bare numbers")]
@@ -252,37 +362,86 @@ impl Server {
         Ok(received.bytes)
     }
 
-    fn answer(&mut self, request: Request) -> Result<(), Gone> {
-        let report = match request {
+    /// Does what is asked for next: stops and signals together, as far as they follow
+    /// each other, because each look at all processes serves as many as there are.
+    fn serve_next(&mut self) -> Result<(), Disconnected> {
+        let stops = self.queue.pop_batch(MAX_BATCH, |request| match request {
+            Request::Stop { id, signal, scope } => {
+                Some(StopRequest { id: *id, signal: *signal, scope: *scope })
+            }
+            _ => None,
+        });
+        if !stops.is_empty() {
+            self.children.stop(&stops);
+            self.look_soon();
+            return self.answer(stops.len() as u64, 0);
+        }
+        let signals = self.queue.pop_batch(MAX_BATCH, |request| match request {
+            Request::Signal { id, signal } => Some(SignalRequest { id: *id, signal: *signal }),
+            _ => None,
+        });
+        if !signals.is_empty() {
+            self.children.signal(&signals);
+            return self.answer(signals.len() as u64, 0);
+        }
+        let Some((request, files)) = self.queue.pop(true) else { return Ok(()) };
+        let mut spawns = 0;
+        match request {
             Request::Spawn(spawn) => {
-                let output = self.files.pop_front().flatten();
-                let listener = spawn.listener.as_ref().map(|_| self.files.pop_front().flatten());
-                match (output, listener) {
-                    (Some(output), None) => self.children.spawn(&spawn, output, None),
-                    (Some(output), Some(Some(listener))) => {
-                        self.children.spawn(&spawn, output, Some(listener))
-                    }
-                    (None, _) | (_, Some(None)) => {
-                        let errno = Errno::EMFILE as i32;
-                        Report::SpawnFailed { id: spawn.id, step: Step::Fork, errno }
-                    }
-                }
-            }
-            Request::Sweep => Report::Swept { left: self.children.sweep() },
-            Request::Signal { id, signal } => {
-                self.children.signal(id, signal);
-                return Ok(());
-            }
-            Request::Stop { id, signal } => {
-                self.children.stop(id, signal);
-                return Ok(());
+                spawns = 1;
+                let report = self.spawn(&spawn, files);
+                self.report(report.as_slice())?;
             }
             Request::StopStrays => {
                 self.children.stop_strays();
-                return self.look();
+                self.look()?;
             }
-            Request::Ping => return Ok(()),
-        };
-        self.report(&[report])
+            Request::Sweep => {
+                let left = self.children.sweep();
+                self.report(&[Report::Swept { left }])?;
+            }
+            Request::Ping => {
+                self.look()?;
+                self.report(&[Report::Pong])?;
+            }
+            Request::Stop { .. } | Request::Signal { .. } => {
+                unreachable!("these are served in batches")
+            }
+        }
+        self.answer(1, spawns)
+    }
+
+    fn spawn(&mut self, spawn: &Spawn, files: Vec<Option<OwnedFd>>) -> Option<Report> {
+        // One that is missing was dropped for lack of descriptors.
+        let files: Option<Vec<OwnedFd>> = files.into_iter().collect();
+        let mut files = files.unwrap_or_default().into_iter();
+        match files.next() {
+            Some(output) => self.children.spawn(spawn, output, files.next()),
+            None => {
+                let errno = Errno::EMFILE as i32;
+                Some(Report::SpawnFailed { id: spawn.id, step: Step::Fork, errno })
+            }
+        }
+    }
+}
+
+/// Waits for one of the files, for a signal (EINTR: SIGCHLD is delivered only here), or
+/// for the timeout.
+#[cfg(target_os = "linux")]
+fn poll(files: &mut [PollFd], timeout: Option<Duration>) -> nix::Result<i32> {
+    let timeout = timeout.map(nix::sys::time::TimeSpec::from_duration);
+    nix::poll::ppoll(files, timeout, Some(SigSet::empty()))
+}
+
+/// There is no ppoll(2) on every system: a signal that comes just before the wait is
+/// noticed at its end.
+#[cfg(not(target_os = "linux"))]
+fn poll(files: &mut [PollFd], timeout: Option<Duration>) -> nix::Result<i32> {
+    use nix::poll::PollTimeout;
+    let timeout = timeout.map_or(LOOK_EVERY, |timeout| timeout.min(LOOK_EVERY));
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+    match nix::poll::poll(files, timeout)? {
+        0 => Err(Errno::EINTR),
+        count => Ok(count),
     }
 }

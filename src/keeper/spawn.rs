@@ -1,32 +1,55 @@
-//! Making a child: a copy of the keeper, a session of its own, its descriptors,
-//! execve(2).
+//! Making a child: fork(2), a session of its own, its descriptors, execve(2).
 //!
-//! The copy shares the keeper's memory, which waits meanwhile (`CLONE_VFORK`,
-//! clone(2)): no page table is copied for a program that replaces it at once. So
-//! the child only reads what was made ready for it, and takes no memory.
+//! The keeper does not wait until the program is executed, which may take for
+//! ever: a scanner has to allow it, or its disk does not answer. The child
+//! reports a failure through a pipe that execve(2) closes.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::Mode;
-use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid, fork};
 
 use super::isolation::Isolation;
 use super::protocol::{MARK, Spawn, Stdin, Step};
 
-/// A child that runs its program.
+/// A child that is about to execute its program.
 pub(super) struct Spawned {
     /// Its process id.
     pub(super) pid: Pid,
     /// The other end of what it reads; it must stay open.
     pub(super) stdin: Option<OwnedFd>,
+    pub(super) outcome: ExecOutcome,
+}
+
+/// What tells whether the program of a child is executed.
+pub(super) struct ExecOutcome(File);
+
+impl ExecOutcome {
+    /// What becomes readable when it is known.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Waits until it is known.
+    pub(super) fn read(&mut self) -> Result<(), Failed> {
+        let mut message = [0; MESSAGE];
+        match self.0.read_exact(&mut message) {
+            // Closed by execve(2), or because the child was killed on its way there.
+            Err(_) => Ok(()),
+            Ok(()) => {
+                let [step, errno @ ..] = message;
+                let step = if step == 1 { Step::Dir } else { Step::Exec };
+                Err(Failed { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
+            }
+        }
+    }
 }
 
 /// What could not be done, and why.
@@ -38,10 +61,18 @@ pub(super) struct Failed {
 /// Soft and hard limit of open files.
 pub(super) type Limits = (u64, u64);
 
-/// What every child gets.
-pub(super) struct Surroundings {
+/// What every child is started with.
+pub(super) struct SpawnContext {
     pub(super) limits: Limits,
     pub(super) isolation: Option<Isolation>,
+}
+
+impl SpawnContext {
+    /// The processes to which orphans fall.
+    pub(super) fn reapers(&self) -> Vec<Pid> {
+        let init = self.isolation.iter().map(|isolation| isolation.init);
+        init.chain([nix::unistd::getpid()]).collect()
+    }
 }
 
 /// What the child is made from.
@@ -57,7 +88,7 @@ struct Image<'a> {
     stdin: OwnedFd,
     output: OwnedFd,
     listener: Option<Listener>,
-    around: &'a Surroundings,
+    context: &'a SpawnContext,
     /// As the child sees it: who is outside of its namespace has no number.
     keeper: Pid,
     /// Closed by execve, or written to when it fails.
@@ -97,7 +128,7 @@ impl Listener {
         Self { socket, pid: [LISTEN_PID, &[0; 11]].concat() }
     }
 
-    /// In the child: takes no memory.
+    /// In the child.
     fn pass(&mut self) -> nix::Result<()> {
         let mut digits = [0; 10];
         let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
@@ -120,14 +151,13 @@ fn concerns_sockets(pair: &[u8]) -> bool {
     [LISTEN_PID, b"LISTEN_FDS=", b"LISTEN_FDNAMES="].iter().any(|key| pair.starts_with(key))
 }
 
-/// Starts a program, which writes to `output` and is given `listener`, and waits
-/// until it runs.
+/// Starts a program, which writes to `output` and is given `listener`.
 pub(super) fn spawn(
     request: &Spawn,
     session: &str,
     output: OwnedFd,
     listener: Option<OwnedFd>,
-    around: &Surroundings,
+    context: &SpawnContext,
 ) -> Result<Spawned, Failed> {
     let mark = [MARK.as_bytes(), b"=", session.as_bytes()].concat();
     let in_fork = |errno| Failed { step: Step::Fork, errno };
@@ -173,21 +203,12 @@ pub(super) fn spawn(
         stdin,
         output,
         listener,
-        around,
-        keeper: if around.isolation.is_some() { Pid::from_raw(0) } else { nix::unistd::getpid() },
+        context,
+        keeper: if context.isolation.is_some() { Pid::from_raw(0) } else { nix::unistd::getpid() },
         failure,
     };
-    let pid = copy_and_become(image).map_err(in_fork)?;
-    let mut message = [0; MESSAGE];
-    match File::from(read).read_exact(&mut message) {
-        Err(_) => Ok(Spawned { pid, stdin: held }),
-        Ok(()) => {
-            let _ = waitpid(pid, None);
-            let [step, errno @ ..] = message;
-            let step = if step == 1 { Step::Dir } else { Step::Exec };
-            Err(Failed { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
-        }
-    }
+    let pid = fork_exec(image).map_err(in_fork)?;
+    Ok(Spawned { pid, stdin: held, outcome: ExecOutcome(File::from(read)) })
 }
 
 /// A pipe that no program inherits.
@@ -201,29 +222,12 @@ fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
 /// A step, and the number of an error.
 const MESSAGE: usize = 5;
 
-#[cfg(target_os = "linux")]
-fn copy_and_become(mut image: Image) -> nix::Result<Pid> {
-    use nix::sched::{CloneFlags, clone};
-
-    let mut stack = vec![0; 64 << 10];
-    let child = Box::new(|| become_program(&mut image));
-    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
-    #[expect(unsafe_code, reason = "this is how a process is made")]
-    // SAFETY: the keeper has one thread, and that waits until the child is another
-    // program or gone; until then the child has a stack of its own, large enough
-    // for calls of the system, and signals that come to it change nothing.
-    unsafe {
-        clone(child, &mut stack, flags, Some(libc::SIGCHLD))
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn copy_and_become(mut image: Image) -> nix::Result<Pid> {
+fn fork_exec(mut image: Image) -> nix::Result<Pid> {
     #[expect(unsafe_code, reason = "this is how a process is made")]
     // SAFETY: the keeper has one thread, so the child may do whatever it could.
-    match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Child => become_program(&mut image),
-        nix::unistd::ForkResult::Parent { child } => Ok(child),
+    match unsafe { fork() }? {
+        ForkResult::Child => become_program(&mut image),
+        ForkResult::Parent { child } => Ok(child),
     }
 }
 
@@ -276,9 +280,8 @@ fn execute(image: &mut Image) -> Errno {
     reason
 }
 
-/// nix's own takes memory, of which the keeper would never know.
 fn execve(program: &CStr, argv: &Strings, env: &Strings) -> Errno {
-    #[expect(unsafe_code, reason = "nix would allocate")]
+    #[expect(unsafe_code, reason = "nix would make the lists anew for each folder of PATH")]
     // SAFETY: the pointers are to strings that live, and a null ends either list.
     unsafe {
         libc::execve(program.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr())
@@ -298,7 +301,7 @@ fn prepare(image: &mut Image) -> Result<(), (u8, Errno)> {
     #[cfg(not(target_os = "linux"))]
     let _ = image.keeper;
     #[cfg(target_os = "linux")]
-    if let Some(isolation) = &image.around.isolation {
+    if let Some(isolation) = &image.context.isolation {
         nix::sched::setns(&isolation.mounts, nix::sched::CloneFlags::CLONE_NEWNS).map_err(other)?;
     }
     nix::unistd::setsid().map_err(other)?;
@@ -310,7 +313,7 @@ fn prepare(image: &mut Image) -> Result<(), (u8, Errno)> {
     }
     default_signals();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(other)?;
-    setrlimit(Resource::RLIMIT_NOFILE, image.around.limits.0, image.around.limits.1)
+    setrlimit(Resource::RLIMIT_NOFILE, image.context.limits.0, image.context.limits.1)
         .map_err(other)?;
     nix::unistd::chdir(image.dir.as_c_str()).map_err(|errno| (1, errno))
 }

@@ -11,15 +11,17 @@ use anyhow::bail;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
-use super::client::PATIENCE;
+use super::client::REPLY_TIMEOUT;
+use super::kill::Bystanders;
 use super::protocol::{Decoder, Report};
-use super::{ISOLATE, NAME, tree};
+use super::{ISOLATE, NAME, process_table};
 
 /// A keeper that has been started, before there is a runtime to talk to it.
 #[derive(Debug)]
 pub struct Started {
     pub(super) stream: StdStream,
     pub(super) pid: Pid,
+    pub(super) bystanders: Bystanders,
 }
 
 /// Starts a keeper, and makes this process the one that its orphans fall to.
@@ -30,6 +32,7 @@ pub struct Started {
 pub fn start(isolate: bool) -> anyhow::Result<Started> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_child_subreaper(true)?;
+    let mut bystanders = Bystanders::before_keeper();
     let (ours, theirs) = StdStream::pair()?;
     let program = if cfg!(target_os = "linux") {
         // Also there when the file has been replaced by a newer one.
@@ -51,19 +54,24 @@ pub fn start(isolate: bool) -> anyhow::Result<Started> {
     }
     ours.set_nonblocking(true)?;
     let pid = i32::try_from(keeper.id()).expect("a process id is an i32");
-    Ok(Started { stream: ours, pid: Pid::from_raw(pid) })
+    let pid = Pid::from_raw(pid);
+    bystanders.set_keeper(pid);
+    Ok(Started { stream: ours, pid, bystanders })
 }
 
-/// Until this is dropped, a keeper that is suspended on its way is killed: whoever
-/// starts a program waits until it runs, whatever keeps it from it.
+/// Until this is dropped, a keeper that is suspended on its way is killed: starting a
+/// program takes until it runs, whatever keeps it from it. Other children may be
+/// suspended as they like.
 fn watch() -> Option<Sender<()>> {
     let (watched, over) = channel();
+    let others = process_table::children(getpid());
     let watch = move || {
-        while over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            for keeper in
-                tree::children(getpid()).into_iter().filter(|pid| tree::is_suspended(*pid))
-            {
-                let _ = kill(keeper, Signal::SIGKILL);
+        while over.recv_timeout(REPLY_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            let children = process_table::children(getpid());
+            for keeper in children.into_iter().filter(|pid| !others.contains(pid)) {
+                if process_table::is_suspended(keeper) {
+                    let _ = kill(keeper, Signal::SIGKILL);
+                }
             }
         }
     };

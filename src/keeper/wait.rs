@@ -2,13 +2,15 @@
 //! nix refuses real-time signals.
 
 use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::protocol::Wait;
 
-/// What became of a child, or of any if there is none; `None` if nothing has.
+/// What became of a child, or of any child where none is named; `None` if nothing has,
+/// and `options` has `WNOHANG`.
 fn wait(child: Option<Pid>, options: i32) -> nix::Result<Option<libc::siginfo_t>> {
     let (kind, id) = match child {
         Some(pid) => (libc::P_PID, pid.as_raw().unsigned_abs()),
@@ -19,7 +21,7 @@ fn wait(child: Option<Pid>, options: i32) -> nix::Result<Option<libc::siginfo_t>
     // SAFETY: what waitid(2) writes has this type, and all of it was zero before,
     // which is valid and means that nothing has happened.
     let info = unsafe {
-        Errno::result(libc::waitid(kind, id, info.as_mut_ptr(), options | libc::WNOHANG))?;
+        Errno::result(libc::waitid(kind, id, info.as_mut_ptr(), options))?;
         info.assume_init()
     };
     Ok((info.si_signo != 0).then_some(info))
@@ -27,7 +29,7 @@ fn wait(child: Option<Pid>, options: i32) -> nix::Result<Option<libc::siginfo_t>
 
 /// How a child ended, if it has; it stays a zombie.
 pub(super) fn ended(child: Pid) -> Option<Wait> {
-    let info = wait(Some(child), libc::WEXITED | libc::WNOWAIT).ok().flatten()?;
+    let info = wait(Some(child), libc::WEXITED | libc::WNOWAIT | libc::WNOHANG).ok().flatten()?;
     #[expect(unsafe_code, reason = "siginfo is a union")]
     // SAFETY: for SIGCHLD, which alone waitid(2) tells of, this field is set.
     let status = unsafe { info.si_status() };
@@ -39,18 +41,33 @@ pub(super) fn ended(child: Pid) -> Option<Wait> {
 
 /// Whether a child has just been suspended.
 pub(super) fn is_suspended(child: Pid) -> bool {
-    matches!(wait(Some(child), libc::WSTOPPED), Ok(Some(_)))
+    matches!(wait(Some(child), libc::WSTOPPED | libc::WNOHANG), Ok(Some(_)))
 }
 
-/// Takes leave of a child that has ended.
+/// Waits for a child, if it has ended: it is no zombie any more.
 pub(super) fn reap(child: Pid) {
-    let _ = wait(Some(child), libc::WEXITED);
+    let _ = wait(Some(child), libc::WEXITED | libc::WNOHANG);
 }
 
-/// The same for all that have ended; true if there is no child at all.
+/// Waits for a child that is about to exit.
+pub(super) fn reap_exiting(child: Pid) {
+    while matches!(wait(Some(child), libc::WEXITED), Err(Errno::EINTR)) {}
+}
+
+/// Waits for a child that has been killed, but no longer than `timeout`.
+pub(super) fn reap_within(child: Pid, timeout: Duration) {
+    let since = Instant::now();
+    while matches!(wait(Some(child), libc::WEXITED | libc::WNOHANG), Ok(None) | Err(Errno::EINTR))
+        && since.elapsed() < timeout
+    {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Waits for all children that have ended; true if there is no child at all.
 pub(super) fn reap_all() -> bool {
     loop {
-        match wait(None, libc::WEXITED) {
+        match wait(None, libc::WEXITED | libc::WNOHANG) {
             Ok(None) => return false,
             Ok(Some(_)) | Err(Errno::EINTR) => {}
             Err(_) => return true,

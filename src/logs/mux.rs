@@ -16,6 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::follow::Question;
 use super::format::Style;
 use super::sink::{Sink, Trouble};
 use super::sources::{PIPE_MAX, SourceId, Sources};
@@ -55,6 +56,8 @@ pub(super) struct Mux {
     sources: Sources,
     /// What is still to be done, in order.
     inbox: VecDeque<Task>,
+    /// What was asked, to be answered once that is done, as far as there is room for it.
+    questions: Vec<Question>,
     output: Sink,
     /// Where notices go, if that is elsewhere.
     notices: Option<Sink>,
@@ -103,6 +106,7 @@ impl Mux {
             notice_style: setup.notice_style,
             sources: Sources::new(setup.terminal, setup.kept),
             inbox: VecDeque::new(),
+            questions: Vec::new(),
             stopping: None,
             finished: false,
             closed: false,
@@ -131,6 +135,9 @@ impl Mux {
             self.take_commands();
             let stamp = self.style.stamp();
             self.work(&stamp);
+            for question in self.questions.drain(..) {
+                self.sources.audience.answer(question);
+            }
             let read = self.sources.read_round(&stamp, &mut self.output);
             for matched in self.sources.matched.drain(..) {
                 let _ = self.events.send(Event::Matched(matched));
@@ -176,7 +183,7 @@ impl Mux {
             match self.commands.try_recv() {
                 Ok(Command::Add(addition)) => self.inbox.push_back(Task::Add(addition)),
                 Ok(Command::Expect { id, text }) => self.sources.expect(id, text),
-                Ok(Command::Look(question)) => self.sources.audience.answer(*question),
+                Ok(Command::Look(question)) => self.questions.push(*question),
                 Ok(Command::Drain { id }) => {
                     self.inbox.push_back(Task::Drain { id, most: PIPE_MAX });
                 }

@@ -70,6 +70,11 @@ impl fmt::Display for Notice {
                     None => Ok(()),
                 }
             }
+            Self::StartHangs { name, command, pid } => write!(
+                f,
+                "{name} hangs at its start: the system does not execute `{command}` (pid {pid}); \
+                 is its disk there, does a scanner hold it?"
+            ),
             Self::Awaiting { name, what } => write!(f, "{name} waits for {}", what.join(", ")),
             Self::Missing { name, what, after } => {
                 let verb = if what.len() == 1 { "is" } else { "are" };
@@ -112,7 +117,9 @@ impl fmt::Display for Notice {
                 }
             }
             Self::Stopped { name, exit } => match exit {
-                Exit::Code(_) | Exit::Unmet | Exit::NotStarted { .. } => write!(f, "{name} {exit}"),
+                Exit::Code(_) | Exit::Unmet | Exit::Cancelled | Exit::NotStarted { .. } => {
+                    write!(f, "{name} {exit}")
+                }
                 Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed"),
                 Exit::Signal(_) => write!(f, "{name} stopped"),
             },

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,17 +17,18 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use super::command::{Commands, Handle};
+use super::clock::Clock;
+use super::command::{Command, Commands, Handle};
 use super::exit::Exit;
 use super::launch;
 use super::oom::OomKills;
-use super::readiness::Probes;
+use super::readiness::{Found, Probes};
 use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
 use super::supervisor::{Action, Event, ProcessId, Supervisor};
 use super::watch::{Seen, Watch};
 use crate::keeper::client::{Keeper, Lost};
-use crate::keeper::protocol::{ChildId, Report, Request, Step};
+use crate::keeper::protocol::{ChildId, Report, Request, Scope, Step};
 use crate::logs::format::{Color, Style, colors};
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
@@ -38,6 +39,9 @@ use crate::plan::{self, Plan};
 const PIPE_SIZE: i32 = 256 << 10;
 const LARGE_PIPES: usize = 64;
 
+/// So many reports are taken in before a signal or a request has its turn.
+const MAX_REPORTS: usize = 1024;
+
 /// What the engine shows, beside the plan.
 #[derive(Clone, Debug, Default)]
 pub struct Show {
@@ -46,6 +50,18 @@ pub struct Show {
     /// Colours for the types, in the order of the Procfile; none: those that
     /// ganger chooses.
     pub palette: Vec<Color>,
+}
+
+/// What the engine waits for.
+enum Occurrence {
+    Report(Result<Report, Lost>),
+    Logs(logs::Event),
+    Signal(Asked),
+    File(Seen),
+    Probe(Found),
+    Command(Command),
+    /// A deadline may have come.
+    Time,
 }
 
 /// Everything that runs.
@@ -76,8 +92,10 @@ pub struct Engine {
     outlives_readers: bool,
     /// Who waits for the terminal to be let go.
     detaching: Option<oneshot::Sender<()>>,
-    /// How long everything was suspended: that time doesn't count.
-    suspended: Duration,
+    clock: Clock,
+    /// Whether a deadline has come, and the keeper is to report first what happened
+    /// before it: a process that went in time is not killed.
+    awaiting_pong: bool,
     /// What happened while something was being done.
     follow_up: VecDeque<Event>,
 }
@@ -115,7 +133,8 @@ impl Engine {
             unheard: HashMap::new(),
             outlives_readers: false,
             detaching: None,
-            suspended: Duration::ZERO,
+            clock: Clock::default(),
+            awaiting_pong: false,
             follow_up: VecDeque::new(),
         }
     }
@@ -146,25 +165,9 @@ impl Engine {
             if let Some(outcome) = self.supervisor.outcome() {
                 break self.report(&outcome).await;
             }
-            let deadline = self.supervisor.deadline().map(|at| at + self.suspended);
-            tokio::select! {
-                report = self.keeper.next() => match report {
-                    Ok(report) => self.on_report(report),
-                    Err(lost) => break self.on_keeper_lost(lost),
-                },
-                event = self.logs.next() => match event {
-                    // In the background it outlives whoever it was started by.
-                    logs::Event::StdoutClosed if self.outlives_readers => {}
-                    logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
-                    logs::Event::Matched(id) => self.on_matched(ChildId(id).into()),
-                    logs::Event::Detached => drop(self.detaching.take().map(|tell| tell.send(()))),
-                    logs::Event::Finished => {}
-                },
-                asked = self.signals.next() => self.on_signal(asked),
-                Some(seen) = self.seen.1.recv() => self.on_seen(seen),
-                found = self.probes.next() => self.on_found(found),
-                command = self.commands.next() => self.on_command(command),
-                () = until(deadline) => self.happen(Event::Tick),
+            let occurrence = self.next().await;
+            if let Err(lost) = self.on_occurrence(occurrence) {
+                break self.on_keeper_lost(lost);
             }
         };
         self.logs.finish();
@@ -188,18 +191,65 @@ impl Engine {
         code
     }
 
+    /// Waits for the next thing to happen.
+    async fn next(&mut self) -> Occurrence {
+        let deadline = self.supervisor.deadline().filter(|_| !self.awaiting_pong);
+        let wake_at = self.clock.wait_for(deadline, Instant::now());
+        let occurrence = tokio::select! {
+            report = self.keeper.next() => Occurrence::Report(report),
+            event = self.logs.next() => Occurrence::Logs(event),
+            asked = self.signals.next() => Occurrence::Signal(asked),
+            Some(seen) = self.seen.1.recv() => Occurrence::File(seen),
+            found = self.probes.next() => Occurrence::Probe(found),
+            command = self.commands.next() => Occurrence::Command(command),
+            () = until(wake_at) => Occurrence::Time,
+        };
+        self.clock.wake(Instant::now());
+        occurrence
+    }
+
+    fn on_occurrence(&mut self, occurrence: Occurrence) -> Result<(), Lost> {
+        match occurrence {
+            Occurrence::Report(report) => self.on_reports(report?)?,
+            Occurrence::Logs(event) => match event {
+                // In the background it outlives whoever it was started by.
+                logs::Event::StdoutClosed if self.outlives_readers => {}
+                logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
+                logs::Event::Matched(id) => self.on_matched(ChildId(id).into()),
+                logs::Event::Detached => drop(self.detaching.take().map(|tell| tell.send(()))),
+                logs::Event::Finished => {}
+            },
+            Occurrence::Signal(asked) => self.on_signal(asked),
+            Occurrence::File(seen) => self.on_seen(seen),
+            Occurrence::Probe(found) => self.on_found(found),
+            Occurrence::Command(command) => self.on_command(command),
+            Occurrence::Time => {
+                let now = self.now();
+                if self.supervisor.deadline().is_some_and(|at| at <= now) {
+                    self.awaiting_pong = true;
+                    self.keeper.ask(Request::Ping, Vec::new());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn now(&self) -> Instant {
-        Instant::now().checked_sub(self.suspended).unwrap_or_else(Instant::now)
+        self.clock.at(Instant::now())
     }
 
     fn happen(&mut self, event: Event) {
-        tracing::debug!(?event);
-        self.follow_up.push_back(event);
-        while let Some(event) = self.follow_up.pop_front() {
-            for action in self.supervisor.handle(self.now(), event) {
+        self.happen_all(vec![event]);
+    }
+
+    fn happen_all(&mut self, mut events: Vec<Event>) {
+        while !events.is_empty() {
+            tracing::debug!(?events);
+            for action in self.supervisor.handle_all(self.now(), events) {
                 tracing::debug!(?action);
                 self.perform(action);
             }
+            events = self.follow_up.drain(..).collect();
         }
         self.commands.announce();
     }
@@ -213,20 +263,23 @@ impl Engine {
                     self.follow_up.push_back(Event::Exited(id, exit, Vec::new()));
                 }
             }
-            Action::Stop(id, signal) => {
-                let request = Request::Stop { id: id.into(), signal: signal as i32 };
-                self.keeper.ask(&request, []);
-            }
+            Action::Stop(id, signal) => self.stop(id, signal, Scope::Group),
+            Action::StopDescendants(id, signal) => self.stop(id, signal, Scope::All),
             Action::StopStrays => {
-                self.keeper.ask(&Request::StopStrays, []);
+                self.keeper.ask(Request::StopStrays, Vec::new());
                 self.logs.stopping();
             }
-            Action::Sweep => self.keeper.ask(&Request::Sweep, []),
+            Action::Sweep => self.keeper.ask(Request::Sweep, Vec::new()),
             Action::Await(id, process) => self.probes.await_needs(id, &process),
             Action::Probe(id, process) => self.probe(id, process),
             Action::Forget(id) => self.forget(id),
             Action::Say(notice) => self.logs.say(notice),
         }
+    }
+
+    fn stop(&mut self, id: ProcessId, signal: Signal, scope: Scope) {
+        let request = Request::Stop { id: id.into(), signal: signal as i32, scope };
+        self.keeper.ask(request, Vec::new());
     }
 
     fn spawn(&mut self, id: ProcessId, process: Arc<plan::Process>) -> io::Result<()> {
@@ -245,7 +298,7 @@ impl Engine {
         let (shell, passed) = (&self.plan.shell, listener.is_some());
         let spawn = launch::spawn(id.into(), &process, &process.command, shell, passed)?;
         let files: Vec<OwnedFd> = [write].into_iter().chain(listener).collect();
-        self.keeper.ask(&Request::Spawn(spawn), files);
+        self.keeper.ask(Request::Spawn(spawn), files);
         self.unheard.insert(id, (read, process));
         Ok(())
     }
@@ -259,49 +312,93 @@ impl Engine {
         self.logs.add(ChildId::from(id).0, process.name.as_str().into(), read, label);
     }
 
-    fn on_report(&mut self, report: Report) {
-        if let Some(of) = report.child().and_then(ProcessId::of_check) {
-            return match report {
-                Report::Exited { wait, .. } => self.on_checked(of, wait.into()),
-                Report::SpawnFailed { step, errno, .. } => {
-                    let errno = Errno::from_raw(errno);
-                    self.on_checked(of, Exit::NotStarted { step, errno });
-                }
-                Report::Spawned { .. }
-                | Report::Empty { .. }
-                | Report::Strays { .. }
-                | Report::Swept { .. }
-                | Report::Isolated(_)
-                | Report::Answered { .. } => {}
-            };
-        }
-        let event = match report {
-            Report::Spawned { id, pid } => {
-                self.happen(Event::Spawned(id.into(), pid));
-                return self.hear(id.into());
+    /// Takes in a report, and those that are there behind it: the supervisor looks at
+    /// all processes once for all of them.
+    fn on_reports(&mut self, first: Report) -> Result<(), Lost> {
+        let mut next = Some(first);
+        let mut events = Vec::new();
+        for _ in 0..MAX_REPORTS {
+            let Some(report) = next else { break };
+            if let Report::Spawned { id, pid } = report
+                && ProcessId::of_check(id).is_none()
+            {
+                // Its output comes behind the message that it was started.
+                events.push(Event::Spawned(id.into(), pid));
+                self.happen_all(std::mem::take(&mut events));
+                self.hear(id.into());
+            } else {
+                events.extend(self.on_report(report));
             }
+            next = self.keeper.try_next()?;
+        }
+        self.happen_all(events);
+        Ok(())
+    }
+
+    fn on_report(&mut self, report: Report) -> Option<Event> {
+        if let Some(of) = report.child().and_then(ProcessId::of_check) {
+            self.on_check_report(of, &report);
+            return None;
+        }
+        match report {
             Report::SpawnFailed { id, step, errno } => {
                 self.forget(id.into());
                 self.unheard.remove(&id.into());
                 let exit = Exit::NotStarted { step, errno: Errno::from_raw(errno) };
-                Event::Exited(id.into(), exit, Vec::new())
+                Some(Event::Exited(id.into(), exit, Vec::new()))
+            }
+            Report::Cancelled { id } => {
+                self.forget(id.into());
+                self.unheard.remove(&id.into());
+                Some(Event::Exited(id.into(), Exit::Cancelled, Vec::new()))
+            }
+            Report::StartHangs { id, pid } => {
+                if let Some(status) = self.supervisor.find(id.into()) {
+                    let (name, command) = (status.plan.name.clone(), status.plan.command.clone());
+                    self.logs.say(Notice::StartHangs { name, command, pid });
+                }
+                None
             }
             Report::Exited { id, wait, left } => {
                 // Its last lines come before what is said of its end.
                 self.logs.drain(id.0);
                 self.forget(id.into());
                 self.look_for_lack_of_memory(id.into(), wait.into());
-                Event::Exited(id.into(), wait.into(), left)
+                Some(Event::Exited(id.into(), wait.into(), left))
             }
             Report::Empty { id } => {
                 self.logs.drain(id.0);
-                Event::Empty(id.into())
+                Some(Event::Empty(id.into()))
             }
-            Report::Strays { left } => Event::Strays(left),
-            Report::Swept { left } => Event::Swept(left),
-            Report::Answered { .. } | Report::Isolated(_) => return,
-        };
-        self.happen(event);
+            Report::Strays { left } => Some(Event::Strays(left)),
+            Report::Swept { left } => Some(Event::Swept(left)),
+            Report::Pong => {
+                // What came before it was reported, and is taken in before the time.
+                self.awaiting_pong = false;
+                Some(Event::Tick)
+            }
+            Report::Spawned { .. } | Report::Answered { .. } | Report::Isolated(_) => None,
+        }
+    }
+
+    /// Of a command that says whether a process is ready.
+    fn on_check_report(&mut self, of: ProcessId, report: &Report) {
+        match report {
+            Report::Exited { wait, .. } => self.on_checked(of, (*wait).into()),
+            Report::SpawnFailed { step, errno, .. } => {
+                let (step, errno) = (*step, Errno::from_raw(*errno));
+                self.on_checked(of, Exit::NotStarted { step, errno });
+            }
+            Report::Spawned { .. }
+            | Report::Cancelled { .. }
+            | Report::StartHangs { .. }
+            | Report::Empty { .. }
+            | Report::Strays { .. }
+            | Report::Swept { .. }
+            | Report::Isolated(_)
+            | Report::Answered { .. }
+            | Report::Pong => {}
+        }
     }
 
     /// Nothing can be supervised any more: everything is killed.

@@ -16,6 +16,8 @@ pub enum Exit {
     Signal(i32),
     /// It never ran, because what it waited for did not come.
     Unmet,
+    /// It never ran, because it was stopped before.
+    Cancelled,
     /// It never ran.
     NotStarted {
         /// What failed.
@@ -31,6 +33,7 @@ impl Exit {
     pub fn failed(self) -> bool {
         match self {
             Self::Code(code) => code != 0,
+            Self::Cancelled => false,
             Self::Signal(_) | Self::Unmet | Self::NotStarted { .. } => true,
         }
     }
@@ -43,6 +46,7 @@ impl Exit {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal,
             Self::Unmet => 1,
+            Self::Cancelled => 0,
             Self::NotStarted { errno: Errno::ENOENT, .. } => 127,
             Self::NotStarted { .. } => 126,
         };
@@ -64,7 +68,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exited ({code})"),
             Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
-            Self::Unmet => f.write_str("was not started"),
+            Self::Unmet | Self::Cancelled => f.write_str("was not started"),
             Self::NotStarted { step, errno } => {
                 let what = match step {
                     Step::Fork => "could not be started",

@@ -1,6 +1,7 @@
 //! **Keeping it running**: a pure state machine decides, the engine does.
 
 mod backoff;
+mod clock;
 pub mod command;
 pub mod engine;
 pub mod exit;

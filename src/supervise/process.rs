@@ -30,8 +30,11 @@ pub enum Action {
     Probe(ProcessId, Arc<plan::Process>),
     /// Find out no more for it.
     Forget(ProcessId),
-    /// Ask a process and all that belongs to it to end, or kill them.
+    /// Ask a process and its group to end, and what left the group once its parent is
+    /// gone; or kill all of them.
     Stop(ProcessId, Signal),
+    /// Ask all of its descendants to end that have not been asked.
+    StopDescendants(ProcessId, Signal),
     /// Ask those who belong to no process to end.
     StopStrays,
     /// Kill whatever is left.

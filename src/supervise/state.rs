@@ -133,6 +133,9 @@ pub enum State {
     },
     /// It was asked to end.
     Stopping {
+        /// When descendants outside of its group are asked, too, whose parents have
+        /// not stopped them; none once they are.
+        descendants_at: Option<Instant>,
         /// When it is killed.
         kill_at: Instant,
         /// What has become of the process that was started.
@@ -220,7 +223,9 @@ impl State {
                 Some(until)
             }
             Self::Waiting { until } => until,
-            Self::Stopping { kill_at, .. } => Some(kill_at),
+            Self::Stopping { descendants_at, kill_at, .. } => {
+                Some(descendants_at.map_or(kill_at, |at| at.min(kill_at)))
+            }
             Self::Killed { give_up_at, .. } => Some(give_up_at),
             Self::Down | Self::Starting | Self::Up { .. } | Self::Stuck { .. } => None,
         }

@@ -106,6 +106,28 @@ impl Supervisor {
 
     /// Takes note of an event, and returns what to do about it.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        self.handle_all(now, [event])
+    }
+
+    /// The same for events that happened one after the other. All processes are looked
+    /// at once for all events, unless one of them changes what is wanted of the others.
+    pub fn handle_all(
+        &mut self,
+        now: Instant,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Vec<Action> {
+        for event in events {
+            let was_running = self.shutdown.is_none();
+            self.note(now, event);
+            if was_running && self.shutdown.is_some() {
+                self.reconcile(now);
+            }
+        }
+        self.reconcile(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    fn note(&mut self, now: Instant, event: Event) {
         match event {
             Event::Tick => {}
             Event::Spawned(id, pid) => {
@@ -147,8 +169,6 @@ impl Supervisor {
             Event::Stop(names) => self.on_stop(&names),
             Event::Quit => self.shut_down(Cause::Asked, now),
         }
-        self.reconcile(now);
-        std::mem::take(&mut self.actions)
     }
 
     /// When to call [`Self::handle`] with [`Event::Tick`], if nothing happens first.

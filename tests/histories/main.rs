@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use ganger::keeper;
 use ganger::keeper::client::Keeper;
-use ganger::keeper::protocol::{Report, Request, Spawn, Stdin};
+use ganger::keeper::protocol::{Report, Request, Scope, Spawn, Stdin};
 use ganger::keeper::start;
 use ganger::plan::sources::{EnvFiles, Sources, Text};
 use ganger::plan::{Options, Plan, shell};
+use ganger::supervise::exit::Exit;
 use ganger::supervise::supervisor::{Action, Event, Pace, State, Status, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -182,11 +183,18 @@ impl World {
                         listener: None,
                     };
                     let null = File::options().write(true).open("/dev/null").unwrap();
-                    keeper.ask(&Request::Spawn(spawn), [null.into()]);
+                    keeper.ask(Request::Spawn(spawn), vec![null.into()]);
                     continue;
                 }
                 Action::Await(..) | Action::Probe(..) | Action::Forget(_) => continue,
-                Action::Stop(id, signal) => Request::Stop { id: id.into(), signal: signal as i32 },
+                Action::Stop(id, signal) => {
+                    let scope = Scope::Group;
+                    Request::Stop { id: id.into(), signal: signal as i32, scope }
+                }
+                Action::StopDescendants(id, signal) => {
+                    let scope = Scope::All;
+                    Request::Stop { id: id.into(), signal: signal as i32, scope }
+                }
                 Action::StopStrays => {
                     self.ending = true;
                     Request::StopStrays
@@ -194,7 +202,7 @@ impl World {
                 Action::Sweep => Request::Sweep,
                 Action::Say(_) => continue,
             };
-            keeper.ask(&request, []);
+            keeper.ask(request, Vec::new());
         }
     }
 
@@ -209,7 +217,12 @@ impl World {
                 Report::Empty { id } => Event::Empty(id.into()),
                 Report::Strays { left } => Event::Strays(left),
                 Report::Swept { left } => Event::Swept(left),
-                report @ (Report::SpawnFailed { .. } | Report::Answered { .. } | Report::Isolated(_)) => panic!("{report:?}"),
+                Report::Cancelled { id } => Event::Exited(id.into(), Exit::Cancelled, Vec::new()),
+                Report::StartHangs { .. } => return,
+                report @ (Report::SpawnFailed { .. }
+                | Report::Answered { .. }
+                | Report::Pong
+                | Report::Isolated(_)) => panic!("{report:?}"),
             },
             () = tokio::time::sleep_until(deadline.into()) => Event::Tick,
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use crate::keeper::protocol::{ChildId, Request};
+use crate::keeper::protocol::{ChildId, Request, Scope};
 use crate::notice::Notice;
 use crate::plan;
 use crate::plan::ready::Ready;
@@ -116,12 +116,13 @@ impl Engine {
         let Ready::Command(command) = &process.ready else { return Ok(()) };
         let null = File::options().write(true).open("/dev/null")?;
         let spawn = launch::spawn(id.check(), process, command, &self.plan.shell, false)?;
-        self.keeper.ask(&Request::Spawn(spawn), [null.into()]);
+        self.keeper.ask(Request::Spawn(spawn), vec![null.into()]);
         Ok(())
     }
 
     pub(super) fn end_check(&mut self, id: ProcessId) {
-        self.keeper.ask(&Request::Stop { id: id.check(), signal: libc::SIGKILL }, []);
+        let (id, signal, scope) = (id.check(), libc::SIGKILL, Scope::All);
+        self.keeper.ask(Request::Stop { id, signal, scope }, Vec::new());
     }
 
     /// The command that says whether a process is ready has ended, or never began.

@@ -76,7 +76,7 @@ impl Engine {
     fn signal(&mut self, signal: Signal, to: impl Fn(&str) -> bool) {
         for id in self.supervisor.running(to) {
             let request = Request::Signal { id: id.into(), signal: signal as i32 };
-            self.keeper.ask(&request, []);
+            self.keeper.ask(request, Vec::new());
         }
     }
 
@@ -85,7 +85,6 @@ impl Engine {
         self.signal_all(Signal::SIGSTOP);
         let since = Instant::now();
         let _ = raise(Signal::SIGSTOP);
-        self.suspended += since.elapsed();
-        self.keeper.forgive();
+        self.clock.add_pause(since.elapsed());
     }
 }

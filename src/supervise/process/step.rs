@@ -45,9 +45,15 @@ impl Process {
                     self.ask_to_stop(Leader::Up, now, actions);
                 }
             }
-            (Want::Up | Want::Down(_), State::Stopping { kill_at, .. }) => {
-                if kill_at <= now && self.kill(Some(self.policy().grace), now, actions) {
-                    return Some(Consequence::Killed);
+            (Want::Up | Want::Down(_), State::Stopping { descendants_at, kill_at, leader }) => {
+                if kill_at <= now {
+                    let killed = self.kill(Some(self.policy().grace), now, actions);
+                    return killed.then_some(Consequence::Killed);
+                }
+                if descendants_at.is_some_and(|at| at <= now) {
+                    self.state = State::Stopping { descendants_at: None, kill_at, leader };
+                    let signal = self.policy().stop_signal;
+                    actions.push(Action::StopDescendants(self.id(), signal));
                 }
             }
             (Want::Up, State::Up { since, pid, ready: Readiness::Awaited { until } }) => {
@@ -152,7 +158,8 @@ impl Process {
 
     pub(super) fn ask_to_stop(&mut self, leader: Leader, now: Instant, actions: &mut Vec<Action>) {
         let Policy { grace, stop_signal, .. } = self.policy();
-        self.state = State::Stopping { kill_at: now + grace, leader };
+        let descendants_at = Some(now + grace * 4 / 5);
+        self.state = State::Stopping { descendants_at, kill_at: now + grace, leader };
         actions.push(Action::Stop(self.id(), stop_signal));
     }
 

@@ -63,6 +63,7 @@ impl World {
             match action {
                 Action::Spawn(id, process) => self.on_spawn(*id, &process.name),
                 Action::Stop(id, signal) => self.on_stop(*id, *signal, impatient),
+                Action::StopDescendants(id, _) => self.on_stop_descendants(*id),
                 Action::StopStrays => self.shutting_down = true,
                 Action::Sweep => {
                     assert!(!self.swept, "swept twice");
@@ -103,6 +104,13 @@ impl World {
             }
             (true, None) => panic!("killed without being asked"),
         }
+    }
+
+    fn on_stop_descendants(&mut self, id: ProcessId) {
+        let now = self.bench.now;
+        let being = self.being(id.index);
+        assert!(!being.is_gone() && !being.killed, "signalled the dead");
+        assert!(being.asked.is_some_and(|since| since < now), "before its group");
     }
 
     fn exit(&mut self, index: u32, exit: Exit, leaving: bool) {

@@ -93,7 +93,11 @@ impl Bench {
             Action::Stop(id, signal) => Some(Done::Stop(id.index, signal)),
             Action::StopStrays => Some(Done::StopStrays),
             Action::Sweep => Some(Done::Sweep),
-            Action::Await(..) | Action::Probe(..) | Action::Forget(_) | Action::Say(_) => None,
+            Action::StopDescendants(..)
+            | Action::Await(..)
+            | Action::Probe(..)
+            | Action::Forget(_)
+            | Action::Say(_) => None,
         };
         self.all(event).into_iter().filter_map(done).collect()
     }

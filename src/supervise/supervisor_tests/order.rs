@@ -38,6 +38,7 @@ impl Bench {
             | Action::Probe(..)
             | Action::Forget(_)
             | Action::Stop(..)
+            | Action::StopDescendants(..)
             | Action::StopStrays
             | Action::Sweep => None,
         };
@@ -216,7 +217,8 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
                     assert!(*signal == SIGKILL || hurry || !goes || !ending);
                 }
                 Action::StopStrays => ending = true,
-                Action::Await(..)
+                Action::StopDescendants(..)
+                | Action::Await(..)
                 | Action::Probe(..)
                 | Action::Forget(_)
                 | Action::Sweep

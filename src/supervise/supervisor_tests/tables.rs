@@ -46,6 +46,49 @@ fn killed_at_the_grace_is_no_success() {
 }
 
 #[test]
+fn descendants_are_stopped_before_the_grace_period_is_over() {
+    let mut b = Bench::up(&[policy(STOP_ALL)]);
+    b.on(Event::Asked(SIGTERM));
+    let before = b.now;
+    let actions = loop {
+        b.now = b.supervisor.deadline().unwrap();
+        let actions = b.all(Event::Tick);
+        if !actions.iter().all(|action| matches!(action, Action::Say(_))) {
+            break actions;
+        }
+    };
+    assert_eq!(actions, [Action::StopDescendants(b.id(0), SIGTERM)]);
+    assert_eq!(b.now - before, Duration::from_secs(4));
+    assert_eq!(b.wait(), [Stop(0, SIGKILL)]);
+    assert_eq!(b.now - before, Duration::from_secs(5));
+}
+
+#[test]
+fn one_that_was_stopped_before_its_start_has_not_failed() {
+    let mut b = Bench::new(&[policy(STOP_ALL)]);
+    b.on(Event::Tick);
+    assert_eq!(b.on(Event::Asked(SIGTERM)), [Stop(0, SIGTERM), StopStrays]);
+    b.on(Event::Strays(vec![]));
+    assert_eq!(b.exited(0, Exit::Cancelled), [Swept]);
+    b.on(Event::Swept(vec![]));
+    assert_eq!(b.code(), Some(0));
+}
+
+#[test]
+fn events_that_come_together_are_what_they_are_one_by_one() {
+    let (mut together, mut apart) =
+        (Bench::up(&[policy(STOP_ALL); 3]), Bench::up(&[policy(STOP_ALL); 3]));
+    apart.now = together.now;
+    let exits = [(0, Exit::Code(3)), (1, Exit::Code(4)), (2, Exit::Signal(15))];
+    let events = exits.map(|(index, exit)| Event::Exited(together.id(index), exit, Vec::new()));
+    let now = together.now;
+    let all = together.supervisor.handle_all(now, events.clone());
+    let each: Vec<Action> = events.into_iter().flat_map(|event| apart.all(event)).collect();
+    assert_eq!(all, each);
+    assert_eq!(together.supervisor.outcome_so_far(), apart.supervisor.outcome_so_far());
+}
+
+#[test]
 fn only_a_second_interrupt_kills_at_once() {
     let mut b = Bench::up(&[policy(OnExit::Restart)]);
     assert_eq!(b.on(Event::Asked(SIGINT)), [Stop(0, SIGTERM), StopStrays]);

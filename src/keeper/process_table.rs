@@ -1,0 +1,203 @@
+//! Which processes there are, and which descends from which.
+//!
+//! On Linux from `/proc` (proc(5)). A process that loses its parent becomes a
+//! child of the nearest subreaper above it, so that everything alive is below
+//! the keeper. On other systems only children that were forked here are known.
+
+use nix::unistd::Pid;
+
+use super::protocol::Member;
+
+/// A process as `/proc/PID/stat` showed it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct ProcStat {
+    /// Its process id.
+    pub(super) pid: Pid,
+    /// Its parent at that moment.
+    pub(super) parent: Pid,
+    /// Its process group.
+    pub(super) group: Pid,
+    /// Its session.
+    pub(super) session: Pid,
+    /// Whether it has a controlling terminal.
+    pub(super) has_terminal: bool,
+    /// When it started; with the process id, this tells it from all others.
+    pub(super) started: u64,
+    /// Whether a thread of it runs. A main thread that has ended while others run
+    /// looks like a zombie, and is none.
+    pub(super) alive: bool,
+    /// Its name.
+    pub(super) name: String,
+}
+
+/// A process for good: a process id alone may be given out again.
+pub(super) type Identity = (Pid, u64);
+
+impl ProcStat {
+    /// The same, for a report.
+    pub(super) fn member(&self) -> Member {
+        Member { pid: self.pid.as_raw(), name: self.name.clone() }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        (self.pid, self.started)
+    }
+}
+
+/// What tells a process from all that ever had or will have its process id.
+pub(super) fn identity(pid: Pid) -> Option<String> {
+    stat(pid).map(|stat| format!("{pid}-{}", stat.started))
+}
+
+/// All descendants of `roots`, and they themselves, parents before children.
+pub(super) fn descendants(roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat> {
+    let mut found: Vec<ProcStat> = roots.into_iter().filter_map(stat).collect();
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children(found[next].pid).into_iter().filter_map(stat));
+        next += 1;
+    }
+    found
+}
+
+/// The environment that a process was started with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Environment {
+    /// It may not be read, or there is no such process.
+    Unknown,
+    /// It has no variable at all.
+    Empty,
+    /// It has others than the one asked for.
+    Without,
+    /// It has the variable, with this value.
+    With(String),
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::path::Path;
+
+    use procfs::FromRead;
+    use procfs::process::{Process, Stat};
+
+    use super::{Environment, Pid, ProcStat};
+
+    /// The children of all threads of a process.
+    ///
+    /// Exact for the caller's own children: no child leaves the list before the
+    /// caller has waited for it. Others' may come and go meanwhile.
+    pub(in crate::keeper) fn children(pid: Pid) -> Vec<Pid> {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+        let lists = threads
+            .flatten()
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let mut found = Vec::new();
+        for list in lists {
+            let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+            found.extend(pids.map(Pid::from_raw));
+        }
+        found
+    }
+
+    /// A process, if there is one with this process id.
+    pub(in crate::keeper) fn stat(pid: Pid) -> Option<ProcStat> {
+        let stat = read(Path::new(&format!("/proc/{pid}/stat")))?;
+        let alive = !is_dead(&stat) || (stat.num_threads > 1 && has_live_thread(pid));
+        Some(ProcStat {
+            pid,
+            parent: Pid::from_raw(stat.ppid),
+            group: Pid::from_raw(stat.pgrp),
+            session: Pid::from_raw(stat.session),
+            has_terminal: stat.tty_nr != 0,
+            started: stat.starttime,
+            alive,
+            name: stat.comm,
+        })
+    }
+
+    fn read(path: &Path) -> Option<Stat> {
+        Stat::from_read(std::fs::File::open(path).ok()?).ok()
+    }
+
+    fn is_dead(stat: &Stat) -> bool {
+        matches!(stat.state, 'Z' | 'X' | 'x')
+    }
+
+    fn has_live_thread(pid: Pid) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        let mut stats = threads.flatten().filter_map(|thread| read(&thread.path().join("stat")));
+        stats.any(|stat| !is_dead(&stat))
+    }
+
+    /// Whether a process was stopped by a signal.
+    pub(in crate::keeper) fn is_suspended(pid: Pid) -> bool {
+        read(Path::new(&format!("/proc/{pid}/stat"))).is_some_and(|stat| stat.state == 'T')
+    }
+
+    /// What a process was started with as the variable `name`.
+    pub(in crate::keeper) fn variable(pid: Pid, name: &str) -> Environment {
+        let environ = Process::new(pid.as_raw()).and_then(|process| process.environ());
+        match environ {
+            Err(_) => Environment::Unknown,
+            Ok(environ) if environ.is_empty() => Environment::Empty,
+            Ok(environ) => match environ.get(std::ffi::OsStr::new(name)) {
+                None => Environment::Without,
+                Some(value) => Environment::With(value.to_string_lossy().into_owned()),
+            },
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn knows_this_process() {
+            let own = nix::unistd::getpid();
+            let found = stat(own).unwrap();
+            assert_eq!(found.parent, nix::unistd::getppid());
+            assert!(found.alive && stat(Pid::from_raw(i32::MAX)).is_none());
+            let path = std::env::var("PATH").unwrap();
+            assert_eq!(variable(own, "PATH"), Environment::With(path));
+            assert_eq!(variable(own, "GANGER_NO_SUCH_VARIABLE"), Environment::Without);
+        }
+
+        #[test]
+        fn a_zombie_is_not_alive() {
+            let mut child = std::process::Command::new("true").spawn().unwrap();
+            let pid = Pid::from_raw(child.id().cast_signed());
+            while stat(pid).is_some_and(|stat| stat.alive) {
+                std::thread::yield_now();
+            }
+            assert!(stat(pid).is_some_and(|stat| !stat.alive));
+            child.wait().unwrap();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{children, is_suspended, stat, variable};
+
+#[cfg(not(target_os = "linux"))]
+mod elsewhere {
+    use super::{Environment, Pid, ProcStat};
+
+    pub(in crate::keeper) fn children(_pid: Pid) -> Vec<Pid> {
+        Vec::new()
+    }
+
+    pub(in crate::keeper) fn stat(_pid: Pid) -> Option<ProcStat> {
+        None
+    }
+
+    pub(in crate::keeper) fn is_suspended(_pid: Pid) -> bool {
+        false
+    }
+
+    pub(in crate::keeper) fn variable(_pid: Pid, _name: &str) -> Environment {
+        Environment::Unknown
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) use elsewhere::{children, is_suspended, stat, variable};

@@ -1,0 +1,195 @@
+//! Requests that wait for their turn, at either end of the socket.
+//!
+//! What ends processes overtakes everything else: a stop doesn't wait behind the
+//! start of a thousand others. The rest keeps its order. An equal signal to the
+//! same child replaces the one that still waits, and a stop cancels a start that
+//! still waits, so the queue holds at most a few requests for each child.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use super::protocol::{ChildId, Request, Scope};
+
+/// Requests, each with the files `F` that belong to it.
+#[derive(Debug)]
+pub(super) struct Queue<F> {
+    urgent: VecDeque<Request>,
+    /// The stops in it.
+    stops: HashSet<(ChildId, i32, Scope)>,
+    /// The rest, by the order in which it came.
+    ordinary: BTreeMap<u64, (Request, F)>,
+    next_number: u64,
+    /// Where in `ordinary` the start of a child and its signals wait.
+    spawns: HashMap<ChildId, u64>,
+    signals: HashMap<(ChildId, i32), u64>,
+}
+
+impl<F> Default for Queue<F> {
+    fn default() -> Self {
+        Self {
+            urgent: VecDeque::new(),
+            stops: HashSet::new(),
+            ordinary: BTreeMap::new(),
+            next_number: 0,
+            spawns: HashMap::new(),
+            signals: HashMap::new(),
+        }
+    }
+}
+
+/// What became of a request that was queued.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Queued {
+    /// It waits for its turn.
+    Waiting,
+    /// It stood for another one that had not had its turn yet: the start of this
+    /// child is cancelled, and so there is nothing to stop.
+    Cancelled(ChildId),
+}
+
+impl<F: Default> Queue<F> {
+    pub(super) fn push(&mut self, request: Request, files: F) -> Queued {
+        match request {
+            Request::Stop { id, signal, scope } => {
+                if let Some(number) = self.spawns.remove(&id) {
+                    self.ordinary.remove(&number);
+                    return Queued::Cancelled(id);
+                }
+                if self.stops.insert((id, signal, scope)) {
+                    self.urgent.push_back(request);
+                }
+            }
+            Request::StopStrays | Request::Sweep | Request::Ping => self.urgent.push_back(request),
+            Request::Spawn(ref spawn) => {
+                self.spawns.insert(spawn.id, self.next_number);
+                self.append(request, files);
+            }
+            Request::Signal { id, signal } => {
+                // The later one stays: its place among other signals is what counts.
+                if let Some(earlier) = self.signals.insert((id, signal), self.next_number) {
+                    self.ordinary.remove(&earlier);
+                }
+                self.append(request, files);
+            }
+        }
+        Queued::Waiting
+    }
+
+    fn append(&mut self, request: Request, files: F) {
+        self.ordinary.insert(self.next_number, (request, files));
+        self.next_number += 1;
+    }
+
+    /// The next request; a start, and what came after it, only if `may_spawn`.
+    pub(super) fn pop(&mut self, may_spawn: bool) -> Option<(Request, F)> {
+        if let Some(request) = self.urgent.pop_front() {
+            if let Request::Stop { id, signal, scope } = request {
+                self.stops.remove(&(id, signal, scope));
+            }
+            return Some((request, F::default()));
+        }
+        let entry = self.ordinary.first_entry()?;
+        match &entry.get().0 {
+            Request::Spawn(_) if !may_spawn => return None,
+            Request::Spawn(spawn) => drop(self.spawns.remove(&spawn.id)),
+            Request::Signal { id, signal } => drop(self.signals.remove(&(*id, *signal))),
+            Request::Stop { .. } | Request::StopStrays | Request::Sweep | Request::Ping => {}
+        }
+        Some(entry.remove())
+    }
+
+    /// As many of the next requests as `convert` accepts, at most `limit`.
+    pub(super) fn pop_batch<T>(
+        &mut self,
+        limit: usize,
+        convert: impl Fn(&Request) -> Option<T>,
+    ) -> Vec<T> {
+        let mut batch = Vec::new();
+        while batch.len() < limit {
+            let Some(converted) = self.peek().and_then(&convert) else { break };
+            batch.push(converted);
+            self.pop(true);
+        }
+        batch
+    }
+
+    fn peek(&self) -> Option<&Request> {
+        let ordinary = || self.ordinary.first_key_value().map(|(_, (request, _))| request);
+        self.urgent.front().or_else(ordinary)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.urgent.len() + self.ordinary.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::protocol::{Spawn, Stdin};
+
+    fn spawn(id: u64) -> Request {
+        Request::Spawn(Spawn {
+            id: ChildId(id),
+            argv: vec![],
+            env: vec![],
+            dir: vec![],
+            stdin: Stdin::Null,
+            listener: None,
+        })
+    }
+
+    fn signal(id: u64, signal: i32) -> Request {
+        Request::Signal { id: ChildId(id), signal }
+    }
+
+    fn stop(id: u64, signal: i32) -> Request {
+        Request::Stop { id: ChildId(id), signal, scope: Scope::Group }
+    }
+
+    fn drain(mut queue: Queue<()>) -> Vec<Request> {
+        std::iter::from_fn(|| queue.pop(true)).map(|(request, ())| request).collect()
+    }
+
+    #[test]
+    fn stops_overtake_starts_and_signals() {
+        let mut queue = Queue::<()>::default();
+        for request in [spawn(1), signal(2, 10), stop(2, 15), Request::Sweep] {
+            queue.push(request, ());
+        }
+        assert_eq!(drain(queue), [stop(2, 15), Request::Sweep, spawn(1), signal(2, 10)]);
+    }
+
+    #[test]
+    fn a_stop_cancels_the_start_that_waits() {
+        let mut queue = Queue::<()>::default();
+        queue.push(spawn(1), ());
+        queue.push(spawn(2), ());
+        assert_eq!(queue.push(stop(1, 15), ()), Queued::Cancelled(ChildId(1)));
+        assert_eq!(queue.push(stop(3, 15), ()), Queued::Waiting);
+        assert_eq!(drain(queue), [stop(3, 15), spawn(2)]);
+    }
+
+    #[test]
+    fn equal_signals_are_one_and_the_last_decides_the_order() {
+        let mut queue = Queue::<()>::default();
+        for number in [19, 18, 19, 18, 19] {
+            queue.push(signal(1, number), ());
+        }
+        assert_eq!(drain(queue), [signal(1, 18), signal(1, 19)]);
+    }
+
+    #[test]
+    fn starts_keep_their_place_before_later_signals() {
+        let mut queue = Queue::<()>::default();
+        queue.push(spawn(1), ());
+        queue.push(signal(1, 10), ());
+        assert_eq!(queue.pop(false), None);
+        queue.push(stop(2, 15), ());
+        assert_eq!(queue.pop(false).map(|(request, ())| request), Some(stop(2, 15)));
+        assert_eq!(drain(queue), [spawn(1), signal(1, 10)]);
+    }
+}

@@ -1,0 +1,88 @@
+//! The clock that deadlines go by.
+//!
+//! It stands still while ganger itself does not run: suspended with Ctrl-Z, in a
+//! frozen cgroup, or on a laptop with its lid closed. What was frozen with it, the
+//! processes, then still has its whole grace period.
+
+use std::time::{Duration, Instant};
+
+/// While a deadline is pending, the clock is looked at this often.
+const SLICE: Duration = Duration::from_millis(500);
+/// A slice that took this much longer was interrupted by a pause; less may be a busy
+/// machine.
+const TOLERANCE: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    paused: Duration,
+    /// Since when a slice is waited for.
+    waiting_since: Option<Instant>,
+}
+
+impl Clock {
+    /// The time that counts, at the time `real` of the system.
+    pub(super) fn at(&self, real: Instant) -> Instant {
+        real.checked_sub(self.paused).unwrap_or(real)
+    }
+
+    /// Until when, in the time of the system, to wait for this deadline; the clock may
+    /// not have come to it then.
+    pub(super) fn wait_for(&mut self, deadline: Option<Instant>, real: Instant) -> Option<Instant> {
+        self.waiting_since = deadline.map(|_| real);
+        deadline.map(|at| (at + self.paused).min(real + SLICE))
+    }
+
+    /// The wait has ended, whatever ended it.
+    pub(super) fn wake(&mut self, real: Instant) {
+        let Some(since) = self.waiting_since.take() else { return };
+        let took = real.saturating_duration_since(since);
+        if took > SLICE + TOLERANCE {
+            self.paused += took.saturating_sub(SLICE);
+        }
+    }
+
+    /// It is known to have stood still for so long.
+    pub(super) fn add_pause(&mut self, pause: Duration) {
+        self.paused += pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_pause_during_a_wait_does_not_count() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        let deadline = Some(start + 5 * SECOND);
+        assert_eq!(clock.wait_for(deadline, start), Some(start + SLICE));
+        // Frozen for an hour.
+        let thawed = start + 3600 * SECOND;
+        clock.wake(thawed);
+        assert_eq!(clock.at(thawed), start + SLICE);
+        assert_eq!(clock.wait_for(deadline, thawed), Some(thawed + SLICE));
+    }
+
+    #[test]
+    fn a_busy_machine_is_no_pause() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        clock.wait_for(Some(start + 5 * SECOND), start);
+        clock.wake(start + SLICE + TOLERANCE);
+        assert_eq!(clock.at(start + SECOND), start + SECOND);
+    }
+
+    #[test]
+    fn nothing_is_missed_where_nothing_was_waited_for() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        assert_eq!(clock.wait_for(None, start), None);
+        clock.wake(start + 3600 * SECOND);
+        assert_eq!(clock.at(start + 3600 * SECOND), start + 3600 * SECOND);
+        clock.add_pause(SECOND);
+        assert_eq!(clock.wait_for(Some(start), start), Some(start + SLICE));
+    }
+}

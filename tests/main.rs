@@ -1,6 +1,7 @@
 //! The real ganger, in a folder of its own, by feature.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod attacks;
 mod bytes;
 mod chance;
 mod check;
@@ -8,6 +9,7 @@ mod config;
 mod control;
 mod daemon;
 mod env;
+mod escapes;
 mod example;
 mod exit_codes;
 mod faults;

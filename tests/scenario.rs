@@ -239,7 +239,8 @@ impl Running {
         times(&self.out) + times(&self.err)
     }
 
-    fn said(&self) -> String {
+    /// What ganger and its processes have said.
+    pub fn said(&self) -> String {
         String::from_utf8_lossy(&[self.out.as_slice(), &self.err].concat()).into_owned()
     }
 
@@ -261,14 +262,20 @@ impl Running {
     }
 
     /// Waits for the end.
-    pub fn finish(mut self) -> Finished {
-        let deadline = Instant::now() + PATIENCE;
+    pub fn finish(self) -> Finished {
+        self.finish_within(PATIENCE)
+    }
+
+    /// Waits for the end, which must come within `limit`.
+    #[track_caller]
+    pub fn finish_within(mut self, limit: Duration) -> Finished {
+        let deadline = Instant::now() + limit;
         loop {
             match self.pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(piece) => self.take(piece),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("does not end; so far:\n{}", tail(&self.said()));
+                    panic!("does not end within {limit:?}; so far:\n{}", tail(&self.said()));
                 }
             }
         }
@@ -415,7 +422,7 @@ fn tagged_if(tag: &str, is: impl Fn(&[&[u8]]) -> bool) -> Vec<Pid> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let line = command_line(Pid::from_raw(pid));
         let args: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
         if args.contains(&tag.as_bytes()) && is(&args) && is_alive(Pid::from_raw(pid)) {
             found.push(Pid::from_raw(pid));
@@ -424,11 +431,35 @@ fn tagged_if(tag: &str, is: impl Fn(&[&[u8]]) -> bool) -> Vec<Pid> {
     found
 }
 
-/// Whether there is such a process, and it is no zombie.
+/// The arguments of a process, each with a NUL behind it.
+pub fn command_line(pid: Pid) -> Vec<u8> {
+    let of = |folder: &str| fs::read(format!("{folder}/cmdline")).unwrap_or_default();
+    let line = of(&format!("/proc/{pid}"));
+    if !line.is_empty() {
+        return line;
+    }
+    // A main thread that has ended has no memory to read it from; the others do.
+    let mut lines = other_threads(pid).map(|thread| of(&format!("/proc/{pid}/task/{thread}")));
+    lines.find(|line| !line.is_empty()).unwrap_or_default()
+}
+
+/// Whether there is such a process, and it is no zombie: one whose main thread
+/// has ended runs on as long as another thread does.
 pub fn is_alive(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    let runs = |folder: &str| {
+        let stat = fs::read_to_string(format!("{folder}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    };
+    runs(&format!("/proc/{pid}"))
+        || other_threads(pid).any(|thread| runs(&format!("/proc/{pid}/task/{thread}")))
+}
+
+/// The threads of a process, without its main thread.
+fn other_threads(pid: Pid) -> impl Iterator<Item = Pid> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let ids = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    ids.map(Pid::from_raw).filter(move |thread| *thread != pid)
 }
 
 /// The children of a process.

@@ -1,6 +1,8 @@
 //! Programs that misbehave on request: what the tests run under ganger.
 #![expect(clippy::zombie_processes, reason = "leaving some behind is the point")]
 
+#[cfg(target_os = "linux")]
+mod escapes;
 mod faults;
 mod serve;
 
@@ -18,6 +20,8 @@ use nix::unistd::{ForkResult, fork, setsid};
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let args: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    #[cfg(target_os = "linux")]
+    escapes::run(&args);
     match args.as_slice() {
         ["leaf", ..] => forever(),
         ["tick"] => loop {

@@ -1,0 +1,91 @@
+//! The promises under attack: nothing survives, nothing stalls ganger, nothing
+//! is killed that ganger did not start, and the exit code is true.
+
+mod exec;
+mod foreign;
+mod many;
+mod namespaces;
+mod nested;
+mod pauses;
+mod requests;
+mod threads;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::scenario::{
+    Finished, Running, Scenario, children, command_line, hostile, is_alive, tagged,
+};
+
+/// What stopping may take on a loaded machine, beside what the processes take.
+pub const MARGIN: Duration = Duration::from_secs(4);
+
+/// The keeper of a ganger, which may have other children than that.
+pub fn keeper_of(ganger: Pid) -> Option<Pid> {
+    let is_keeper = |pid: &Pid| command_line(*pid).starts_with(b"procfile-keeper\0");
+    children(ganger).into_iter().find(is_keeper)
+}
+
+/// Kills ganger and its keeper at one instant.
+pub fn kill_both(running: &mut Running) {
+    let both = [keeper_of(running.pid()).unwrap(), running.pid()];
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in both {
+            kill(pid, signal).unwrap();
+        }
+    }
+    running.wait();
+    running.wait_until("the keeper's end", |_| !is_alive(both[0]));
+}
+
+/// Starts another ganger of the same user, and waits for its end.
+pub fn start_next(folder: &Path) -> Finished {
+    let next = Scenario::procfile("a: true\n").env("XDG_RUNTIME_DIR", folder.to_str().unwrap());
+    next.args("start").run().code(0)
+}
+
+/// The session mark that all processes of a running ganger inherit.
+pub fn mark_of(ganger: Pid) -> String {
+    let process = children(keeper_of(ganger).unwrap())[0];
+    let environ = std::fs::read(format!("/proc/{process}/environ")).unwrap();
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    environ.split('\0').find_map(|pair| pair.strip_prefix("GANGER_SESSION=")).unwrap().to_owned()
+}
+
+/// A process which ganger did not start, and must not touch.
+pub struct Bystander(Child);
+
+impl Bystander {
+    /// One that has `variable` in its environment.
+    pub fn with(variable: &str, value: &str) -> Self {
+        let mut command = Command::new(hostile());
+        command.args(["leaf", "bystander"]).env(variable, value).stdin(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Kills the processes with this tag that are left, at the end of the test.
+pub struct Cleanup<'a>(pub &'a str);
+
+impl Drop for Cleanup<'_> {
+    fn drop(&mut self) {
+        for pid in tagged(self.0) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}

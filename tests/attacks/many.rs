@@ -1,0 +1,93 @@
+//! Stopping grows in proportion to the number of processes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::scenario::{PATIENCE, Running, Scenario, tagged};
+
+/// How much longer four times as many may take, on a machine that does other things, too.
+const MOST: f64 = 6.0;
+
+/// A time that no other process sleeps for.
+fn sleep_time() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("1000.{:06}{:03}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn sleepers(count: usize, time: &str) -> Running {
+    let scenario = Scenario::procfile(format!("a: sleep {time}\n"));
+    let mut running = scenario.args(&format!("start -N -m a={count} -s socket -t 20")).start();
+    running.wait_until("all up", |running| running.said_times(" started, pid ") == count);
+    running
+}
+
+fn stop(count: usize) -> Duration {
+    let time = sleep_time();
+    let running = sleepers(count, &time);
+    assert_eq!(tagged(&time).len(), count);
+    let since = Instant::now();
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish_within(PATIENCE).code(0);
+    let took = since.elapsed();
+    assert_eq!(tagged(&time), []);
+    assert_eq!(finished.stderr().matches(" stopped\n").count(), count);
+    took
+}
+
+/// The best of so many: other tests run at the same time.
+fn best(times: usize, of: impl FnMut() -> Duration) -> f64 {
+    std::iter::repeat_with(of).take(times).min().unwrap().as_secs_f64()
+}
+
+#[test]
+fn time_to_stop_grows_in_proportion() {
+    let (few, many) = (best(3, || stop(500)), best(2, || stop(2000)));
+    let ratio = many / few;
+    println!("stopped 500 in {few:.3} s, 2,000 in {many:.3} s: {ratio:.1} times as long");
+    assert!(ratio < MOST, "{ratio}");
+}
+
+/// The time to scale from so many to one, and to restart that many.
+fn scale_down(count: usize) -> Duration {
+    let time = sleep_time();
+    let mut running = sleepers(count, &time);
+    let since = Instant::now();
+    assert_eq!(running.tell("scale a=1 -s socket").1, 0);
+    running.wait_until("one", |running| running.said_times(" stopped\n") == count - 1);
+    let took = since.elapsed();
+    assert_eq!(tagged(&time).len(), 1);
+    running.signal(Signal::SIGTERM);
+    running.finish_within(PATIENCE).code(0);
+    took
+}
+
+#[test]
+fn time_to_scale_down_grows_in_proportion() {
+    let (few, many) = (best(2, || scale_down(400)), best(2, || scale_down(1600)));
+    let ratio = many / few;
+    println!("scaled down 400 in {few:.3} s, 1,600 in {many:.3} s: {ratio:.1} times as long");
+    assert!(ratio < MOST, "{ratio}");
+}
+
+fn restart(count: usize) -> Duration {
+    let time = sleep_time();
+    let mut running = sleepers(count, &time);
+    let since = Instant::now();
+    assert_eq!(running.tell("restart a -s socket").1, 0);
+    running.wait_until("all again", |running| running.said_times(" started, pid ") == 2 * count);
+    let took = since.elapsed();
+    assert_eq!(tagged(&time).len(), count);
+    running.signal(Signal::SIGTERM);
+    running.finish_within(PATIENCE).code(0);
+    took
+}
+
+#[test]
+fn time_to_restart_all_grows_in_proportion() {
+    let (few, many) = (best(2, || restart(400)), best(2, || restart(1600)));
+    let ratio = many / few;
+    println!("restarted 400 in {few:.3} s, 1,600 in {many:.3} s: {ratio:.1} times as long");
+    assert!(ratio < MOST, "{ratio}");
+}

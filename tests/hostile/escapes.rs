@@ -1,0 +1,342 @@
+//! Programs that try to get out of reach of their supervisor.
+//!
+//! Wrappers can be chained: `hostile daemonize stay cleared obedient TAG` is a
+//! process with a daemon, which clears its environment and becomes `obedient`.
+//! The tag stays the last argument of each process of the chain.
+
+use std::ffi::CString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, exit};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{ForkResult, Pid, getpid, getppid, setpgid, setsid};
+
+use crate::{again, forever, ignore, number, say, split};
+
+/// Runs the rest of a chain in an unusual place, if `args` begin with a wrapper,
+/// or what the chain ends with. Returns for all other programs.
+pub fn run(args: &[&str]) {
+    match args {
+        ["obedient", _tag] => obedient(),
+        ["calm", _tag] => calm(),
+        ["suspended", _tag] => suspended(),
+        ["leaderless", "obedient", _tag] => leaderless(true),
+        ["leaderless", "stubborn", _tag] => leaderless(false),
+        ["count-signals", steps, _tag] => {
+            count_signals(number(steps));
+            exit(0);
+        }
+        ["hold-exec", path] => {
+            hold_exec(path);
+            exit(0);
+        }
+        ["manage-session", program @ ..] => manage_session(program),
+        ["daemonize", "stay", rest @ ..] => {
+            daemonize(rest);
+            forever();
+        }
+        ["daemonize", "leave", rest @ ..] => {
+            daemonize(rest);
+            exit(1);
+        }
+        ["cleared", rest @ ..] => become_next(again(rest).env_clear()),
+        ["session", rest @ ..] => {
+            in_child(rest, || {
+                setsid().expect("a session");
+            });
+            forever();
+        }
+        ["regroup", rest @ ..] if rest.len() > 1 => {
+            let zero = Pid::from_raw(0);
+            in_child(rest, || setpgid(zero, zero).expect("a group"));
+            forever();
+        }
+        ["subreaper", rest @ ..] => {
+            nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+            in_child(rest, || {});
+            forever();
+        }
+        ["sibling", rest @ ..] => {
+            if let ForkResult::Child = fork_sibling() {
+                become_next(&mut again(rest));
+            }
+            forever();
+        }
+        ["traced", rest @ ..] => trace_child(rest),
+        ["traced-leader", rest @ ..] => {
+            trace_parent(rest.last().expect("a tag"));
+            become_next(&mut again(rest));
+        }
+        ["tracer", parent, _tag] => trace(Pid::from_raw(parent.parse().expect("a pid"))),
+        ["threaded", rest @ ..] => {
+            spawn_from_thread(rest);
+            forever();
+        }
+        ["leaderless-parent", rest @ ..] => {
+            // Without a main thread, /proc/self leads nowhere.
+            let mut child = again(rest);
+            end_main_thread(move || {
+                child.spawn().expect("a child");
+                forever()
+            })
+        }
+        ["userns", rest @ ..] => {
+            unshare(CloneFlags::CLONE_NEWUSER).expect("a user namespace");
+            become_next(&mut again(rest));
+        }
+        ["pidns", rest @ ..] => {
+            unshare(CloneFlags::CLONE_NEWPID).expect("a pid namespace");
+            in_child(rest, || {});
+            forever();
+        }
+        _ => {}
+    }
+}
+
+fn become_next(next: &mut Command) -> ! {
+    let failed = next.exec();
+    exit(failed.raw_os_error().unwrap_or(1));
+}
+
+/// Forks, and goes on with the rest of the chain in the child.
+fn in_child(rest: &[&str], prepare: impl FnOnce()) {
+    if let ForkResult::Child = split() {
+        prepare();
+        become_next(&mut again(rest));
+    }
+}
+
+/// Runs the rest as a daemon: forks twice and leaves the session.
+fn daemonize(rest: &[&str]) {
+    if let ForkResult::Child = split() {
+        setsid().expect("a session");
+        if let ForkResult::Parent { .. } = split() {
+            exit(0);
+        }
+        become_next(&mut again(rest));
+    }
+    let _ = nix::sys::wait::wait();
+}
+
+/// Forks a sibling: a child of the parent of this process. The first process of a
+/// namespace can't have one.
+fn fork_sibling() -> ForkResult {
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    #[expect(unsafe_code, reason = "that is what is tried")]
+    // SAFETY: without a new stack this is fork(2), and this program has one thread.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match Errno::result(child) {
+        Ok(0) => ForkResult::Child,
+        Ok(child) => ForkResult::Parent { child: Pid::from_raw(child.try_into().expect("a pid")) },
+        Err(_) => split(),
+    }
+}
+
+/// Lets a traced child run, and never attends to it again: the next signal to
+/// the child stops it.
+fn trace_child(rest: &[&str]) -> ! {
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    match split() {
+        ForkResult::Child => {
+            drop(writer);
+            std::io::Read::read_to_end(&mut reader, &mut Vec::new()).expect("an end");
+            become_next(&mut again(rest))
+        }
+        ForkResult::Parent { child } => {
+            ptrace::seize(child, ptrace::Options::empty()).expect("that it may be traced");
+            drop(writer);
+            forever()
+        }
+    }
+}
+
+/// Has a daemon trace this process, from another session.
+fn trace_parent(tag: &str) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let parent = getpid().to_string();
+    if let ForkResult::Child = split() {
+        setsid().expect("a session");
+        if let ForkResult::Parent { .. } = split() {
+            exit(0);
+        }
+        become_next(again(&["tracer", &parent, tag]).stdin(reader).stdout(writer));
+    }
+    let _ = nix::sys::wait::wait();
+    drop(writer);
+    let mut answer = [0; 8];
+    std::io::Read::read_exact(&mut &reader, &mut answer).expect("a tracer");
+}
+
+fn trace(process: Pid) -> ! {
+    ptrace::seize(process, ptrace::Options::empty()).expect("that it may be traced");
+    say("tracing");
+    forever()
+}
+
+/// A child of a thread which ends: it is passed on to another thread.
+fn spawn_from_thread(rest: &[&str]) {
+    let rest: Vec<String> = rest.iter().map(|&arg| arg.to_owned()).collect();
+    let spawn = move || {
+        let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+        again(&rest).spawn().expect("a child");
+    };
+    std::thread::spawn(spawn).join().expect("a thread");
+}
+
+/// Ends the main thread, as `pthread_exit(3)` does; `go_on` runs in another one.
+/// From then on, /proc shows the state Z for this process.
+fn end_main_thread(go_on: impl FnOnce() + Send + 'static) -> ! {
+    std::thread::spawn(move || {
+        let main = format!("/proc/self/task/{}/stat", getpid());
+        while !std::fs::read_to_string(&main).expect("a main thread").contains(") Z ") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        go_on();
+    });
+    #[expect(unsafe_code, reason = "that is what is tried")]
+    // SAFETY: nothing of this thread's stack is used by the other one.
+    unsafe {
+        libc::syscall(libc::SYS_exit, 0)
+    };
+    unreachable!("the thread has ended");
+}
+
+/// Runs on without its main thread.
+fn leaderless(obedient: bool) -> ! {
+    if !obedient {
+        ignore(Signal::SIGTERM);
+        ignore(Signal::SIGINT);
+    }
+    end_main_thread(|| {
+        say("up");
+        forever()
+    })
+}
+
+/// Is ended by SIGTERM.
+fn obedient() -> ! {
+    say("up");
+    forever()
+}
+
+/// Ignores the signals that are passed on, and is ended by SIGTERM.
+fn calm() -> ! {
+    ignore(Signal::SIGUSR1);
+    ignore(Signal::SIGUSR2);
+    obedient()
+}
+
+/// Stops itself, out of the way of its group.
+fn suspended() -> ! {
+    let _ = setsid();
+    say("up");
+    raise(Signal::SIGSTOP).expect("to be stopped");
+    forever()
+}
+
+/// Counts the stop signals that it gets while it takes so many steps of 50 ms to
+/// stop, and says where the first came from.
+fn count_signals(steps: usize) {
+    const STEP: Duration = Duration::from_millis(50);
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).expect("a mask");
+    say("up");
+    let (signal, sender) = loop {
+        if let Some(first) = wait_for_signal(&signals, Duration::from_secs(1000)) {
+            break first;
+        }
+    };
+    let sender = if sender == getppid() { "parent".to_owned() } else { format!("pid {sender}") };
+    say(&format!("{signal} from {sender}"));
+    let mut count = 1;
+    for _ in 0..steps {
+        // A step is taken again and again, so that a pause delays what is left of them.
+        let until = Instant::now() + STEP;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            count += usize::from(wait_for_signal(&signals, left).is_some());
+        }
+    }
+    say(&format!("signals: {count}"));
+}
+
+fn wait_for_signal(signals: &SigSet, limit: Duration) -> Option<(Signal, Pid)> {
+    let limit = libc::timespec {
+        tv_sec: i64::try_from(limit.as_secs()).expect("a short time"),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    #[expect(unsafe_code, reason = "nix doesn't tell the sender")]
+    // SAFETY: all pointers are to values that live during the call, and zero is a
+    // valid siginfo.
+    let (number, info) = unsafe {
+        let number = libc::sigtimedwait(signals.as_ref(), info.as_mut_ptr(), &raw const limit);
+        (number, info.assume_init())
+    };
+    let number = Errno::result(number).ok()?;
+    #[expect(unsafe_code, reason = "siginfo is a union")]
+    // SAFETY: for a signal that kill(2) or the like has sent, this field is set.
+    let sender = unsafe { info.si_pid() };
+    Some((number.try_into().expect("one of those two"), Pid::from_raw(sender)))
+}
+
+/// Holds every exec of a file, as a scanner that hangs does (fanotify(7)), until
+/// its standard input ends.
+fn hold_exec(path: &str) {
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let path = CString::new(path).expect("no NUL");
+    #[expect(unsafe_code, reason = "that is what is tried")]
+    // SAFETY: fanotify_init(2) takes two numbers, and returns a descriptor or -1.
+    let group = unsafe {
+        let flags = libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC;
+        OwnedFd::from_raw_fd(Errno::result(libc::fanotify_init(flags, 0)).expect("to be root"))
+    };
+    #[expect(unsafe_code, reason = "that is what is tried")]
+    // SAFETY: the descriptor is open, and the path ends with a NUL.
+    let marked = unsafe {
+        use std::os::fd::AsRawFd;
+        let (group, mask) = (group.as_raw_fd(), libc::FAN_OPEN_EXEC_PERM);
+        libc::fanotify_mark(group, libc::FAN_MARK_ADD, mask, libc::AT_FDCWD, path.as_ptr())
+    };
+    Errno::result(marked).expect("a file");
+    say("holding");
+    let mut events = 0;
+    loop {
+        let stdin = std::io::stdin();
+        let mut wait = [
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+            PollFd::new(group.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut wait, PollTimeout::NONE).expect("an event");
+        if wait[0].any() == Some(true) {
+            return;
+        }
+        // An event that is read and not answered keeps the exec waiting.
+        let mut event = [0; 4096];
+        let size = size_of::<libc::fanotify_event_metadata>();
+        let count = nix::unistd::read(&group, &mut event).expect("an event");
+        events += count / size;
+        say(&format!("held {events}"));
+    }
+}
+
+/// Runs a program below a subreaper which waits for all that falls to it, as the
+/// session manager of a desktop does.
+fn manage_session(program: &[&str]) -> ! {
+    nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+    Command::new(program[0]).args(&program[1..]).spawn().expect("a program");
+    loop {
+        if waitpid(None, Some(WaitPidFlag::empty())).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{ForkResult, Pid, getpid, getppid, setpgid, setsid};
+use nix::unistd::{ForkResult, Pid, getegid, geteuid, getpid, getppid, setpgid, setsid};
 
 use crate::{again, forever, ignore, number, say, split};
 
@@ -86,7 +86,7 @@ pub fn run(args: &[&str]) {
             })
         }
         ["userns", rest @ ..] => {
-            unshare(CloneFlags::CLONE_NEWUSER).expect("a user namespace");
+            enter_user_namespace();
             become_next(&mut again(rest));
         }
         ["pidns", rest @ ..] => {
@@ -176,6 +176,21 @@ fn trace(process: Pid) -> ! {
     ptrace::seize(process, ptrace::Options::empty()).expect("that it may be traced");
     say("tracing");
     forever()
+}
+
+/// Becomes root of a new user namespace.
+fn enter_user_namespace() {
+    let (user, group) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER).expect("a user namespace");
+    // Without a mapping, there is no further namespace in this one.
+    let maps = [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("0 {user} 1")),
+        ("gid_map", format!("0 {group} 1")),
+    ];
+    for (file, text) in maps {
+        std::fs::write(format!("/proc/self/{file}"), text).expect("a mapping");
+    }
 }
 
 /// A child of a thread which ends: it is passed on to another thread.

@@ -108,7 +108,11 @@ fn of_both_dying_at_one_instant_the_next_finds_what_is_left() {
         // Not those of the socket, which waits for the next one here.
         names.filter(|name| !name.contains('.')).collect::<Vec<_>>()
     };
-    let mark = format!("{}/1", traces()[0].rsplit('_').next().unwrap());
+    let trace = traces()[0].clone();
+    let [namespace, _, keeper] = trace.split('_').collect::<Vec<_>>()[..] else {
+        panic!("{trace}")
+    };
+    let mark = format!("{namespace}_{keeper}/1");
     let next = || {
         Scenario::procfile("a: true\n")
             .env("XDG_RUNTIME_DIR", &runtime)

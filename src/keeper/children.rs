@@ -63,8 +63,8 @@ enum Stop {
         signal: i32,
         /// Those outside of the group that have got it.
         sent: HashSet<Identity>,
-        /// Whether a process outside of the group waited for its parent to go.
-        deferred: bool,
+        /// Those outside of the group that were left to their parent, as they were then.
+        deferred: Vec<ProcStat>,
     },
     /// All of its processes are to be killed.
     Killing,
@@ -87,6 +87,16 @@ impl Child {
         match self.leader {
             Leader::Starting(_) | Leader::Running => false,
             Leader::Ended(_) | Leader::Lingering => true,
+        }
+    }
+}
+
+impl Child {
+    /// Whether it has been asked to end, and some of its processes were left to others.
+    fn waits_for_parents(&self) -> bool {
+        match &self.stop {
+            Stop::Asked { deferred, .. } => !deferred.is_empty(),
+            Stop::NotAsked | Stop::Killing => false,
         }
     }
 }
@@ -148,9 +158,14 @@ impl Children {
             starting: Vec::new(),
             known: HashMap::new(),
             strays: Strays::Ignored,
-            session: process_table::identity(getpid()).unwrap_or_else(|| getpid().to_string()),
+            session: process_table::session(getpid()).unwrap_or_else(|| getpid().to_string()),
             context,
         }
+    }
+
+    /// What tells this keeper's descendants from those of any other.
+    pub(super) fn session(&self) -> &str {
+        &self.session
     }
 
     /// Starts a child, which writes to `output` and is given `listener`; a report
@@ -292,13 +307,13 @@ impl Children {
         let members = self.members(leader, snapshot);
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
         let StopRequest { signal, scope, .. } = stop;
-        let mut sent = match std::mem::replace(&mut child.stop, Stop::NotAsked) {
+        let (mut sent, deferred) = match std::mem::replace(&mut child.stop, Stop::NotAsked) {
             Stop::Killing => {
                 child.stop = Stop::Killing;
                 return;
             }
             // The group has got it already.
-            Stop::Asked { sent, .. } => sent,
+            Stop::Asked { sent, deferred, .. } => (sent, deferred),
             Stop::NotAsked => {
                 match child.leader {
                     // Once its program runs.
@@ -307,12 +322,15 @@ impl Children {
                         stop_group(leader, signal);
                     }
                 }
-                HashSet::new()
+                (HashSet::new(), Vec::new())
             }
         };
-        let reapers = self.context.reapers();
-        let deferred =
-            stop_outside_of_group(leader, members.iter(), signal, scope, &reapers, &mut sent);
+        let outside = members.into_iter().filter(|member| member.group != leader);
+        let is_due = |member: &ProcStat| match scope {
+            Scope::All => true,
+            Scope::Group => is_orphan(member, &deferred, &self.context.reapers()),
+        };
+        let deferred = stop_if_due(outside, signal, is_due, &deferred, &mut sent);
         child.stop = Stop::Asked { signal, sent, deferred };
     }
 
@@ -344,9 +362,7 @@ impl Children {
                 reported.as_ref().is_some_and(|left| !left.is_empty())
             }
         };
-        let waits = |child: &Child| {
-            child.has_ended() || matches!(child.stop, Stop::Asked { deferred: true, .. })
-        };
+        let waits = |child: &Child| child.has_ended() || child.waits_for_parents();
         has_strays || self.by_leader.values().any(waits)
     }
 
@@ -361,7 +377,7 @@ impl Children {
             // Leaders whose members are never still are looked at again.
             if child.has_ended() && !snapshot.unsettled.contains(leader) {
                 ended.push(*leader);
-            } else if matches!(child.stop, Stop::Asked { deferred: true, .. }) {
+            } else if child.waits_for_parents() {
                 waiting.push(*leader);
             }
         }
@@ -371,7 +387,7 @@ impl Children {
         }
         for leader in waiting {
             let members = self.members(leader, &snapshot);
-            self.stop_orphans(leader, members.iter());
+            self.stop_orphans(leader, members);
         }
     }
 
@@ -410,16 +426,18 @@ impl Children {
                 let _ = send(stat, libc::SIGKILL);
             }
         }
-        self.stop_orphans(leader, left.iter().copied());
+        self.stop_orphans(leader, left.iter().copied().cloned());
     }
 
     /// Passes the stop signal on to processes that have lost their parent since.
-    fn stop_orphans<'a>(&mut self, leader: Pid, members: impl Iterator<Item = &'a ProcStat>) {
+    fn stop_orphans(&mut self, leader: Pid, members: impl IntoIterator<Item = ProcStat>) {
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
         if let Stop::Asked { signal, sent, deferred } = &mut child.stop {
             let reapers = self.context.reapers();
-            *deferred =
-                stop_outside_of_group(leader, members, *signal, Scope::Group, &reapers, sent);
+            let before = std::mem::take(deferred);
+            let outside = members.into_iter().filter(|member| member.group != leader);
+            let is_due = |member: &ProcStat| is_orphan(member, &before, &reapers);
+            *deferred = stop_if_due(outside, *signal, is_due, &before, sent);
         }
     }
 
@@ -466,7 +484,25 @@ impl Children {
                 break;
             }
         }
+        self.add_known_elsewhere(&mut before);
         before
+    }
+
+    /// What was seen below a leader, and has fallen to the first process of a namespace
+    /// that it had entered, is not below the keeper any more.
+    fn add_known_elsewhere(&self, snapshot: &mut DescendantSnapshot) {
+        if self.known.is_empty() {
+            return;
+        }
+        let found: HashSet<Identity> =
+            snapshot.descendants.iter().map(ProcStat::identity).collect();
+        for (identity, leader) in self.known.iter().filter(|(known, _)| !found.contains(known)) {
+            let now = process_table::stat(identity.0).filter(|now| now.identity() == *identity);
+            if let Some(stat) = now.filter(|now| now.alive) {
+                snapshot.descendants.push(stat);
+                snapshot.owners.push(Some(*leader));
+            }
+        }
     }
 
     /// Whether it is the first process of the children's namespace.
@@ -488,7 +524,9 @@ impl Children {
     fn members(&mut self, leader: Pid, snapshot: &DescendantSnapshot) -> Vec<ProcStat> {
         let runs = self.by_leader.get(&leader).is_some_and(|child| !child.has_ended());
         let mut members = if runs { descendants([leader]) } else { Vec::new() };
-        members.extend(snapshot.members(leader).cloned());
+        let below: HashSet<Identity> = members.iter().map(ProcStat::identity).collect();
+        let others = snapshot.members(leader).filter(|stat| !below.contains(&stat.identity()));
+        members.extend(others.cloned());
         members.retain(|stat| stat.alive);
         for stat in members.iter().filter(|stat| stat.session != leader) {
             self.known.insert(stat.identity(), leader);
@@ -549,27 +587,34 @@ fn stop_process(stat: &ProcStat, signal: i32) {
     let _ = send(stat, libc::SIGCONT);
 }
 
-/// Sends the stop signal to members outside of the group, each once: to all of them,
-/// or to those that have lost the parent which would stop them. True if some were
-/// left to their parent.
-fn stop_outside_of_group<'a>(
-    leader: Pid,
-    members: impl Iterator<Item = &'a ProcStat>,
+/// Whether a process has lost the parent that would stop it: it fell to one of `reapers`,
+/// or, from a namespace that it had entered, to the first process there.
+fn is_orphan(process: &ProcStat, before: &[ProcStat], reapers: &[Pid]) -> bool {
+    let earlier = before.iter().find(|earlier| earlier.identity() == process.identity());
+    reapers.contains(&process.parent)
+        || earlier.is_some_and(|earlier| earlier.parent != process.parent)
+}
+
+/// Sends the stop signal to those processes for which it is due, each once, and returns
+/// the others, as they were when they were first seen.
+fn stop_if_due(
+    processes: impl Iterator<Item = ProcStat>,
     signal: i32,
-    scope: Scope,
-    reapers: &[Pid],
+    is_due: impl Fn(&ProcStat) -> bool,
+    before: &[ProcStat],
     sent: &mut HashSet<Identity>,
-) -> bool {
-    let mut deferred = false;
-    for member in members.filter(|member| member.group != leader && member.pid != leader) {
-        let now = match scope {
-            Scope::All => true,
-            Scope::Group => reapers.contains(&member.parent),
-        };
-        if !now {
-            deferred |= !sent.contains(&member.identity());
-        } else if sent.insert(member.identity()) {
-            stop_process(member, signal);
+) -> Vec<ProcStat> {
+    let mut deferred = Vec::new();
+    for process in processes {
+        if sent.contains(&process.identity()) {
+            continue;
+        }
+        if is_due(&process) {
+            sent.insert(process.identity());
+            stop_process(&process, signal);
+        } else {
+            let earlier = before.iter().find(|earlier| earlier.identity() == process.identity());
+            deferred.push(earlier.cloned().unwrap_or(process));
         }
     }
     deferred

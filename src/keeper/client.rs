@@ -16,7 +16,7 @@ use super::kill::{self, Bystanders, SWEEP_TIMEOUT};
 use super::protocol::{Decoder, Member, Report, Request, encode};
 use super::queue::{Queue, Queued};
 use super::start::Started;
-use super::{process_table, wait};
+use super::{leftovers, process_table, wait};
 
 /// A keeper that makes no progress for so long has failed.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -210,7 +210,10 @@ impl Keeper {
     #[must_use]
     pub fn sweep(&self) -> Vec<Member> {
         let _ = kill(self.pid, Signal::SIGKILL);
-        kill::sweep(&self.bystanders)
+        let left = kill::sweep(&self.bystanders);
+        // What fell to the first process of a namespace that it had entered.
+        leftovers::kill_orphans_of(std::slice::from_ref(&self.bystanders.session));
+        left
     }
 
     /// Ends a keeper that has nothing left to do, and sees it go: also one that is

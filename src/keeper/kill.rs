@@ -89,8 +89,8 @@ pub(super) struct Bystanders {
     /// A session is inherited or new, never joined. So a process in one of these,
     /// which are older than the keeper, does not descend from the keeper.
     sessions: HashSet<Pid>,
-    /// The session marker of the keeper's own descendants.
-    keeper: String,
+    /// Of the keeper, as the marker in the environment of its descendants has it.
+    pub(super) session: String,
 }
 
 impl Bystanders {
@@ -101,13 +101,13 @@ impl Bystanders {
         Self {
             sessions: found.iter().map(|stat| stat.session).chain(own).collect(),
             processes: found.iter().map(ProcStat::identity).collect(),
-            keeper: String::new(),
+            session: String::new(),
         }
     }
 
     /// Tells the keeper's descendants by the marker in their environment, too.
     pub(super) fn set_keeper(&mut self, keeper: Pid) {
-        self.keeper = process_table::identity(keeper).unwrap_or_default();
+        self.session = process_table::session(keeper).unwrap_or_default();
     }
 
     /// What of a walk, parents before children, descends from the keeper.
@@ -137,7 +137,7 @@ impl Bystanders {
             Environment::Unknown | Environment::Empty => false,
             Environment::Without => true,
             Environment::With(marker) => {
-                marker.split_once('/').is_none_or(|(keeper, _)| keeper != self.keeper)
+                marker.split_once('/').is_none_or(|(session, _)| session != self.session)
             }
         }
     }
@@ -215,7 +215,7 @@ mod tests {
         let bystanders = Bystanders {
             processes: HashSet::from([(Pid::from_raw(10), 1)]),
             sessions: HashSet::from([Pid::from_raw(7)]),
-            keeper: "5-1".into(),
+            session: "1_5-1".into(),
         };
         let walk = vec![
             stat(5, 1, 5),   // the keeper

@@ -35,7 +35,8 @@ impl Trace {
         let gone = || io::Error::other("the keeper is gone");
         let (us, keeper) = (process_table::identity(getpid()), process_table::identity(keeper));
         let (us, keeper) = (us.ok_or_else(gone)?, keeper.ok_or_else(gone)?);
-        let path = folder.join(format!("{}_{us}_{keeper}", namespace("self")?));
+        let here = process_table::namespace(getpid()).ok_or_else(gone)?;
+        let path = folder.join(format!("{here}_{us}_{keeper}"));
         File::create(&path)?;
         Ok(Self(path))
     }
@@ -47,39 +48,36 @@ impl Drop for Trace {
     }
 }
 
-/// The pid namespace of a process (`pid_namespaces(7)`): numbers mean nothing
-/// outside of it.
-fn namespace(pid: &str) -> io::Result<String> {
-    let link = fs::read_link(format!("/proc/{pid}/ns/pid"))?;
-    let number = |char: char| char.is_ascii_digit();
-    Ok(link.to_string_lossy().chars().filter(|char| number(*char)).collect())
-}
-
 /// Kills what is left of all sessions that left a trace in `folder` and are dead, and
 /// returns what it found.
 #[must_use]
 pub fn sweep(folder: &Path) -> Vec<Member> {
-    let Ok(here) = namespace("self") else { return Vec::new() };
+    let Some(here) = process_table::namespace(getpid()) else { return Vec::new() };
     let mut dead = Vec::new();
     let mut traces = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let [namespace, ganger, keeper] = name.split('_').collect::<Vec<_>>()[..]
-            && namespace == here
+            && namespace == here.to_string()
             && !is_alive(ganger)
             && !is_alive(keeper)
         {
-            dead.push(keeper.to_owned());
+            dead.push(format!("{here}_{keeper}"));
             traces.push(Trace(entry.path()));
         }
     }
     if dead.is_empty() {
         return Vec::new();
     }
+    kill_orphans_of(&dead)
+}
+
+/// Kills the orphans of dead sessions, wherever they are, and returns what it found.
+pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Member> {
     let since = Instant::now();
     let mut found: Vec<Member> = Vec::new();
     loop {
-        let left = orphans(&marked(&dead, &here));
+        let left = orphans(&marked(sessions));
         if left.is_empty() || since.elapsed() > SWEEP_TIMEOUT {
             return found;
         }
@@ -96,7 +94,7 @@ pub fn sweep(folder: &Path) -> Vec<Member> {
 
 /// What lives and has the marker of one of these sessions, each with its parent. A shell
 /// that was left may be where this ganger was started: its ancestors are none of them.
-fn marked(sessions: &[String], here: &str) -> Vec<Marked> {
+fn marked(sessions: &[String]) -> Vec<Marked> {
     let parent = |pid: &Pid| process_table::stat(*pid).map(|stat| stat.parent);
     let ours: Vec<Pid> = std::iter::successors(Some(getpid()), parent).collect();
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -104,7 +102,6 @@ fn marked(sessions: &[String], here: &str) -> Vec<Marked> {
     let has_marker = |pid: &Pid| {
         let Environment::With(marker) = process_table::variable(*pid, MARK) else { return false };
         marker.split_once('/').is_some_and(|(session, _)| sessions.iter().any(|it| it == session))
-            && namespace(&pid.to_string()).is_ok_and(|namespace| namespace == here)
     };
     let others = pids.map(Pid::from_raw).filter(|pid| !ours.contains(pid));
     let found = others.filter(has_marker).filter_map(process_table::stat);
@@ -127,10 +124,11 @@ struct Marked {
     has_keeper: bool,
 }
 
-/// The first process of the system or of a user's services, or another ganger.
+/// The first process of the system, of a namespace or of a user's services, or another
+/// ganger.
 fn is_reaper(pid: Pid) -> bool {
     let name = process_table::stat(pid).map(|stat| stat.name);
-    pid.as_raw() == 1 || name.is_some_and(|name| REAPERS.contains(&name.as_str()))
+    process_table::is_init(pid) || name.is_some_and(|name| REAPERS.contains(&name.as_str()))
 }
 
 const REAPERS: [&str; 3] = ["systemd", COMM, "ganger"];

@@ -49,6 +49,12 @@ pub(super) fn identity(pid: Pid) -> Option<String> {
     stat(pid).map(|stat| format!("{pid}-{}", stat.started))
 }
 
+/// What tells the descendants of a keeper from those of every other that ever ran on
+/// this system.
+pub(super) fn session(keeper: Pid) -> Option<String> {
+    Some(format!("{}_{}", namespace(keeper)?, identity(keeper)?))
+}
+
 /// All descendants of `roots`, and they themselves, parents before children.
 pub(super) fn descendants(roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat> {
     let mut found: Vec<ProcStat> = roots.into_iter().filter_map(stat).collect();
@@ -136,15 +142,40 @@ mod linux {
 
     /// What a process was started with as the variable `name`.
     pub(in crate::keeper) fn variable(pid: Pid, name: &str) -> Environment {
-        let environ = Process::new(pid.as_raw()).and_then(|process| process.environ());
-        match environ {
-            Err(_) => Environment::Unknown,
-            Ok(environ) if environ.is_empty() => Environment::Empty,
-            Ok(environ) => match environ.get(std::ffi::OsStr::new(name)) {
-                None => Environment::Without,
-                Some(value) => Environment::With(value.to_string_lossy().into_owned()),
-            },
+        // A main thread that has ended has no memory any more, but the others have.
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        let environs = threads
+            .flatten()
+            .filter_map(|thread| std::fs::read(thread.path().join("environ")).ok());
+        let mut found = Environment::Unknown;
+        for environ in environs {
+            if environ.is_empty() {
+                found = Environment::Empty;
+                continue;
+            }
+            let mut pairs = environ.split(|byte| *byte == 0);
+            let value = pairs.find_map(|pair| {
+                pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
+            });
+            return value.map_or(Environment::Without, |value| {
+                Environment::With(String::from_utf8_lossy(value).into_owned())
+            });
         }
+        found
+    }
+
+    /// The pid namespace of a process (`pid_namespaces(7)`): process ids mean nothing
+    /// outside of it.
+    pub(in crate::keeper) fn namespace(pid: Pid) -> Option<u64> {
+        let link = std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;
+        let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    }
+
+    /// Whether a process is the first one of its pid namespace, to which orphans fall.
+    pub(in crate::keeper) fn is_init(pid: Pid) -> bool {
+        let status = Process::new(pid.as_raw()).and_then(|process| process.status());
+        status.is_ok_and(|status| status.nspid.is_some_and(|all| all.last() == Some(&1)))
     }
 
     #[cfg(test)]
@@ -176,7 +207,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{children, is_suspended, stat, variable};
+pub(super) use linux::{children, is_init, is_suspended, namespace, stat, variable};
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
@@ -197,7 +228,15 @@ mod elsewhere {
     pub(in crate::keeper) fn variable(_pid: Pid, _name: &str) -> Environment {
         Environment::Unknown
     }
+
+    pub(in crate::keeper) fn namespace(_pid: Pid) -> Option<u64> {
+        None
+    }
+
+    pub(in crate::keeper) fn is_init(pid: Pid) -> bool {
+        pid.as_raw() == 1
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{children, is_suspended, stat, variable};
+pub(super) use elsewhere::{children, is_init, is_suspended, namespace, stat, variable};

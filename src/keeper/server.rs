@@ -26,7 +26,7 @@ use super::kill::Bystanders;
 use super::protocol::{Decoder, Report, Request, Spawn, Step, encode};
 use super::queue::{Queue, Queued};
 use super::spawn::{Limits, SpawnContext, wake_on_child};
-use super::{ISOLATE, kill};
+use super::{ISOLATE, kill, leftovers};
 
 /// How often it looks for what the system does not report.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -64,6 +64,8 @@ pub fn run() -> nix::Result<()> {
     };
     let Disconnected = server.serve();
     server.children.sweep();
+    // What fell to the first process of a namespace that it had entered.
+    leftovers::kill_orphans_of(&[server.children.session().to_owned()]);
     Ok(())
 }
 

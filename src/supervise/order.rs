@@ -3,6 +3,8 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+use std::collections::HashMap;
+
 use super::process::{Process, own_port};
 use super::state::{Readiness, State, Want, Why};
 use crate::notice::Chain;
@@ -29,39 +31,88 @@ pub(super) enum Before {
 impl Place {
     /// Where nobody else matters.
     pub(super) const FREE: Self = Self { before: Before::Ready, may_stop: true };
+}
+
+/// Which processes may matter for which others, so that not each has to be compared
+/// with all.
+#[derive(Default)]
+pub(super) struct Dependencies {
+    /// The processes of each type that others come after.
+    by_type: HashMap<String, Vec<usize>>,
+    /// The processes that come after a type.
+    dependents: HashMap<String, Vec<usize>>,
+    /// The processes that still have a port that another one is to have.
+    old_ports: HashMap<u16, Vec<usize>>,
+}
+
+impl Dependencies {
+    pub(super) fn new(processes: &[Process]) -> Self {
+        let mut all = Self::default();
+        for (index, process) in processes.iter().enumerate() {
+            for kind in &process.plan.after {
+                all.dependents.entry(kind.clone()).or_default().push(index);
+            }
+            if let Some(port) = process.port_in_use.filter(|_| process.holds_old_port()) {
+                all.old_ports.entry(port).or_default().push(index);
+            }
+        }
+        if !all.dependents.is_empty() {
+            for (index, process) in processes.iter().enumerate() {
+                if all.dependents.contains_key(&process.plan.kind) {
+                    let kind = process.plan.kind.clone();
+                    all.by_type.entry(kind).or_default().push(index);
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether no process matters for another.
+    pub(super) fn are_none(&self) -> bool {
+        self.dependents.is_empty() && self.old_ports.is_empty()
+    }
 
     /// The place of the process at `index`.
-    pub(super) fn of(index: usize, processes: &[Process]) -> Self {
+    pub(super) fn place(&self, index: usize, processes: &[Process]) -> Place {
+        if self.are_none() {
+            return Place::FREE;
+        }
         let process = &processes[index];
         let waits_for_it = |other: &&Process| {
             comes_after(other, process) && other.want != Want::Up && other.state.has_begun()
         };
-        Self {
-            before: before(index, processes),
-            may_stop: !processes.iter().any(|it| waits_for_it(&it)),
-        }
+        let dependents = self.dependents.get(&process.plan.kind).into_iter().flatten();
+        let may_stop = !dependents.map(|at| &processes[*at]).any(|it| waits_for_it(&it));
+        Place { before: self.before(index, processes), may_stop }
     }
-}
 
-fn before(index: usize, processes: &[Process]) -> Before {
-    let process = &processes[index];
-    let mut awaited: Vec<String> = rivals(index, processes).map(str::to_owned).collect();
-    for other in processes.iter().filter(|other| comes_after(process, other)) {
-        match hope(other) {
-            Hope::Fulfilled => {}
-            Hope::Still => awaited.push(other.name().to_owned()),
-            Hope::Lost => return Before::Failed(chain(process, processes)),
+    fn before(&self, index: usize, processes: &[Process]) -> Before {
+        let process = &processes[index];
+        let mut awaited: Vec<String> = self.rivals(index, processes).map(str::to_owned).collect();
+        let kinds = process.plan.after.iter().filter_map(|kind| self.by_type.get(kind));
+        let mut all: Vec<usize> = kinds.flatten().copied().collect();
+        all.sort_unstable();
+        for other in all.into_iter().map(|at| &processes[at]) {
+            if !comes_after(process, other) {
+                continue;
+            }
+            match hope(other) {
+                Hope::Fulfilled => {}
+                Hope::Still => awaited.push(other.name().to_owned()),
+                Hope::Lost => return Before::Failed(chain(process, processes)),
+            }
         }
+        if awaited.is_empty() { Before::Ready } else { Before::Awaited(awaited) }
     }
-    if awaited.is_empty() { Before::Ready } else { Before::Awaited(awaited) }
-}
 
-/// Who still has the port that a process is to have, and is on its way out or elsewhere.
-fn rivals(index: usize, processes: &[Process]) -> impl Iterator<Item = &str> {
-    let port = own_port(&processes[index].plan);
-    let others = processes.iter().enumerate().filter(move |(at, _)| *at != index);
-    let rivals = others.filter(move |(_, it)| it.port_in_use == port && it.holds_old_port());
-    rivals.map(|(_, rival)| rival.name())
+    /// Processes that still have the port that this one is to have, and are on their way
+    /// out or elsewhere.
+    fn rivals<'a>(&self, index: usize, processes: &'a [Process]) -> impl Iterator<Item = &'a str> {
+        let port = own_port(&processes[index].plan);
+        let holders = port.and_then(|port| self.old_ports.get(&port)).into_iter().flatten();
+        let others = holders.filter(move |at| **at != index).map(|at| &processes[*at]);
+        others.filter(move |it| it.port_in_use == port && it.holds_old_port()).map(Process::name)
+    }
 }
 
 fn comes_after(process: &Process, other: &Process) -> bool {

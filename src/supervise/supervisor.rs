@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::backoff::Chance;
 use super::exit::{Exit, Failure, Outcome};
-use super::order::Place;
+use super::order::Dependencies;
 use super::process::{Consequence, Process};
 use super::shutdown::Shutdown;
 use crate::keeper::protocol::Member;
@@ -337,13 +337,11 @@ impl Supervisor {
 
     /// Moves every process one step. True if that may make room for others.
     fn step(&mut self, now: Instant) -> bool {
-        let ordered = self
-            .processes
-            .iter()
-            .any(|process| !process.plan.after.is_empty() || process.holds_old_port());
+        let dependencies = Dependencies::new(&self.processes);
+        let ordered = !dependencies.are_none();
         let mut moved = false;
         for index in 0..self.processes.len() {
-            let place = if ordered { Place::of(index, &self.processes) } else { Place::FREE };
+            let place = dependencies.place(index, &self.processes);
             let process = &mut self.processes[index];
             let before = process.state;
             let consequence = process.reconcile(now, &place, &mut self.chance, &mut self.actions);

@@ -1,5 +1,6 @@
 //! What the engine is asked for, by signals and by others in this process.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
@@ -32,7 +33,8 @@ impl Engine {
             Command::Restart(names, pace) => self.happen(Event::Restart(names, pace)),
             Command::Stop(names) => self.happen(Event::Stop(names)),
             Command::Signal(names, signal) => {
-                self.signal(signal, |name| names.iter().any(|it| it == name));
+                let names: HashSet<String> = names.into_iter().collect();
+                self.signal(signal, |name| names.contains(name));
             }
             Command::Logs(question) => self.logs.look(*question),
             Command::Detach(detached) => {

@@ -76,8 +76,11 @@ impl Engine {
 
     /// Says so if memory ran out when a process was killed.
     pub(super) fn look_for_lack_of_memory(&mut self, id: ProcessId, exit: Exit) {
-        let Some(status) = self.supervisor.find(id) else { return };
         let killed = exit.code() == Exit::Signal(libc::SIGKILL).code();
+        if !killed && self.out_of_memory.is_empty() {
+            return;
+        }
+        let Some(status) = self.supervisor.find(id) else { return };
         let name = status.plan.name.clone();
         if killed && self.oom_kills.as_mut().is_some_and(OomKills::have_grown) {
             self.logs.say(Notice::OutOfMemory { name: name.clone() });

@@ -1,10 +1,12 @@
 //! What somebody asks of a running app.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Supervisor;
 use crate::plan;
+use crate::supervise::process::Process;
 use crate::supervise::state::Pace;
 
 impl Supervisor {
@@ -12,11 +14,19 @@ impl Supervisor {
         if self.shutdown.is_some() {
             return;
         }
-        let mut before = std::mem::take(&mut self.processes);
+        let before = std::mem::take(&mut self.processes);
+        let mut before: Vec<Option<Process>> = before.into_iter().map(Some).collect();
+        let by_name: HashMap<String, usize> = before
+            .iter()
+            .enumerate()
+            .filter_map(|(at, known)| Some((known.as_ref()?.name().to_owned(), at)))
+            // The first of a name: behind the plan's own come those that it has no more.
+            .rev()
+            .collect();
         for process in plan {
-            match before.iter().position(|known| known.name() == process.name) {
-                Some(at) => {
-                    let mut known = before.remove(at);
+            let known = by_name.get(&process.name).and_then(|at| before[*at].take());
+            match known {
+                Some(mut known) => {
                     if known.adopt(process, now, &mut self.actions) {
                         known.restart(pace, now, &mut self.actions);
                     }
@@ -25,7 +35,7 @@ impl Supervisor {
                 None => self.add(process),
             }
         }
-        for mut gone in before {
+        for mut gone in before.into_iter().flatten() {
             gone.retire();
             self.processes.push(gone);
         }
@@ -36,23 +46,21 @@ impl Supervisor {
         if self.shutdown.is_some() {
             return;
         }
-        for process in self
-            .processes
-            .iter_mut()
-            .filter(|process| names.iter().any(|name| name == process.name()))
-        {
+        let names = by_name(names);
+        for process in self.processes.iter_mut().filter(|it| names.contains(it.name())) {
             process.restart(pace, now, &mut self.actions);
         }
     }
 
     pub(super) fn on_stop(&mut self, names: &[String]) {
-        for process in self
-            .processes
-            .iter_mut()
-            .filter(|process| names.iter().any(|name| name == process.name()))
-        {
+        let names = by_name(names);
+        for process in self.processes.iter_mut().filter(|it| names.contains(it.name())) {
             process.stop();
         }
         self.told_down = self.is_unwanted();
     }
+}
+
+fn by_name(names: &[String]) -> HashSet<&str> {
+    names.iter().map(String::as_str).collect()
 }

@@ -51,7 +51,10 @@ pub fn start_next(folder: &Path) -> Finished {
 /// The session mark that all processes of a running ganger inherit.
 pub fn mark_of(ganger: Pid) -> String {
     let process = children(keeper_of(ganger).unwrap())[0];
-    let environ = std::fs::read(format!("/proc/{process}/environ")).unwrap();
+    // A main thread that has ended has no environment any more, but the others have.
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let environs = threads.filter_map(|thread| std::fs::read(thread.path().join("environ")).ok());
+    let environ = environs.collect::<Vec<_>>().concat();
     let environ = String::from_utf8_lossy(&environ).into_owned();
     environ.split('\0').find_map(|pair| pair.strip_prefix("GANGER_SESSION=")).unwrap().to_owned()
 }

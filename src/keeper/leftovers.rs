@@ -107,31 +107,24 @@ fn marked(sessions: &[String]) -> Vec<Marked> {
     let found = others.filter(has_marker).filter_map(process_table::stat);
     found
         .filter(|stat| stat.alive)
-        .map(|stat| Marked {
-            orphaned: is_reaper(stat.parent),
-            has_keeper: has_keeper(stat.pid),
-            stat,
-        })
+        .map(|stat| Marked { orphaned: is_orphan(&stat), has_keeper: has_keeper(stat.pid), stat })
         .collect()
 }
 
 /// A process with the marker of a session that is dead.
 struct Marked {
     stat: ProcStat,
-    /// Whether its parent is one to which orphans fall.
+    /// Whether its parent is not the process that started it.
     orphaned: bool,
     /// Whether it is a ganger itself, which looks after its own.
     has_keeper: bool,
 }
 
-/// The first process of the system, of a namespace or of a user's services, or another
-/// ganger.
-fn is_reaper(pid: Pid) -> bool {
-    let name = process_table::stat(pid).map(|stat| stat.name);
-    process_table::is_init(pid) || name.is_some_and(|name| REAPERS.contains(&name.as_str()))
+/// Whether a process has fallen to its parent: a session is inherited or new, never joined,
+/// so that what is in the session of its parent was started by it, or descends from there.
+fn is_orphan(stat: &ProcStat) -> bool {
+    process_table::stat(stat.parent).is_none_or(|parent| parent.session != stat.session)
 }
-
-const REAPERS: [&str; 3] = ["systemd", COMM, "ganger"];
 
 fn has_keeper(pid: Pid) -> bool {
     let mut children = process_table::children(pid).into_iter().filter_map(process_table::stat);

@@ -84,7 +84,7 @@ mod linux {
     use std::path::Path;
 
     use procfs::FromRead;
-    use procfs::process::{Process, Stat};
+    use procfs::process::Stat;
 
     use super::{Environment, Pid, ProcStat};
 
@@ -172,12 +172,6 @@ mod linux {
         digits.parse().ok()
     }
 
-    /// Whether a process is the first one of its pid namespace, to which orphans fall.
-    pub(in crate::keeper) fn is_init(pid: Pid) -> bool {
-        let status = Process::new(pid.as_raw()).and_then(|process| process.status());
-        status.is_ok_and(|status| status.nspid.is_some_and(|all| all.last() == Some(&1)))
-    }
-
     #[cfg(test)]
     mod tests {
         use super::*;
@@ -207,7 +201,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{children, is_init, is_suspended, namespace, stat, variable};
+pub(super) use linux::{children, is_suspended, namespace, stat, variable};
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
@@ -232,11 +226,7 @@ mod elsewhere {
     pub(in crate::keeper) fn namespace(_pid: Pid) -> Option<u64> {
         None
     }
-
-    pub(in crate::keeper) fn is_init(pid: Pid) -> bool {
-        pid.as_raw() == 1
-    }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{children, is_init, is_suspended, namespace, stat, variable};
+pub(super) use elsewhere::{children, is_suspended, namespace, stat, variable};

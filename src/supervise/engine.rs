@@ -317,8 +317,8 @@ impl Engine {
     fn on_reports(&mut self, first: Report) -> Result<(), Lost> {
         let mut next = Some(first);
         let mut events = Vec::new();
-        for _ in 0..MAX_REPORTS {
-            let Some(report) = next else { break };
+        let mut taken = 0;
+        while let Some(report) = next.take() {
             if let Report::Spawned { id, pid } = report
                 && ProcessId::of_check(id).is_none()
             {
@@ -329,7 +329,10 @@ impl Engine {
             } else {
                 events.extend(self.on_report(report));
             }
-            next = self.keeper.try_next()?;
+            taken += 1;
+            if taken < MAX_REPORTS {
+                next = self.keeper.try_next()?;
+            }
         }
         self.happen_all(events);
         Ok(())

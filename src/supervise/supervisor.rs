@@ -9,6 +9,7 @@
 mod orders;
 mod rolling;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use nix::sys::signal::Signal;
 
 use super::backoff::Chance;
 use super::exit::{Exit, Failure, Outcome};
-use super::order::Dependencies;
+use super::order::{Dependencies, Place};
 use super::process::{Consequence, Process};
 use super::shutdown::Shutdown;
 use crate::keeper::protocol::Member;
@@ -67,7 +68,12 @@ pub enum Event {
 pub struct Supervisor {
     /// In the order of the plan; behind them those that it has no more.
     processes: Vec<Process>,
+    /// Where each stands in `processes`, by the index of its id.
+    positions: HashMap<u32, usize>,
     next_index: u32,
+    /// Whether one process may matter for another: what happens to one of them is then
+    /// a reason to look at all.
+    coupled: bool,
     /// Whether nothing is up because that is what was asked for, and not because
     /// everything came to its end.
     told_down: bool,
@@ -89,7 +95,9 @@ impl Supervisor {
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let mut supervisor = Self {
             processes: Vec::new(),
+            positions: HashMap::new(),
             next_index: 0,
+            coupled: true,
             told_down: false,
             rolling: None,
             shutdown: None,
@@ -101,6 +109,7 @@ impl Supervisor {
         for process in &plan.processes {
             supervisor.add(Arc::clone(process));
         }
+        supervisor.note_positions();
         supervisor
     }
 
@@ -116,14 +125,16 @@ impl Supervisor {
         now: Instant,
         events: impl IntoIterator<Item = Event>,
     ) -> Vec<Action> {
+        let mut touched = Touched::None;
         for event in events {
             let was_running = self.shutdown.is_none();
+            touched = touched.and(event.touches());
             self.note(now, event);
             if was_running && self.shutdown.is_some() {
-                self.reconcile(now);
+                self.reconcile(now, Touched::All);
             }
         }
-        self.reconcile(now);
+        self.reconcile(now, touched);
         std::mem::take(&mut self.actions)
     }
 
@@ -131,28 +142,28 @@ impl Supervisor {
         match event {
             Event::Tick => {}
             Event::Spawned(id, pid) => {
-                if let Some(process) = current(&mut self.processes, id) {
+                if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_spawned(pid, now, &mut self.actions);
                 }
             }
             Event::Unmet(id, unmet) => {
-                if let Some(process) = current(&mut self.processes, id) {
+                if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_unmet(unmet, &mut self.actions);
                 }
             }
             Event::Ready(id) => {
-                if let Some(process) = current(&mut self.processes, id) {
+                if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_ready(now, &mut self.actions);
                 }
             }
             Event::Tried(id, outcome) => {
-                if let Some(process) = current(&mut self.processes, id) {
+                if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_tried(outcome);
                 }
             }
             Event::Exited(id, exit, left) => self.on_exited(id, exit, left, now),
             Event::Empty(id) => {
-                if let Some(process) = current(&mut self.processes, id) {
+                if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_empty(&mut self.actions);
                 }
             }
@@ -195,7 +206,8 @@ impl Supervisor {
     /// The process, if this is its present life.
     #[must_use]
     pub fn find(&self, id: ProcessId) -> Option<Status> {
-        self.processes.iter().find(|process| process.id() == id).map(Process::status)
+        let process = self.positions.get(&id.index).and_then(|at| self.processes.get(*at))?;
+        (process.id() == id).then(|| process.status())
     }
 
     /// Whether all is being stopped.
@@ -228,7 +240,7 @@ impl Supervisor {
     }
 
     fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Member>, now: Instant) {
-        let Some(process) = current(&mut self.processes, id) else { return };
+        let Some(process) = current(&mut self.processes, &self.positions, id) else { return };
         let next = process.on_exited(exit, left, &mut self.chance, now, &mut self.actions);
         if let Some(next) = next {
             let name = process.name().to_owned();
@@ -312,20 +324,33 @@ impl Supervisor {
 
     /// Moves every process one step from what it is to what is wanted, and then
     /// the whole: when nothing is left, ganger leaves.
-    fn reconcile(&mut self, now: Instant) {
-        loop {
-            self.roll_on(now);
-            if !self.step(now) {
-                break;
+    fn reconcile(&mut self, now: Instant, touched: Touched) {
+        let one = match touched {
+            Touched::One(index) if !self.coupled => self.positions.get(&index).copied(),
+            Touched::None | Touched::One(_) | Touched::All => None,
+        };
+        if let Some(at) = one {
+            self.step_one(at, &Place::FREE, now);
+        }
+        // It may have been the reason to stop all.
+        if one.is_none() || self.shutdown.is_some() {
+            loop {
+                self.roll_on(now);
+                if !self.step(now) {
+                    break;
+                }
             }
         }
-        // What is started again has not failed for good.
-        let is_back = |failure: &Failure| {
-            let mut wanted = self.processes.iter().filter(|process| process.want == Want::Up);
-            wanted.any(|process| process.name() == failure.name)
-        };
-        self.outcome.failures.retain(|failure| !is_back(failure));
-        self.processes.retain(|process| !process.is_past());
+        if !self.outcome.failures.is_empty() {
+            // What is started again has not failed for good.
+            let wanted = self.processes.iter().filter(|process| process.want == Want::Up);
+            let wanted: HashSet<&str> = wanted.map(Process::name).collect();
+            self.outcome.failures.retain(|failure| !wanted.contains(failure.name.as_str()));
+        }
+        if self.processes.iter().any(Process::is_past) {
+            self.processes.retain(|process| !process.is_past());
+            self.note_positions();
+        }
         let ended = self.is_unwanted() && !self.told_down && self.all_down();
         if self.shutdown.is_none() && ended {
             self.shut_down(Cause::AllDown, now);
@@ -342,23 +367,43 @@ impl Supervisor {
         let mut moved = false;
         for index in 0..self.processes.len() {
             let place = dependencies.place(index, &self.processes);
-            let process = &mut self.processes[index];
-            let before = process.state;
-            let consequence = process.reconcile(now, &place, &mut self.chance, &mut self.actions);
-            moved |= before != process.state;
-            match consequence {
-                None => {}
+            moved |= self.step_one(index, &place, now);
+        }
+        let due = self.processes.iter().any(|process| process.due);
+        let rolling = due || self.rolling.is_some();
+        self.coupled = ordered || rolling || self.shutdown.is_some();
+        moved && (ordered || self.shutdown.is_some())
+    }
+
+    /// Moves one process one step. True if it is another state then.
+    fn step_one(&mut self, at: usize, place: &Place, now: Instant) -> bool {
+        let process = &mut self.processes[at];
+        let before = process.state;
+        let consequence = process.reconcile(now, place, &mut self.chance, &mut self.actions);
+        let moved = before != process.state;
+        match consequence {
+            None => moved,
+            Some(Consequence::Killed) => {
                 // What a crash left behind may be killed any time, and is no failure.
-                Some(Consequence::Killed) => self.outcome.killed |= self.shutdown.is_some(),
-                Some(Consequence::Fell(exit, next)) => {
-                    let name = process.name().to_owned();
-                    self.on_ended(&Failure { name, exit }, next, now);
-                    moved = true;
-                }
-                Some(Consequence::Late) => self.stop_rolling(),
+                self.outcome.killed |= self.shutdown.is_some();
+                moved
+            }
+            Some(Consequence::Fell(exit, next)) => {
+                let name = process.name().to_owned();
+                self.on_ended(&Failure { name, exit }, next, now);
+                true
+            }
+            Some(Consequence::Late) => {
+                self.stop_rolling();
+                moved
             }
         }
-        moved && (ordered || self.shutdown.is_some())
+    }
+
+    /// Notes where each process stands.
+    fn note_positions(&mut self) {
+        let positions = self.processes.iter().enumerate();
+        self.positions = positions.map(|(at, process)| (process.id().index, at)).collect();
     }
 
     fn is_unwanted(&self) -> bool {
@@ -371,8 +416,54 @@ impl Supervisor {
 }
 
 /// The process, if this is its present life.
-fn current(processes: &mut [Process], id: ProcessId) -> Option<&mut Process> {
-    processes.iter_mut().find(|process| process.id() == id)
+fn current<'a>(
+    processes: &'a mut [Process],
+    positions: &HashMap<u32, usize>,
+    id: ProcessId,
+) -> Option<&'a mut Process> {
+    let at = positions.get(&id.index)?;
+    processes.get_mut(*at).filter(|process| process.id() == id)
+}
+
+/// The processes to look at after events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Touched {
+    None,
+    /// The one with this index.
+    One(u32),
+    All,
+}
+
+impl Touched {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, touched) | (touched, Self::None) => touched,
+            (Self::One(one), Self::One(other)) if one == other => self,
+            (Self::One(_) | Self::All, Self::One(_) | Self::All) => Self::All,
+        }
+    }
+}
+
+impl Event {
+    fn touches(&self) -> Touched {
+        match self {
+            Self::Spawned(id, _)
+            | Self::Unmet(id, _)
+            | Self::Ready(id)
+            | Self::Tried(id, _)
+            | Self::Exited(id, ..)
+            | Self::Empty(id) => Touched::One(id.index),
+            Self::Tick
+            | Self::Strays(_)
+            | Self::Swept(_)
+            | Self::Asked(_)
+            | Self::StdoutClosed
+            | Self::Plan(..)
+            | Self::Restart(..)
+            | Self::Stop(_)
+            | Self::Quit => Touched::All,
+        }
+    }
 }
 
 #[cfg(test)]

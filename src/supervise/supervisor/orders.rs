@@ -39,6 +39,7 @@ impl Supervisor {
             gone.retire();
             self.processes.push(gone);
         }
+        self.note_positions();
         self.told_down = self.is_unwanted();
     }
 

@@ -10,9 +10,10 @@ use nix::sys::signal::Signal;
 use super::{Cleanup, MARGIN};
 use crate::scenario::{PATIENCE, Running, Scenario, tag, tagged};
 
-/// A hundred processes that ignore what is passed on to them.
+/// A hundred processes with a daemon each; both ignore what is passed on to them.
 fn hundred(tag: &str) -> Running {
-    let procfile = format!("a: exec $HOSTILE calm {tag}\n");
+    let command = "trap '' USR1 USR2; exec $HOSTILE daemonize stay calm";
+    let procfile = format!("a: {command} {tag}\n");
     let scenario = Scenario::procfile(procfile).args("start -N -m a=100 -s socket");
     let mut running = scenario.start();
     running.wait_until("a hundred", |running| running.said_times("| up\n") == 100);

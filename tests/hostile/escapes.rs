@@ -7,7 +7,6 @@
 use std::ffi::CString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -207,24 +206,13 @@ fn spawn_from_thread(rest: &[&str]) {
 /// Ends the main thread, as `pthread_exit(3)` does; `go_on` runs in another one.
 /// From then on, /proc shows the state Z for this process.
 fn end_main_thread(go_on: impl FnOnce() + Send + 'static) -> ! {
-    // The kernel clears it when the thread ends (set_tid_address(2)).
-    static MAIN_THREAD: AtomicU32 = AtomicU32::new(1);
     std::thread::spawn(move || {
-        while MAIN_THREAD.load(Ordering::Acquire) != 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        // In a namespace without a /proc of its own, this can't be looked up.
-        let main = format!("/proc/self/task/{}/stat", getpid());
-        while std::fs::read_to_string(&main).is_ok_and(|stat| !stat.contains(") Z ")) {
+        // In a namespace of its own, this process has another number in /proc.
+        while !std::fs::read_to_string("/proc/self/stat").expect("a process").contains(") Z ") {
             std::thread::sleep(Duration::from_millis(1));
         }
         go_on();
     });
-    #[expect(unsafe_code, reason = "that is what is tried")]
-    // SAFETY: the address is that of a static variable.
-    unsafe {
-        libc::syscall(libc::SYS_set_tid_address, MAIN_THREAD.as_ptr())
-    };
     #[expect(unsafe_code, reason = "that is what is tried")]
     // SAFETY: nothing of this thread's stack is used by the other one.
     unsafe {

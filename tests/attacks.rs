@@ -50,13 +50,19 @@ pub fn start_next(folder: &Path) -> Finished {
 
 /// The session mark that all processes of a running ganger inherit.
 pub fn mark_of(ganger: Pid) -> String {
-    let process = children(keeper_of(ganger).unwrap())[0];
-    // A main thread that has ended has no environment any more, but the others have.
-    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
-    let environs = threads.filter_map(|thread| std::fs::read(thread.path().join("environ")).ok());
-    let environ = environs.collect::<Vec<_>>().concat();
-    let environ = String::from_utf8_lossy(&environ).into_owned();
-    environ.split('\0').find_map(|pair| pair.strip_prefix("GANGER_SESSION=")).unwrap().to_owned()
+    let processes = children(keeper_of(ganger).unwrap());
+    processes.into_iter().find_map(mark).unwrap()
+}
+
+fn mark(process: Pid) -> Option<String> {
+    // The first thread of a process may have ended.
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();
+    threads.into_iter().find_map(|thread| {
+        let environ = std::fs::read(thread.path().join("environ")).ok()?;
+        let environ = String::from_utf8_lossy(&environ).into_owned();
+        let mark = environ.split('\0').find_map(|pair| pair.strip_prefix("GANGER_SESSION="))?;
+        Some(mark.to_owned())
+    })
 }
 
 /// A process which ganger did not start, and must not touch.

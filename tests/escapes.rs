@@ -273,6 +273,7 @@ fn escape_programs_survive_no_end_of_ganger() {
             run += 1;
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| round.run()));
             if result.is_err() {
+                println!("round {seed} failed");
                 let Round { seed, attack, moment, chains, obedience } = round;
                 failed.push(format!("{seed}: {attack:?} {moment:?} {obedience:?} {chains:?}"));
             }

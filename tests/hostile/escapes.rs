@@ -5,6 +5,7 @@
 //! The tag stays the last argument of each process of the chain.
 
 use std::ffi::CString;
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};
 use std::time::{Duration, Instant};
@@ -144,7 +145,7 @@ fn trace_child(rest: &[&str]) -> ! {
     match split() {
         ForkResult::Child => {
             drop(writer);
-            std::io::Read::read_to_end(&mut reader, &mut Vec::new()).expect("an end");
+            reader.read_to_end(&mut Vec::new()).expect("an end");
             become_next(&mut again(rest))
         }
         ForkResult::Parent { child } => {
@@ -157,24 +158,30 @@ fn trace_child(rest: &[&str]) -> ! {
 
 /// Has a daemon trace this process, from another session.
 fn trace_parent(tag: &str) {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let (go_reader, go) = std::io::pipe().expect("a pipe");
+    let (mut answers, answer) = std::io::pipe().expect("a pipe");
     let parent = getpid().to_string();
     if let ForkResult::Child = split() {
         setsid().expect("a session");
         if let ForkResult::Parent { .. } = split() {
             exit(0);
         }
-        become_next(again(&["tracer", &parent, tag]).stdin(reader).stdout(writer));
+        become_next(again(&["tracer", &parent, tag]).stdin(go_reader).stdout(answer));
     }
+    // Traced, this process would be stopped by the signal that its child has ended.
     let _ = nix::sys::wait::wait();
-    drop(writer);
-    let mut answer = [0; 8];
-    std::io::Read::read_exact(&mut &reader, &mut answer).expect("a tracer");
+    drop((go, answer));
+    answers.read_to_end(&mut Vec::new()).expect("a tracer");
 }
 
 fn trace(process: Pid) -> ! {
+    std::io::stdin().read_to_end(&mut Vec::new()).expect("an end");
     ptrace::seize(process, ptrace::Options::empty()).expect("that it may be traced");
-    say("tracing");
+    #[expect(unsafe_code, reason = "std never closes it")]
+    // SAFETY: nothing is printed any more.
+    unsafe {
+        libc::close(1)
+    };
     forever()
 }
 

@@ -26,8 +26,6 @@ const START_HANGS_AFTER: Duration = Duration::from_secs(1);
 
 struct Child {
     id: ChildId,
-    /// What it reads, held open.
-    _stdin: Option<OwnedFd>,
     leader: Leader,
     stop: Stop,
 }
@@ -183,7 +181,7 @@ impl Children {
                 let hangs_at = Some(Instant::now() + START_HANGS_AFTER);
                 let start = Start { outcome: spawned.outcome, hangs_at, signals: Vec::new() };
                 let leader = Leader::Starting(start);
-                let child = Child { id, _stdin: spawned.stdin, leader, stop: Stop::NotAsked };
+                let child = Child { id, leader, stop: Stop::NotAsked };
                 self.by_leader.insert(spawned.pid, child);
                 self.leaders.insert(id, spawned.pid);
                 self.starting.push(spawned.pid);

@@ -25,7 +25,7 @@ use super::isolation::Isolation;
 use super::kill::Bystanders;
 use super::protocol::{Decoder, Report, Request, Spawn, Step, encode};
 use super::queue::{Queue, Queued};
-use super::spawn::{Limits, SpawnContext, wake_on_child};
+use super::spawn::{Limits, SilentPipe, SpawnContext, wake_on_child};
 use super::{ISOLATE, kill, leftovers};
 
 /// How often it looks for what the system does not report.
@@ -51,6 +51,7 @@ pub fn run() -> nix::Result<()> {
             return Ok(());
         }
     };
+    let context = SpawnContext { limits, isolation, silence: SilentPipe::new()? };
     let mut server = Server {
         socket,
         decoder: Decoder::default(),
@@ -58,7 +59,7 @@ pub fn run() -> nix::Result<()> {
         queue: Queue::default(),
         unsent,
         answered: Answered::default(),
-        children: Children::new(SpawnContext { limits, isolation }),
+        children: Children::new(context),
         next_look: None,
         earliest_look: Instant::now(),
     };
@@ -114,7 +115,7 @@ fn settle() -> nix::Result<(UnixStream, Limits)> {
     nix::unistd::dup2_stderr(&null)?;
     nix::unistd::chdir("/")?;
     let limits = getrlimit(Resource::RLIMIT_NOFILE)?;
-    // Each child costs a descriptor; a refusal shows when they run out.
+    // Each child that is started takes a few for a moment; a refusal shows.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, limits.1, limits.1);
     Ok((socket, limits))
 }

@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -23,8 +23,6 @@ use super::protocol::{MARK, Spawn, Stdin, Step};
 pub(super) struct Spawned {
     /// Its process id.
     pub(super) pid: Pid,
-    /// The other end of what it reads; it must stay open.
-    pub(super) stdin: Option<OwnedFd>,
     pub(super) outcome: ExecOutcome,
 }
 
@@ -65,6 +63,36 @@ pub(super) type Limits = (u64, u64);
 pub(super) struct SpawnContext {
     pub(super) limits: Limits,
     pub(super) isolation: Option<Isolation>,
+    pub(super) silence: SilentPipe,
+}
+
+/// A pipe into which nothing is ever written and that never ends: what children read.
+pub(super) struct SilentPipe {
+    read: OwnedFd,
+    _write: OwnedFd,
+}
+
+impl SilentPipe {
+    pub(super) fn new() -> nix::Result<Self> {
+        let (read, write) = pipe()?;
+        Ok(Self { read, _write: write })
+    }
+
+    /// The end to read from, opened anew: what a child does to its own (`O_NONBLOCK`,
+    /// say) concerns no other.
+    fn open(&self) -> nix::Result<OwnedFd> {
+        if cfg!(target_os = "linux") {
+            let path = format!("/proc/self/fd/{}", self.read.as_raw_fd());
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            if let Ok(opened) = nix::fcntl::open(path.as_str(), flags, Mode::empty()) {
+                return Ok(opened);
+            }
+        }
+        let raw = nix::fcntl::fcntl(&self.read, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(0))?;
+        #[expect(unsafe_code, reason = "fcntl returns a bare number")]
+        // SAFETY: the descriptor was just returned to us.
+        Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    }
 }
 
 impl SpawnContext {
@@ -178,19 +206,14 @@ pub(super) fn spawn(
     if let Some(listener) = &listener {
         env.pointers.insert(0, listener.pid.as_ptr().cast());
     }
-    let (stdin, held) = match request.stdin {
-        Stdin::Silent => {
-            let (read, write) = pipe().map_err(in_fork)?;
-            // Nothing is ever in it, and a user may have only so much of pipes.
-            #[cfg(target_os = "linux")]
-            let _ = nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1));
-            (read, Some(write))
-        }
+    let stdin = match request.stdin {
+        Stdin::Silent => context.silence.open(),
         Stdin::Null => {
             let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            (nix::fcntl::open("/dev/null", flags, Mode::empty()).map_err(in_fork)?, None)
+            nix::fcntl::open("/dev/null", flags, Mode::empty())
         }
     };
+    let stdin = stdin.map_err(in_fork)?;
     let argv = texts(&request.argv)?;
     let script = [c"sh".into(), c"".into()].into_iter().chain(argv.iter().skip(1).cloned());
     let (read, failure) = pipe().map_err(in_fork)?;
@@ -208,7 +231,7 @@ pub(super) fn spawn(
         failure,
     };
     let pid = fork_exec(image).map_err(in_fork)?;
-    Ok(Spawned { pid, stdin: held, outcome: ExecOutcome(File::from(read)) })
+    Ok(Spawned { pid, outcome: ExecOutcome(File::from(read)) })
 }
 
 /// A pipe that no program inherits.

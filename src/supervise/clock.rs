@@ -15,8 +15,8 @@ const TOLERANCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     paused: Duration,
-    /// Since when a slice is waited for.
-    waiting_since: Option<Instant>,
+    /// When ganger was last seen to run, while a deadline is pending.
+    last_seen: Option<Instant>,
 }
 
 impl Clock {
@@ -28,22 +28,34 @@ impl Clock {
     /// Until when, in the time of the system, to wait for this deadline; the clock may
     /// not have come to it then.
     pub(super) fn wait_for(&mut self, deadline: Option<Instant>, real: Instant) -> Option<Instant> {
-        self.waiting_since = deadline.map(|_| real);
+        self.wake(real);
+        self.last_seen = deadline.map(|_| real);
         deadline.map(|at| (at + self.paused).min(real + SLICE))
     }
 
-    /// The wait has ended, whatever ended it.
+    /// The same, where the deadline has come and something has to happen before it counts.
+    pub(super) fn watch(&mut self, real: Instant) -> Instant {
+        self.wake(real);
+        self.last_seen = Some(real);
+        real + SLICE
+    }
+
+    /// A wait has ended, whatever ended it.
     pub(super) fn wake(&mut self, real: Instant) {
-        let Some(since) = self.waiting_since.take() else { return };
-        let took = real.saturating_duration_since(since);
+        let Some(last_seen) = self.last_seen.replace(real) else {
+            self.last_seen = None;
+            return;
+        };
+        let took = real.saturating_duration_since(last_seen);
         if took > SLICE + TOLERANCE {
             self.paused += took.saturating_sub(SLICE);
         }
     }
 
-    /// It is known to have stood still for so long.
+    /// It is known to have stood still for so long, until now.
     pub(super) fn add_pause(&mut self, pause: Duration) {
         self.paused += pause;
+        self.last_seen = None;
     }
 }
 

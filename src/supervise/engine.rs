@@ -193,8 +193,12 @@ impl Engine {
 
     /// Waits for the next thing to happen.
     async fn next(&mut self) -> Occurrence {
-        let deadline = self.supervisor.deadline().filter(|_| !self.awaiting_pong);
-        let wake_at = self.clock.wait_for(deadline, Instant::now());
+        let now = Instant::now();
+        let wake_at = if self.awaiting_pong {
+            Some(self.clock.watch(now))
+        } else {
+            self.clock.wait_for(self.supervisor.deadline(), now)
+        };
         let occurrence = tokio::select! {
             report = self.keeper.next() => Occurrence::Report(report),
             event = self.logs.next() => Occurrence::Logs(event),
@@ -225,7 +229,8 @@ impl Engine {
             Occurrence::Command(command) => self.on_command(command),
             Occurrence::Time => {
                 let now = self.now();
-                if self.supervisor.deadline().is_some_and(|at| at <= now) {
+                let is_due = self.supervisor.deadline().is_some_and(|at| at <= now);
+                if is_due && !self.awaiting_pong {
                     self.awaiting_pong = true;
                     self.keeper.ask(Request::Ping, Vec::new());
                 }

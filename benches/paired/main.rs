@@ -18,6 +18,7 @@ mod proc;
 mod report;
 mod runner;
 mod scale;
+mod stop;
 mod timing;
 mod worker;
 
@@ -30,7 +31,7 @@ use std::time::SystemTime;
 type Measure = fn(usize) -> io::Result<Vec<report::Row>>;
 
 /// Name, title and function of each group; the last one runs only when asked for.
-const GROUPS: [(&str, &str, Measure); 9] = [
+const GROUPS: [(&str, &str, Measure); 10] = [
     ("start", "Start: from the spawn to the first instruction", timing::start),
     ("output", "Output", output::output),
     ("memory", "Memory: peak of ganger and keeper", footprint::memory),
@@ -38,6 +39,7 @@ const GROUPS: [(&str, &str, Measure); 9] = [
     ("idle", "Idle", footprint::idle),
     ("many", "Many processes", timing::many),
     ("scale", "Scale: a running app", scale::scale),
+    ("stop", "Stop: in proportion to the processes", stop::stop),
     ("death", "Death: 50 trees of four", death::death),
     ("peers", "Peers: 1M lines of 100 bytes into a file in memory, at most 5 runs", output::peers),
 ];

@@ -34,6 +34,7 @@ pub(crate) const CPU_MILLISECONDS: Unit = less("CPU-ms", 3);
 pub(crate) const SWITCHES: Unit = less("switches", 0);
 pub(crate) const GB_PER_SECOND: Unit = more("GB/s", 2);
 pub(crate) const TIMES: Unit = more("×", 2);
+pub(crate) const TIMES_LONGER: Unit = less("×", 2);
 
 /// What one figure was in each run, in ascending order.
 pub(crate) struct Samples(Vec<f64>);

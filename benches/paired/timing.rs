@@ -117,7 +117,7 @@ pub(crate) fn many(runs: usize) -> io::Result<Vec<Row>> {
     for _ in 0..runs {
         bare_up.push(spawn_many()?);
         let run = Run::start(stage.command(&ganger).args(["-m", "all=100"]))?;
-        let sleepers = wait_for_sleepers(run.pid())?;
+        let sleepers = wait_for_sleepers(run.pid(), MANY)?;
         up.push(run.elapsed().as_secs_f64());
 
         let asked = Instant::now();
@@ -139,16 +139,16 @@ pub(crate) fn many(runs: usize) -> io::Result<Vec<Row>> {
     ])
 }
 
-/// The pids of all sleepers, once they are all there and have become `sleep`.
-fn wait_for_sleepers(runner: Pid) -> io::Result<Vec<Pid>> {
+/// The pids of `count` sleepers, once they are all there and have become `sleep`.
+pub(crate) fn wait_for_sleepers(runner: Pid, count: usize) -> io::Result<Vec<Pid>> {
     let started = Instant::now();
     loop {
         // To look at every process each time would slow down their start.
         let helpers = proc::with_helpers(runner);
         let mut found: Vec<Pid> = helpers.into_iter().flat_map(proc::children).collect();
-        if found.len() >= MANY {
+        if found.len() >= count {
             found.retain(|&pid| proc::name(pid) == "sleep");
-            if found.len() >= MANY {
+            if found.len() >= count {
                 return Ok(found);
             }
         }

@@ -125,7 +125,7 @@ fn process_that_enters_a_foreign_pid_namespace_is_stopped() {
             let (tag, foreign) = (tag(), tag());
             let _cleanup = Cleanup(&tag);
             let container = Container::new(&foreign);
-            let chain = format!("nsenter -t {} -p $HOSTILE session obedient", container.init());
+            let chain = format!("nsenter -t {} -p $HOSTILE obedient", container.init());
             let mut running = up(&chain, &tag, "-t 1000");
             // The keeper ignores SIGTERM.
             running.signal(if victim(&running) == running.pid() {
@@ -145,8 +145,8 @@ fn process_that_enters_a_foreign_pid_namespace_is_stopped() {
     }
 }
 
-/// A daemon made in a foreign namespace belongs to the first process there, as
-/// the kernel has it: it is no descendant of the keeper. See docs/guarantees.md.
+/// What loses its parent in a foreign namespace belongs to the first process there,
+/// as the kernel has it: it is no descendant of the keeper. See docs/guarantees.md.
 #[test]
 fn daemon_in_a_foreign_pid_namespace_belongs_to_that_namespace() {
     let (tag, foreign) = (tag(), tag());
@@ -163,4 +163,31 @@ fn daemon_in_a_foreign_pid_namespace_belongs_to_that_namespace() {
     assert_eq!(tagged_as("leaf", &foreign).len(), 1, "the container is left alone");
     drop(container);
     wait_until_gone(&tag);
+}
+
+/// A mount of a file, until it is dropped.
+struct Mount(std::path::PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn isolated_process_can_not_enter_a_foreign_pid_namespace() {
+    let (tag, foreign) = (tag(), tag());
+    let _cleanup = Cleanup(&tag);
+    let container = Container::new(&foreign);
+    let procfile = format!("a: exec nsenter --pid=namespace $HOSTILE obedient {tag}\n");
+    let scenario = Scenario::procfile(procfile).file("namespace", "");
+    // Its own /proc does not show the other namespace.
+    let mount = Mount(scenario.folder().join("namespace"));
+    let namespace = format!("/proc/{}/ns/pid", container.init());
+    let mut command = Command::new("mount");
+    assert!(command.arg("--bind").arg(namespace).arg(&mount.0).status().unwrap().success());
+    let finished = scenario.args("start --isolate").run().code(1);
+    let lines = finished.lines_of("a.1");
+    assert!(lines.iter().any(|line| line.ends_with("failed: Invalid argument")), "{lines:?}");
+    assert_eq!(tagged(&tag), []);
 }

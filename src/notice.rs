@@ -121,6 +121,13 @@ pub enum Notice {
         /// Who waits for whom.
         chain: Chain,
     },
+    /// The folder of a process can't be entered.
+    NoFolder {
+        /// `web.1`.
+        name: String,
+        /// The folder, and what is wrong with it.
+        reason: String,
+    },
     /// A process is ready.
     Ready {
         /// `web.1`.

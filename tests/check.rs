@@ -28,7 +28,7 @@ fn finds_what_start_would_find() {
         .refused("`ganger.toml` line 1: unknown key `proces` (did you mean `process`?)");
     let scenario = Scenario::procfile("web: a\n").file("ganger.toml", "[process.web]\ndir = 'x'\n");
     let folder = scenario.folder().canonicalize().unwrap().join("x");
-    let refusal = format!("`web` is to run in `{}`, which is no folder", folder.display());
+    let refusal = format!("`dir` of `web`: the folder `{}` does not exist", folder.display());
     scenario.args("check").run().refused(&refusal);
     Scenario::procfile("web: a\n")
         .args("check -m wbe=2")

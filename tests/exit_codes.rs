@@ -47,14 +47,60 @@ fn asked_to_stop_and_all_went_in_time() {
 }
 
 #[test]
-fn a_folder_that_is_not_there() {
-    let finished = Scenario::procfile("a: true\n")
-        .file("ganger.toml", "[process.a]\ndir = 'nowhere'\n")
-        .args("start")
-        .run()
-        .code(127);
-    let expected = "ganger | a.1 could not be started in its folder: No such file or directory, stopping all\n";
-    assert_eq!(finished.stderr(), expected);
+fn missing_dir_is_found_before_anything_starts() {
+    let app = |config: &str| {
+        let procfile = "a: touch started; sleep 1000\nb: touch started\n";
+        Scenario::procfile(procfile).file("ganger.toml", config).file("file", "")
+    };
+    let refused = |config: &str, args: &str, problem: &str| {
+        let scenario = app(config).args(args);
+        let root = scenario.folder().canonicalize().unwrap();
+        let mut running = scenario.start();
+        running.wait();
+        assert!(!running.folder().join("started").exists());
+        running.finish().refused(&problem.replace("ROOT", root.to_str().unwrap()));
+    };
+    let missing = "[process.b]\ndir = 'jobs'\n";
+    let problem = "`dir` of `b`: the folder `ROOT/jobs` does not exist";
+    for args in ["check", "start", "start -D", "run b"] {
+        refused(missing, args, problem);
+    }
+    refused("[process.b]\ndir = 'file'\n", "start", "`dir` of `b`: `ROOT/file` is not a folder");
+    // A type that does not run may do without.
+    app(missing).args("check a").run().code(0);
+}
+
+#[test]
+fn dir_that_the_user_may_not_enter_is_refused() {
+    let scenario = Scenario::as_nobody("a: true\n");
+    let jobs = scenario.folder().canonicalize().unwrap().join("jobs");
+    let scenario = scenario.file("ganger.toml", "[process.a]\ndir = 'jobs'\n").file("jobs/x", "");
+    std::fs::set_permissions(&jobs, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    scenario.args("./ganger start").run().refused(&format!(
+        "`dir` of `a`: can't enter the folder `{}`: Permission denied",
+        jobs.display()
+    ));
+}
+
+#[test]
+fn dir_that_goes_later_is_named_and_counts_as_126() {
+    let config = "[process.a]\ndir = 'jobs'\non_exit = 'restart'\n\
+                  backoff = { min = '1ms', max = '1ms', give_up_after = 2 }\n";
+    let scenario = Scenario::procfile("a: rmdir $PWD; exit 3\nb: sleep 1000\n")
+        .file("ganger.toml", config)
+        .args("start");
+    let jobs = scenario.folder().canonicalize().unwrap().join("jobs");
+    std::fs::create_dir(&jobs).unwrap();
+    let mut running = scenario.start();
+    running.wait_for("GIVING UP, it stays down\n").signal(Signal::SIGTERM);
+    let stderr = running.finish().code(126).stderr();
+    let expected = format!(
+        "ganger | a.1: the folder `{}` does not exist\n\
+         ganger | a.1 could not be started: its folder is missing, 2 crashes in a row: \
+         GIVING UP, it stays down\n",
+        jobs.display()
+    );
+    assert!(stderr.contains(&expected), "{stderr}");
 }
 
 #[test]

@@ -3,8 +3,6 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use anyhow::bail;
-
 use super::{names, read};
 use crate::cli::{Check, Global};
 use crate::plan::env::Origin;
@@ -14,12 +12,7 @@ use crate::plan::{Plan, Process};
 
 pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
     let plan = Plan::new(&read(global)?, &check.formed.options()?)?;
-    for process in &plan.processes {
-        if !process.dir.is_dir() {
-            let (name, dir) = (&process.kind, process.dir.display());
-            bail!("`{name}` is to run in `{dir}`, which is no folder");
-        }
-    }
+    plan.check_folders()?;
     let text = if check.explain {
         explain(&plan)
     } else {

@@ -19,13 +19,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::read;
 use crate::cli::{Global, Run};
 use crate::plan::sources::reason;
-use crate::plan::{Plan, identity, shell};
+use crate::plan::{self, Plan, identity, shell};
 use crate::supervise::signals::is_ignored;
 
 pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
     let sources = read(global)?;
     let plan = Plan::for_run(&sources, &run.given.options()?, NAME)?;
-    let program = Program::new(&plan, &run.command, run.given.compat_env);
+    let program = Program::new(&plan, &run.command, run.given.compat_env)?;
     let mut command = Command::new(&program.argv[0]);
     command.args(&program.argv[1..]).current_dir(&program.dir).env_clear();
     for (key, var) in plan.env.iter().chain(&program.env) {
@@ -60,19 +60,22 @@ struct Program {
 impl Program {
     /// A single name of a process type is that entry; a single word that a shell
     /// would read otherwise is given to one; all else is run as it stands.
-    fn new(plan: &Plan, command: &[OsString], compat: bool) -> Self {
+    fn new(plan: &Plan, command: &[OsString], compat: bool) -> Result<Self, plan::Error> {
         let text = match command {
             [single] => single.to_str(),
             _ => None,
         };
         let process = plan.processes.iter().find(|process| Some(process.kind.as_str()) == text);
         let through_shell = |text: &str| shell::argv(&plan.shell, text);
-        match (process, text) {
-            (Some(process), _) => Self {
-                argv: through_shell(&process.command),
-                dir: process.dir.clone(),
-                env: process.env.clone(),
-            },
+        Ok(match (process, text) {
+            (Some(process), _) => {
+                process.check_folder()?;
+                Self {
+                    argv: through_shell(&process.command),
+                    dir: process.dir.clone(),
+                    env: process.env.clone(),
+                }
+            }
             (None, text) => {
                 let argv = match text {
                     Some(text) if text.contains(SHELLS_BUSINESS) => through_shell(text),
@@ -80,7 +83,7 @@ impl Program {
                 };
                 Self { argv, dir: plan.root.clone(), env: identity(NAME, &plan.root, compat) }
             }
-        }
+        })
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let path = control.as_ref().map(|bound| bound.path.clone());
     let mut options = Options { control: path, ..options };
     let plan = Plan::new(&sources, &options)?;
+    plan.check_folders()?;
     // Its way up takes longer than all that follows here.
     let keeper = start_keeper(start.isolate)?;
     // What an earlier ganger left may have the ports.

@@ -111,6 +111,7 @@ impl Planner {
             let known = Plan::types_of(&sources).map_err(text)?;
             // A type that is gone may come back, and then is what the flags say.
             let plan = Plan::new(&sources, &options.about(&known)).map_err(text)?;
+            plan.check_folders().map_err(text)?;
             Ok::<_, String>((sources, plan))
         });
         let (sources, plan) = read.await.map_err(text)??;

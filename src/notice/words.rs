@@ -80,6 +80,7 @@ impl fmt::Display for Notice {
                 let verb = if what.len() == 1 { "is" } else { "are" };
                 write!(f, "{name}: {} {verb} not there after {}", what.join(", "), time(*after))
             }
+            Self::NoFolder { name, reason } => write!(f, "{name}: {reason}"),
             Self::HeldUp { chain } => write!(f, "{chain}"),
             Self::Ready { name, port, after } => match port {
                 Some(port) => write!(f, "{name} is ready, http://localhost:{port}"),

@@ -88,6 +88,8 @@ pub enum Error {
     ShellBetween { name: String },
     #[error("`{config}` line {line}: `{name}` needs {error}")]
     Need { config: String, line: usize, name: String, error: needs::Error },
+    #[error("`dir` of `{name}`: {reason}")]
+    Folder { name: String, reason: String },
     #[error("`{name}` is to listen, and `--no-port` leaves it no port to listen on")]
     NothingToListenOn { name: String },
 }
@@ -178,6 +180,11 @@ impl Plan {
             entries,
         };
         Ok((plan, config, ports))
+    }
+
+    /// Fails if a process would be started in a folder that does not exist.
+    pub fn check_folders(&self) -> Result<(), Error> {
+        self.processes.iter().try_for_each(|process| process.check_folder())
     }
 
     /// The names of all process types, in the order of the Procfile.

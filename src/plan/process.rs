@@ -9,6 +9,7 @@ use super::env::{Env, Origin, Var};
 use super::needs::Need;
 use super::policy::{Policy, Stdin};
 use super::ready::Ready;
+use super::{Error, sources};
 
 /// How the variables begin that tell every process where the others listen.
 pub(super) const PORT_OF: &str = "GANGER_PROCESS_";
@@ -57,6 +58,12 @@ impl Process {
         let mut env = Env::clone(&self.shared);
         env.extend(self.env.iter().map(|(key, var)| (key.clone(), var.clone())));
         env
+    }
+
+    /// Fails if its folder does not exist.
+    pub fn check_folder(&self) -> Result<(), Error> {
+        let error = |reason| Error::Folder { name: self.kind.clone(), reason };
+        sources::check_folder(&self.dir).map_err(error)
     }
 
     /// Whether the two wait for the same, and are waited for in the same way.

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 
 /// Which files to read; `None` where the user named none.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +152,27 @@ fn read_if_any(path: &Path, known_as: &Path) -> Result<Option<Text>, Error> {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Fails if no process could be started in this folder, with the reason.
+pub fn check_folder(folder: &Path) -> Result<(), String> {
+    let found = std::fs::metadata(folder)
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()));
+    let entered = found.and_then(|found| {
+        if found.is_dir() { access(folder, AccessFlags::X_OK) } else { Err(Errno::ENOTDIR) }
+    });
+    entered.map_err(|errno| folder_error(folder, errno))
+}
+
+/// Why this folder can't be entered.
+#[must_use]
+pub fn folder_error(folder: &Path, errno: Errno) -> String {
+    let path = folder.display();
+    match errno {
+        Errno::ENOENT => format!("the folder `{path}` does not exist"),
+        Errno::ENOTDIR => format!("`{path}` is not a folder"),
+        other => format!("can't enter the folder `{path}`: {}", other.desc()),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::keeper::protocol::{ChildId, Report, Request, Scope, Step};
 use crate::logs::format::{Color, Style, colors};
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
+use crate::plan::sources::folder_error;
 use crate::plan::{self, Plan};
 
 /// Pipes of this size are worth their memory, for as many as an unprivileged
@@ -352,7 +353,14 @@ impl Engine {
             Report::SpawnFailed { id, step, errno } => {
                 self.forget(id.into());
                 self.unheard.remove(&id.into());
-                let exit = Exit::NotStarted { step, errno: Errno::from_raw(errno) };
+                let errno = Errno::from_raw(errno);
+                if step == Step::Dir
+                    && let Some(status) = self.supervisor.find(id.into())
+                {
+                    let reason = folder_error(&status.plan.dir, errno);
+                    self.logs.say(Notice::NoFolder { name: status.plan.name.clone(), reason });
+                }
+                let exit = Exit::NotStarted { step, errno };
                 Some(Event::Exited(id.into(), exit, Vec::new()))
             }
             Report::Cancelled { id } => {

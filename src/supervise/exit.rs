@@ -38,8 +38,8 @@ impl Exit {
         }
     }
 
-    /// The code that a shell would exit with: 128 + n for a signal, 127 for what
-    /// isn't there, 126 for what can't be executed.
+    /// The code that a shell would exit with: 128 + n for a signal, 127 for a program
+    /// that isn't there, 126 for one that can't be executed, or not in its folder.
     #[must_use]
     pub fn code(self) -> u8 {
         let code = match self {
@@ -47,7 +47,7 @@ impl Exit {
             Self::Signal(signal) => 128 + signal,
             Self::Unmet => 1,
             Self::Cancelled => 0,
-            Self::NotStarted { errno: Errno::ENOENT, .. } => 127,
+            Self::NotStarted { step: Step::Exec, errno: Errno::ENOENT } => 127,
             Self::NotStarted { .. } => 126,
         };
         u8::try_from(code).unwrap_or(u8::MAX)
@@ -76,6 +76,9 @@ impl fmt::Display for Exit {
                     Step::Exec => "could not be started",
                 };
                 match (step, errno) {
+                    (Step::Dir, Errno::ENOENT) => {
+                        f.write_str("could not be started: its folder is missing")
+                    }
                     (Step::Exec, Errno::ENOENT) => write!(f, "{what}: command not found"),
                     (Step::Fork, Errno::EMFILE | Errno::ENFILE) => {
                         write!(f, "{what}: {} (raise the limit with `ulimit -n`)", errno.desc())
@@ -144,6 +147,7 @@ mod tests {
     #[test]
     fn codes_are_a_shells() {
         let not_started = |errno| Exit::NotStarted { step: Step::Exec, errno };
+        let no_folder = Exit::NotStarted { step: Step::Dir, errno: Errno::ENOENT };
         for (exit, code) in [
             (Exit::Code(0), 0),
             (Exit::Code(7), 7),
@@ -151,6 +155,7 @@ mod tests {
             (Exit::Signal(11), 139),
             (not_started(Errno::ENOENT), 127),
             (not_started(Errno::EACCES), 126),
+            (no_folder, 126),
         ] {
             assert_eq!((exit.code(), exit.failed()), (code, code != 0), "{exit}");
         }

@@ -213,6 +213,44 @@ fn what_does_not_come_is_named_without_its_password() {
 }
 
 #[test]
+fn password_in_a_needs_address_is_never_printed() {
+    let port = free_port();
+    for address in [
+        format!("redis://hunter2@localhost:{port}"),
+        format!("unknown://hunter2@localhost:{port}"),
+        format!("redis://app:hunter2@localhost:{port}"),
+        "unknown://hunter2@localhost".into(),
+        "unknown://hunter2".into(),
+        "redis://hunter2@localhost:x".into(),
+        "redis:hunter2".into(),
+        "redis+unix:///hunter2@/run/redis.sock".into(),
+        "hunter2@localhost".into(),
+    ] {
+        let run = |args: &str, config: &str, env: &str| {
+            let procfile = "app: true\nother: exec sleep 1000\n";
+            let config = format!("[process.app]\n{config}\nready_timeout = '0.2s'\n");
+            let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+            let finished = scenario.file(".env", env).args(args).run();
+            let shown = finished.stdout() + &finished.stderr();
+            assert!(!shown.contains("hunter2"), "{args}: {shown}");
+        };
+        for args in ["check", "check --explain", "start", "start --verbose"] {
+            run(args, &format!("needs = ['{address}']"), "");
+            run(args, "needs = ['SERVICE_URL']", &format!("SERVICE_URL={address}\n"));
+        }
+    }
+    let config = format!("[process.app]\nneeds = ['redis://hunter2@localhost:{port}']\n");
+    let scenario = Scenario::procfile("app: true\n").file("ganger.toml", config).args("start");
+    let mut running = scenario.start();
+    running.wait_for(&format!("app.1 waits for localhost:{port}\n"));
+    for args in ["ps --json", "ps"] {
+        let shown = running.tell(args).0;
+        assert!(shown.contains("app.1") && !shown.contains("hunter2"), "{shown}");
+    }
+    end(running);
+}
+
+#[test]
 fn what_names_no_service_is_refused() {
     let start = |needs: &str, env: &str| {
         let config = format!("[process.app]\nneeds = ['{needs}']\n");

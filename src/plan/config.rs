@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use super::formation::{Formation, RELEASE, check_name, did_you_mean, nearest};
+use super::needs::NeedText;
 use super::policy::{OnExit, Stdin};
 use super::ready::{Ready, circle};
 
@@ -59,7 +60,7 @@ pub struct Process {
     after: Vec<Spanned<String>>,
     /// Backing services that are there before it starts.
     #[serde(default)]
-    needs: Vec<Spanned<String>>,
+    needs: Vec<Spanned<NeedText>>,
     /// Files whose change starts it again.
     #[serde(default)]
     watch: Vec<Spanned<String>>,
@@ -207,7 +208,7 @@ impl Process {
 
     /// What it needs, and where in the text that is said.
     pub fn needs(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.needs.iter().map(|need| (need.get_ref().as_str(), need.span().start))
+        self.needs.iter().map(|need| (need.get_ref().0.as_str(), need.span().start))
     }
 
     /// The patterns of the files that it watches.
@@ -484,6 +485,12 @@ mod tests {
         assert!(parse("port =").unwrap_err().starts_with("line 1: "));
         let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();
         assert_eq!(not_text.to_string(), "line 2: is not UTF-8 text");
+    }
+
+    #[test]
+    fn debug_shows_no_password_of_a_needed_service() {
+        let config = parse("[process.web]\nneeds = ['redis://hunter2@cache', 'x://hunter2']\n");
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Backing services that a process needs: named by the URL in a variable, or by
 //! their address.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use url::{Host, Url};
 
 use super::env::Env;
 
@@ -24,6 +29,17 @@ pub enum Address {
     Tcp(String, u16),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// An entry of `needs`, as it stands in the file: it may hold a password.
+#[derive(Clone, Deserialize, Eq, PartialEq)]
+#[serde(transparent)]
+pub struct NeedText(pub String);
+
+impl fmt::Debug for NeedText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", redact(&self.0))
+    }
 }
 
 /// Why it can't be waited for. None of these shows a value: it may hold a password.
@@ -73,8 +89,8 @@ const PORTS: [(&str, u16); 26] = [
 /// Schemes of databases that are a file.
 const FILES: [&str; 4] = ["sqlite", "sqlite3", "duckdb", "file"];
 
-/// Where `PostgreSQL` is when nobody says so: in Debian, as it is built, and by TCP.
-const POSTGRES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+/// Where `PostgreSQL` is without a host in its URL: in Debian, as it is built, and by TCP.
+const POSTGRES: [&str; 3] = ["/var/run/postgresql", "/tmp", "localhost"];
 
 impl Need {
     /// What `text` names, in the environment `env`.
@@ -83,12 +99,12 @@ impl Need {
         env: impl Fn(&OsStr) -> Option<&'a super::env::Var>,
     ) -> Result<Self, Error> {
         if text.contains(':') {
-            let addresses = addresses(text).ok_or_else(|| Error::Neither(without_secret(text)))?;
+            let addresses = addresses(text).ok_or_else(|| Error::Neither(redact(text)))?;
             return Ok(Self { variable: None, addresses });
         }
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if text.is_empty() || !text.bytes().all(is_name) {
-            return Err(Error::Neither(without_secret(text)));
+            return Err(Error::Neither(redact(text)));
         }
         let value = env(OsStr::new(text)).map(|var| var.value.to_string_lossy().into_owned());
         let value = value.filter(|value| !value.is_empty());
@@ -103,37 +119,43 @@ impl Need {
     }
 }
 
-/// As much of it as tells which one is meant.
-fn without_secret(text: &str) -> String {
-    let (before, after) = match text.split_once("://") {
-        Some((before, after)) => (format!("{before}://"), after),
-        None => (String::new(), text),
+/// As much of an address as tells which one is meant: a token may stand anywhere in it,
+/// so all that is shown of a URL is its scheme.
+pub(super) fn redact(text: &str) -> String {
+    let is_scheme = |text: &str| {
+        text.starts_with(|first: char| first.is_ascii_alphabetic())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
     };
-    let hidden = after.contains(['@', '?', '#', '=']);
-    if hidden { format!("{before}…") } else { text.to_owned() }
+    match text.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) => {
+            let slashes = if rest.starts_with("//") { "//" } else { "" };
+            format!("{scheme}:{slashes}…")
+        }
+        Some(_) => "…".to_owned(),
+        None if text.contains(['@', '/', '?', '#', '=', '%']) => "…".to_owned(),
+        None => text.to_owned(),
+    }
 }
 
-/// `scheme://user:password@host:port,host:port/path?query` (RFC 3986, and libpq's
-/// connection URIs for several hosts and for sockets), as far as it says where.
+/// Where the service of this URL accepts connections: `scheme://user:password@host:port/path`.
+///
+/// The `url` crate reads a URL with one host. Several hosts, a socket and the lack of a host
+/// (libpq's connection URIs) are told apart before, and credentials are cut off: what
+/// follows never sees them.
 fn addresses(url: &str) -> Option<Vec<Address>> {
     let url = url.trim();
     let url = url.strip_prefix("jdbc:").unwrap_or(url);
     let (scheme, rest) = url.split_once(':')?;
-    // `postgresql+asyncpg` is a driver's name for it, and `redis+unix` says how.
+    // `postgresql+asyncpg` names a driver, and `redis+unix` a transport.
     let mut words = scheme.split('+');
     let kind = words.next().unwrap_or_default().to_ascii_lowercase();
     if FILES.contains(&kind.as_str()) {
         return Some(Vec::new());
     }
-    let is_socket = kind == "unix" || words.clone().any(|word| matches!(word, "unix" | "socket"));
-    if is_socket {
-        // Before the path may stand who asks: `redis+unix://:password@/run/redis.sock`.
-        let rest = rest.strip_prefix("//").unwrap_or(rest).split(['?', '#']).next()?;
-        let (who, path) = rest.split_at(rest.find('/')?);
-        let is_path = (who.is_empty() || who.ends_with('@')) && path.len() > 1;
-        return is_path.then(|| vec![Address::Unix(decode(path).into())]);
+    if kind == "unix" || words.clone().any(|word| matches!(word, "unix" | "socket")) {
+        return socket(&kind, rest).map(|socket| vec![socket]);
     }
-    // A list of brokers may have the scheme once more before each.
+    // A list of brokers may repeat the scheme before each.
     let rest = rest.strip_prefix("//")?.replace(&format!(",{scheme}://"), ",");
     if words.any(|word| word == "srv") {
         // Only the name server knows where that is.
@@ -141,78 +163,69 @@ fn addresses(url: &str) -> Option<Vec<Address>> {
     }
     let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if after.contains('@') {
-        // A password with a character in it that should be encoded: what is a host?
+        // A password with a character in it that should be encoded: what is the host?
         return None;
     }
-    let default = PORTS.iter().find(|(name, _)| *name == kind).map(|(_, port)| *port);
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    let parse = |host: &str| Url::parse(&format!("{kind}://{host}{after}")).ok();
     if !hosts.is_empty() {
-        return hosts.split(',').map(|host| one(host, &kind, default)).collect();
+        return hosts.split(',').map(|host| address(&parse(host)?, &kind)).collect();
     }
-    let query = after.split_once('?').map_or("", |(_, query)| query).split('#').next()?;
+    // The host may stand in the query, and has a default for PostgreSQL.
+    let url = parse("localhost")?;
     let value = |key: &str| {
-        query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(decode))
+        let mut pairs = url.query_pairs();
+        pairs.find_map(|(name, value)| (name == key).then(|| value.into_owned()))
     };
     let port = match value("port") {
-        Some(port) => Some(port.parse().ok()?),
-        None => default,
-    }?;
+        Some(port) => port.parse().ok()?,
+        None => default_port(&kind)?,
+    };
     match value("host") {
-        Some(host) => Some(vec![address(&host, &kind, port)?]),
+        Some(host) => Some(vec![at(&host, &kind, port)?]),
         None if kind.starts_with("postg") => {
-            let hosts = POSTGRES.iter().chain(&["localhost"]);
-            hosts.map(|host| address(host, &kind, port)).collect()
+            POSTGRES.iter().map(|host| at(host, &kind, port)).collect()
         }
         None => None,
     }
 }
 
-fn one(host: &str, kind: &str, default: Option<u16>) -> Option<Address> {
-    let (name, port) = match host.strip_prefix('[') {
-        Some(rest) => {
-            let (name, after) = rest.split_once(']')?;
-            (name, after.strip_prefix(':').or_else(|| after.is_empty().then_some("")))
-        }
-        None => match host.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (host, Some("")),
-        },
-    };
-    let port = match port? {
-        "" => default?,
-        port => port.parse().ok().filter(|port| *port > 0)?,
-    };
-    address(&decode(name), kind, port)
+/// The path of a socket, before which credentials may stand:
+/// `redis+unix://:password@/run/redis.sock`.
+fn socket(kind: &str, rest: &str) -> Option<Address> {
+    let rest = rest.strip_prefix("//").unwrap_or(rest).split(['?', '#']).next()?;
+    let (user, path) = rest.split_at(rest.find('/')?);
+    // A `/` of the password would make the path begin in the middle of it.
+    let is_path = if kind == "unix" { user.is_empty() } else { !path.contains('@') };
+    let is_user = user.is_empty() || user.ends_with('@');
+    (is_path && is_user && path.len() > 1).then(|| Address::Unix(decode(path).into()))
+}
+
+fn default_port(kind: &str) -> Option<u16> {
+    PORTS.iter().find(|(name, _)| *name == kind).map(|(_, port)| *port)
+}
+
+fn address(url: &Url, kind: &str) -> Option<Address> {
+    let port = url.port_or_known_default().or_else(|| default_port(kind))?;
+    match url.host()? {
+        Host::Domain(name) => at(decode(name).to_str()?, kind, port),
+        Host::Ipv4(ip) => at(&ip.to_string(), kind, port),
+        Host::Ipv6(ip) => Some(Address::Tcp(ip.to_string(), port)).filter(|_| port > 0),
+    }
 }
 
 /// A host that is a path is the folder of `PostgreSQL`'s socket.
-fn address(host: &str, kind: &str, port: u16) -> Option<Address> {
+fn at(host: &str, kind: &str, port: u16) -> Option<Address> {
     if host.starts_with('/') && kind.starts_with("postg") {
         return Some(Address::Unix(PathBuf::from(host).join(format!(".s.PGSQL.{port}"))));
     }
-    let is_host = |char: char| char.is_alphanumeric() || "-_.:%".contains(char);
-    (!host.is_empty() && host.chars().all(is_host)).then(|| Address::Tcp(host.to_owned(), port))
+    let is_host = |char: char| char.is_alphanumeric() || "-_.".contains(char);
+    let valid = !host.is_empty() && host.chars().all(is_host) && port > 0;
+    valid.then(|| Address::Tcp(host.to_owned(), port))
 }
 
-/// Percent-encoding (RFC 3986, section 2.1).
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let hex =
-            after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+fn decode(text: &str) -> OsString {
+    OsString::from_vec(percent_decode_str(text).collect())
 }
 
 /// By the variable, and where it is; never with what else the value holds.
@@ -276,6 +289,11 @@ mod tests {
             ("unix:/run/a%20b", "/run/a b"),
             ("kafka+ssl://a,kafka+ssl://b:1", "a:9092, b:1"),
             ("mqtt://broker", "broker:1883"),
+            ("redis://s3cret@cache", "cache:6379"),
+            ("unknown://s3cret@host:1", "host:1"),
+            ("tcp://s3cret@[fe80::1]:1", "[fe80::1]:1"),
+            ("postgresql://s3cret@a,b:1/app", "a:5432, b:1"),
+            ("unix:/run/a@b", "/run/a@b"),
             // Nobody has to be there.
             ("sqlite:///app.db", ""),
             ("sqlite3:db/app.sqlite3?password=s3cret", ""),
@@ -297,6 +315,11 @@ mod tests {
             "postgres://u:p@ss/w@db/app",
             "postgres://app:4711?hunter2@127.0.0.1/db",
             "postgres://app:4711#hunter2@127.0.0.1/db",
+            "redis+unix:///ss@/run/redis.sock",
+            "redis+socket://:pa/ss@/run/redis.sock",
+            "unix://user@/run/app.sock",
+            "redis://user%3As3cret%40host",
+            "redis://user%3As3cret",
         ] {
             assert_eq!(shown(url), None, "{url}");
         }
@@ -316,6 +339,22 @@ mod tests {
         let pairs = error("host=db password=s3cret").to_string();
         assert!(pairs.starts_with("`…`, which is neither"), "{pairs}");
         assert!(error("a b").to_string().starts_with("`a b`, which is neither"));
+        for (text, shown) in [
+            ("redis://s3cret@host:x", "redis://…"),
+            ("tcp://s3cret@host", "tcp://…"),
+            ("slack://s3cret", "slack://…"),
+            ("slack://T0/s3cret", "slack://…"),
+            ("redis:s3cret", "redis:…"),
+            ("redis+unix://s3cret/x", "redis+unix://…"),
+            ("s3cret@host:1", "…"),
+            ("s3cret@host", "…"),
+            ("jdbc:s3cret", "jdbc:…"),
+        ] {
+            let error = error(text);
+            let start = format!("`{shown}`, which is neither");
+            assert!(error.to_string().starts_with(&start), "{text}: {error}");
+            assert!(!format!("{error:?}").contains("s3cret"), "{text}");
+        }
     }
 
     proptest! {
@@ -332,10 +371,14 @@ mod tests {
             host in "[a-z]{1,8}",
             port: u16,
         ) {
-            let url = format!("redis://{user}:{before}SECRET{after}@{host}:{port}/x");
-            prop_assert!(shown(&url).is_none_or(|shown| !shown.contains("SECRET")));
-            let error = Need::parse(&url, |_| None).map_err(|error| error.to_string());
-            prop_assert!(error.is_ok() || !error.unwrap_err().contains("SECRET"));
+            for start in [format!("redis://{user}:"), "redis://".into(), format!("{user}://")] {
+                let url = format!("{start}{before}SECRET{after}@{host}:{port}/x");
+                prop_assert!(shown(&url).is_none_or(|shown| !shown.contains("SECRET")));
+                let need = Need::parse(&url, |_| None);
+                let debug = format!("{need:?}");
+                prop_assert!(!debug.contains("SECRET"));
+                prop_assert!(need.map_or_else(|error| !error.to_string().contains("SECRET"), |_| true));
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ fn finds_what_start_would_find() {
         .file(".env", "hunter2\n")
         .args("check")
         .run()
-        .refused("`.env` line 1: expected `KEY=value`");
+        .refused("`.env` line 1: expected `KEY=value`, found no `=`");
     Scenario::procfile("web: a\n")
         .file("ganger.toml", "[proces.web]\n")
         .args("check")

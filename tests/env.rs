@@ -40,9 +40,12 @@ fn the_differences_are_the_documented_ones() {
         ("export A=b", "b"),
         ("A=b # comment", "b"),
         ("A = b ", "b"),
-        ("A=x${B}y\nB=1", "x1y"),
-        ("A=x$B\nB=1\nB=2", "x2"),
-        ("A='x$B'\nB=1", "x$B"),
+        ("B=1\nA=x${B}y", "x1y"),
+        ("B=1\nA=x$B\nB=2", "x1"),
+        ("A=x$B\nB=1", "x$B"),
+        ("B=1\nA='x$B'", "x$B"),
+        ("A=\"a\\\\nb\"", "a\\nb"),
+        ("A=b\nexport A", "b"),
         ("A=$NOWHERE", "$NOWHERE"),
         (
             "A=\"-----BEGIN KEY-----\nabc=\n-----END KEY-----\n\" # a key",
@@ -51,9 +54,41 @@ fn the_differences_are_the_documented_ones() {
     ] {
         assert_eq!(value(env), format!("{expected}|"), "{env:?}");
     }
-    // A shell would drop this one, and a program that needs no shell gets it.
-    let digit = Scenario::procfile("a: env\n").file(".env", "1A=x\n").args("start").run().code(0);
-    assert!(digit.lines_of("a.1").contains(&"1A=x".to_owned()));
+    // A shell would drop these, and a program that needs no shell gets them.
+    let env = "1A=x\nmy.key-1=y\n";
+    let finished = Scenario::procfile("a: env\n").file(".env", env).args("start").run().code(0);
+    let lines = finished.lines_of("a.1");
+    assert!(lines.contains(&"1A=x".to_owned()) && lines.contains(&"my.key-1=y".to_owned()));
+}
+
+#[test]
+fn environment_of_ganger_reaches_no_value_by_another_way() {
+    // What once stood for a reference on its way through dotenvy.
+    let scenario = Scenario::procfile("a: printf '%s|' \"$A\"\n").file(".env", "B=b\nA=${B}\n");
+    let scenario = scenario.env("GANGER_ASSIGNMENT_0", "leak").env("GANGER_ASSIGNMENT_1", "leak");
+    assert_eq!(scenario.args("start").run().code(0).lines_of("a.1"), ["b|"]);
+    let overridden = Scenario::procfile("a: printf '%s|' \"$A\"\n").file(".env", "B=b\nA=${B}\n");
+    let overridden = overridden.env("B", "leak").args("start --env-override");
+    assert_eq!(overridden.run().code(0).lines_of("a.1"), ["b|"]);
+}
+
+#[test]
+fn bytes_of_a_reference_are_kept() {
+    use std::os::unix::ffi::OsStrExt;
+    let odd = std::ffi::OsStr::from_bytes(b"a\xffb");
+    let scenario = Scenario::procfile("a: printf '%s|' \"$A\"\n").file(".env", "A=\"x ${ODD}\"\n");
+    let scenario = scenario.command(|command| {
+        command.env("ODD", odd);
+    });
+    assert_eq!(scenario.args("start").run().code(0).out, b"a.1    | x a\xffb|\n");
+}
+
+#[test]
+fn exported_name_without_a_value_is_an_error() {
+    let app = || Scenario::procfile("a: env\n").file(".env", "export NAME\n").args("start");
+    app().run().refused("`.env` line 1: `NAME` has no value to export (`export NAME=value`)");
+    let set = app().env("NAME", "real").run().code(0);
+    assert!(set.lines_of("a.1").contains(&"NAME=real".to_owned()));
 }
 
 #[test]
@@ -65,15 +100,25 @@ fn a_secret_on_a_broken_line_is_not_printed() {
             Scenario::procfile("a: true\n").file(".env", env).args("start --verbose").run();
         assert!(!verbose.code(2).stderr().contains("hunter2"));
     };
-    refused(b"A=1\nhunter2\n", "`.env` line 2: expected `KEY=value`");
-    refused(b"MY PASSWORD=hunter2\n", "`.env` line 1: expected `KEY=value`");
+    refused(b"A=1\nhunter2\n", "`.env` line 2: expected `KEY=value`, found no `=`");
+    refused(
+        b"MY PASSWORD=hunter2\n",
+        "`.env` line 1: `MY PASSWORD` is not a valid key (letters, digits, `_`, `.` and `-`)",
+    );
+    refused(
+        b"A=-----BEGIN KEY-----\nhunter2/hunter2+hunter2=\n",
+        "`.env` line 2: the text before `=` is not a valid key (letters, digits, `_`, `.` and `-`)",
+    );
+    refused(
+        b"PASSWORD: hunter2\n",
+        "`.env` line 1: expected `PASSWORD=value`, found `PASSWORD: \u{2026}`",
+    );
     refused(
         b"A=1\nB=\"hunter2\nC=1\n",
         "`.env` line 2: the value of `B` opens a quote that never closes",
     );
     refused(b"A='hunter2\nx' y\n", "`.env` line 2: something follows the closing quote of `A`");
     refused(b"A=hunter2\xff\n", "`.env` line 1: is not UTF-8 text");
-    refused(b"A=$B\nB=hunter2$A\n", "`.env` line 2: the value of `B` refers to itself through `A`");
     refused(b"PORT=hunter2\n", "`PORT` (.env:1) is not a port; expected 1 to 65535");
 }
 

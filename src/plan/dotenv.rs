@@ -1,19 +1,34 @@
-//! The text of a `.env` file, cut into assignments.
+//! The text of a `.env` file, read into assignments.
 //!
-//! foreman's pattern decides what an assignment is and what its value is, with
-//! four differences: a blank and `#` begin a comment, `$X` and `${X}` refer to
-//! other variables outside single quotes, blanks around a value go, and a quote
-//! that is opened has to close, over several lines if need be.
+//! dotenvy parses every assignment: keys, quotes, escapes, comments, values of several
+//! lines. What stands here prepares its input, one assignment at a time:
+//!
+//! - What foreman accepts and dotenvy refuses or reads otherwise is quoted before, as in
+//!   `A=it's` or `A=two words`.
+//! - A reference (`$X`, `${X}`) is marked by a byte that no file may have, and resolved in
+//!   `env.rs`: dotenvy itself would look into ganger's own environment. So no `$` ever
+//!   reaches it as one.
 
-/// `KEY=value`, its value not yet resolved.
+use std::borrow::Cow;
+
+/// `KEY=value`, its references not yet resolved.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Assignment {
     /// The variable's name.
     pub key: String,
     /// The line on which the assignment begins, counted from 1.
     pub line: usize,
-    /// The value, in the order in which its pieces are joined.
-    pub value: Vec<Piece>,
+    /// The value.
+    pub value: Value,
+}
+
+/// What an assignment gives its variable.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Value {
+    /// `export NAME`: the variable keeps the value that it has.
+    Inherited,
+    /// The pieces of the value, in the order in which they are joined.
+    Pieces(Vec<Piece>),
 }
 
 /// A part of a value.
@@ -21,11 +36,11 @@ pub struct Assignment {
 pub enum Piece {
     /// Stands for itself.
     Text(String),
-    /// Stands for the value of another variable, if there is such a one.
+    /// Stands for the value of another variable, if that is set.
     Reference {
         /// The variable's name.
         name: String,
-        /// What stands in the file, and stays if there is no such variable.
+        /// The text in the file, which stays if the variable is not set.
         spelling: String,
     },
 }
@@ -41,19 +56,38 @@ impl std::fmt::Debug for Piece {
     }
 }
 
-/// Why a `.env` file can't be read. None of these carries a value.
+/// Why a `.env` file can't be read. None of these shows a value.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The line is neither an assignment, a comment nor blank.
-    #[error("line {line}: expected `KEY=value`")]
-    NotAnAssignment {
-        /// Where it stands.
+    /// The line has no `=`, and is neither a comment nor blank.
+    #[error("line {line}: expected `KEY=value`, found no `=`")]
+    NoEquals {
+        /// The line.
         line: usize,
+    },
+    /// `KEY: value`.
+    #[error("line {line}: expected `{key}=value`, found `{key}: …`")]
+    Colon {
+        /// The line.
+        line: usize,
+        /// The word before the colon.
+        key: String,
+    },
+    /// What stands before the `=` can't be a key.
+    #[error(
+        "line {line}: {} is not a valid key (letters, digits, `_`, `.` and `-`)",
+        .key.as_ref().map_or_else(|| "the text before `=`".to_owned(), |key| format!("`{key}`"))
+    )]
+    Key {
+        /// The line.
+        line: usize,
+        /// The text, unless that may be the rest of a secret.
+        key: Option<String>,
     },
     /// A quote opens and never closes.
     #[error("line {line}: the value of `{key}` opens a quote that never closes")]
     OpenQuote {
-        /// Where the assignment begins.
+        /// The line on which the assignment begins.
         line: usize,
         /// The variable's name.
         key: String,
@@ -61,7 +95,15 @@ pub enum Error {
     /// A quote closes on a later line, and something follows it.
     #[error("line {line}: something follows the closing quote of `{key}`")]
     AfterQuote {
-        /// Where the quote closes.
+        /// The line on which the quote closes.
+        line: usize,
+        /// The variable's name.
+        key: String,
+    },
+    /// dotenvy refuses the value, though it was prepared.
+    #[error("line {line}: the value of `{key}` can't be read")]
+    Refused {
+        /// The line on which the assignment begins.
         line: usize,
         /// The variable's name.
         key: String,
@@ -69,7 +111,7 @@ pub enum Error {
     /// The line is not text.
     #[error("line {line}: is not UTF-8 text")]
     NotText {
-        /// Where it stands.
+        /// The line.
         line: usize,
     },
 }
@@ -78,7 +120,7 @@ type Lines<'a> = std::iter::Zip<std::str::Split<'a, char>, std::ops::RangeFrom<u
 
 /// Reads the text of a `.env` file; assignments come in the order of the file.
 pub fn parse(text: &[u8]) -> Result<Vec<Assignment>, Error> {
-    let text = as_text(text)?;
+    let text = decode(text)?;
     let mut lines = text.split('\n').zip(1..);
     let mut assignments = Vec::new();
     while let Some((text, line)) = lines.next() {
@@ -86,22 +128,21 @@ pub fn parse(text: &[u8]) -> Result<Vec<Assignment>, Error> {
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
-        let text = match text.strip_prefix("export") {
-            Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
-            Some(_) | None => text,
+        let (key, value) = match split(text, line)? {
+            Head::Inherited(key) => (key, Value::Inherited),
+            Head::Assigned { key, head, value } => {
+                let body = take_body(key, value, line, &mut lines)?;
+                let refused = || Error::Refused { line, key: key.to_owned() };
+                let value = parse_value(key, head, &body).ok_or_else(refused)?;
+                (key, Value::Pieces(value))
+            }
         };
-        let (key, value) = text.split_once('=').ok_or(Error::NotAnAssignment { line })?;
-        let key = key.trim_end();
-        if !is_key(key) {
-            return Err(Error::NotAnAssignment { line });
-        }
-        let value = value_of(key, value, line, &mut lines)?;
         assignments.push(Assignment { key: key.to_owned(), line, value });
     }
     Ok(assignments)
 }
 
-fn as_text(text: &[u8]) -> Result<&str, Error> {
+fn decode(text: &[u8]) -> Result<&str, Error> {
     let line_of = |end: usize| 1 + text[..end].iter().filter(|&&byte| byte == b'\n').count();
     let found = match std::str::from_utf8(text) {
         Ok(found) => found,
@@ -113,45 +154,91 @@ fn as_text(text: &[u8]) -> Result<&str, Error> {
     }
 }
 
-fn is_key(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+/// The beginning of an assignment.
+enum Head<'a> {
+    /// `export KEY`.
+    Inherited(&'a str),
+    /// `KEY=value`, perhaps with `export` before it.
+    Assigned {
+        key: &'a str,
+        /// All that stands before the value.
+        head: &'a str,
+        value: &'a str,
+    },
 }
 
-fn value_of(key: &str, value: &str, line: usize, lines: &mut Lines) -> Result<Vec<Piece>, Error> {
-    let body = value.trim_start();
-    let Some(quote @ ('\'' | '"')) = body.chars().next() else {
-        return Ok(pieces(before_comment(value), Quoting::Bare));
+fn split(text: &str, line: usize) -> Result<Head<'_>, Error> {
+    let exported = text
+        .strip_prefix("export")
+        .filter(|rest| rest.starts_with([' ', '\t']))
+        .map(str::trim)
+        .filter(|rest| !rest.starts_with('='));
+    let Some(equals) = text.find('=') else {
+        return match (exported, text.split_once(':')) {
+            (Some(key), _) if is_key(key) => Ok(Head::Inherited(key)),
+            (_, Some((key, rest)))
+                if is_key(key)
+                    && key.len() <= MAX_SHOWN
+                    && !rest.starts_with(|char: char| !char.is_whitespace()) =>
+            {
+                Err(Error::Colon { line, key: key.to_owned() })
+            }
+            (_, _) => Err(Error::NoEquals { line }),
+        };
     };
-    let quoting = if quote == '"' { Quoting::Double } else { Quoting::Single };
-    if let Some(end) = closing(&body[1..], quote) {
-        let (inner, after) = (&body[1..=end], &body[end + 2..]);
-        if ends_here(after) {
-            return Ok(pieces(inner, quoting));
-        }
-        // foreman takes the outermost quotes (`'it's'`), or none (`"a" b`).
-        let whole = before_comment(body);
-        return Ok(match whole[1..].strip_suffix(quote) {
-            Some(inner) => pieces(inner, quoting),
-            None => pieces(whole, Quoting::Bare),
-        });
+    let (head, value) = text.split_at(equals + 1);
+    let key = match exported {
+        Some(_) => head["export".len()..equals].trim(),
+        None => head[..equals].trim_end(),
+    };
+    if is_key(key) {
+        return Ok(Head::Assigned { key, head, value });
     }
-    let mut inner = body[1..].to_owned();
+    // Words are a mistyped key; anything else may be the rest of a secret.
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b" _.-".contains(&byte);
+    let is_shown = !key.is_empty() && key.len() <= MAX_SHOWN && key.bytes().all(is_word);
+    Err(Error::Key { line, key: is_shown.then(|| key.to_owned()) })
+}
+
+/// The longest text before a `=` or `:` that an error shows.
+const MAX_SHOWN: usize = 40;
+
+fn is_key(key: &str) -> bool {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    !key.is_empty() && key.bytes().all(is_valid)
+}
+
+/// All that belongs to a value: what follows on its line, and further lines if it begins
+/// with a quote that closes there.
+fn take_body<'a>(
+    key: &str,
+    value: &'a str,
+    line: usize,
+    lines: &mut Lines<'a>,
+) -> Result<Cow<'a, str>, Error> {
+    let Some(quote @ ('\'' | '"')) = value.trim_start().chars().next() else {
+        return Ok(value.into());
+    };
+    let value = value.trim_start();
+    if closing(&value[1..], quote).is_some() {
+        return Ok(value.into());
+    }
+    let mut body = value.to_owned();
     for (text, here) in lines {
-        inner.push('\n');
         let text = text.strip_suffix('\r').unwrap_or(text);
+        body.push('\n');
+        body.push_str(text);
         if let Some(end) = closing(text, quote) {
-            if !ends_here(&text[end + 1..]) {
+            if !ends_at(&text[end + 1..]) {
                 return Err(Error::AfterQuote { line: here, key: key.to_owned() });
             }
-            inner.push_str(&text[..end]);
-            return Ok(pieces(&inner, quoting));
+            return Ok(body.into());
         }
-        inner.push_str(text);
     }
     Err(Error::OpenQuote { line, key: key.to_owned() })
 }
 
-/// Where `quote` closes in `text`, which begins inside of it.
+/// The position of the `quote` that closes the quoted text at the start of `text`.
 fn closing(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (at, char) in text.char_indices() {
@@ -166,7 +253,8 @@ fn closing(text: &str, quote: char) -> Option<usize> {
     None
 }
 
-fn ends_here(text: &str) -> bool {
+/// Whether the value has ended where this follows.
+fn ends_at(text: &str) -> bool {
     before_comment(text).is_empty()
 }
 
@@ -178,6 +266,54 @@ fn before_comment(value: &str) -> &str {
     value[..comment.unwrap_or(value.len())].trim()
 }
 
+/// What dotenvy reads in this assignment; `None` if it refuses it.
+fn parse_value(key: &str, head: &str, body: &str) -> Option<Vec<Piece>> {
+    let accepted = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
+    let is_accepted = key.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && key.bytes().all(accepted);
+    // A key that dotenvy refuses (`1A`, `A-B`): its value is read under another.
+    let head = if is_accepted { head } else { "_=" };
+    let text = format!("{head}{}\n", prepare(body));
+    let (_, value) = dotenvy::from_read_iter(text.as_bytes()).next()?.ok()?;
+    Some(pieces(&value))
+}
+
+/// The value as dotenvy reads it just as foreman does, references marked.
+fn prepare(after_equals: &str) -> Cow<'_, str> {
+    let body = after_equals.trim_start();
+    let (value, quoting) = match body.chars().next() {
+        Some(quote @ ('\'' | '"')) => {
+            let end = closing(&body[1..], quote).map_or(body.len(), |end| end + 2);
+            let quoting = if quote == '"' { Quoting::Double } else { Quoting::Single };
+            if ends_at(&body[end..]) {
+                (&body[..end], quoting)
+            } else {
+                // foreman takes the outermost quotes (`'it's'`), or none (`"a" b`).
+                let whole = before_comment(body);
+                return match whole[1..].strip_suffix(quote) {
+                    Some(inner) => quoted(inner, quoting).into(),
+                    None => quoted(whole, Quoting::Bare).into(),
+                };
+            }
+        }
+        // A `#` right behind the `=` begins no comment.
+        Some(_) | None => (before_comment(after_equals), Quoting::Bare),
+    };
+    let inner = match quoting {
+        Quoting::Bare => value,
+        Quoting::Single | Quoting::Double => &value[1..value.len() - 1],
+    };
+    if !is_read_alike(inner, quoting) {
+        return quoted(inner, quoting).into();
+    }
+    let comment = if value.is_empty() { after_equals } else { &body[value.len()..] };
+    let is_comment = comment.trim_start_matches([' ', '\t']).starts_with('#');
+    // After two blanks, dotenvy looks for quotes in a comment.
+    let is_plain = is_comment && !comment.contains(['\'', '"', '\\']);
+    if is_plain { after_equals.into() } else { value.into() }
+}
+
+/// How a value stands in the file.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Quoting {
     Bare,
@@ -185,13 +321,39 @@ enum Quoting {
     Double,
 }
 
-fn pieces(text: &str, quoting: Quoting) -> Vec<Piece> {
-    if quoting == Quoting::Single {
-        return vec![Piece::Text(text.to_owned())];
+/// Whether dotenvy reads the value just as foreman does, and finds no reference in it.
+fn is_read_alike(inner: &str, quoting: Quoting) -> bool {
+    match quoting {
+        Quoting::Bare => {
+            let is_special = |char: char| char.is_whitespace() || "'\"\\$".contains(char);
+            !inner.contains(is_special) && !inner.starts_with('#')
+        }
+        // Where it looks for the end of the line, dotenvy takes `\'` for an escape.
+        Quoting::Single => !inner.contains('\\'),
+        Quoting::Double => !inner.contains('$') && escapes_are_known(inner),
     }
-    let mut pieces = Vec::new();
-    let mut plain = String::new();
-    let mut rest = text;
+}
+
+/// The escapes in double quotes that dotenvy reads as foreman does.
+const ESCAPES: &str = "\\'\" n";
+
+fn escapes_are_known(inner: &str) -> bool {
+    let mut chars = inner.chars();
+    while let Some(char) = chars.next() {
+        if char == '\\' && !chars.next().is_some_and(|escaped| ESCAPES.contains(escaped)) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Before and after a reference: the name, in braces if the file has them.
+const MARK: char = '\0';
+
+/// The value in double quotes, as dotenvy reads it.
+fn quoted(inner: &str, quoting: Quoting) -> String {
+    let mut text = String::from('"');
+    let mut rest = inner;
     while let Some(char) = rest.chars().next() {
         let mut used = char.len_utf8();
         let next = rest[used..].chars().next();
@@ -199,48 +361,66 @@ fn pieces(text: &str, quoting: Quoting) -> Vec<Piece> {
             ('\\', Some(escaped)) if quoting == Quoting::Double => {
                 used += escaped.len_utf8();
                 match escaped {
-                    'n' => plain.push('\n'),
-                    '\n' => plain.push_str("\\\n"),
-                    other => plain.push(other),
+                    'n' => text.push_str("\\n"),
+                    '\n' => text.push_str("\\\\\n"),
+                    other => push(other, &mut text),
                 }
             }
-            // Bare text has no escapes, but this one asks not to be replaced.
-            ('\\', Some('$')) => {
+            // Bare text has no escapes, but this one says that it is no reference.
+            ('\\', Some('$')) if quoting == Quoting::Bare => {
                 used += 1;
-                plain.push_str("\\$");
+                text.push_str("\\\\\\$");
             }
-            ('$', Some(_)) if let Some((name, length)) = reference(rest) => {
+            ('$', Some(_))
+                if quoting != Quoting::Single
+                    && let Some(length) = reference(rest) =>
+            {
                 used = length;
-                if !plain.is_empty() {
-                    pieces.push(Piece::Text(std::mem::take(&mut plain)));
-                }
-                let spelling = rest[..length].to_owned();
-                pieces.push(Piece::Reference { name: name.to_owned(), spelling });
+                text.push(MARK);
+                text.push_str(&rest[1..length]);
+                text.push(MARK);
             }
-            (other, _) => plain.push(other),
+            (other, _) => push(other, &mut text),
         }
         rest = &rest[used..];
     }
-    if !plain.is_empty() {
-        pieces.push(Piece::Text(plain));
-    }
-    pieces
+    text.push('"');
+    text
 }
 
-/// The variable that `$X…` or `${X}…` refers to, and the length of the reference.
-fn reference(text: &str) -> Option<(&str, usize)> {
+/// Adds a character that stands for itself.
+fn push(char: char, text: &mut String) {
+    if matches!(char, '\\' | '"' | '$') {
+        text.push('\\');
+    }
+    text.push(char);
+}
+
+/// The length of the reference, `$X` or `${X}`, that the text begins with.
+fn reference(text: &str) -> Option<usize> {
     let text = text.strip_prefix('$')?;
     let braced = text.strip_prefix('{');
     let name = braced.unwrap_or(text);
     let end = name.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
-    let (name, after) = name.split_at(end);
-    if name.is_empty() || name.starts_with(|first: char| first.is_ascii_digit()) {
+    if end == 0 || name.starts_with(|first: char| first.is_ascii_digit()) {
         return None;
     }
     match braced {
-        Some(_) => after.starts_with('}').then_some((name, name.len() + 3)),
-        None => Some((name, name.len() + 1)),
+        Some(_) => name[end..].starts_with('}').then_some(end + 3),
+        None => Some(end + 1),
     }
+}
+
+/// A value as dotenvy has read it, cut at the marks.
+fn pieces(value: &str) -> Vec<Piece> {
+    let piece = |(index, part): (usize, &str)| match index % 2 {
+        0 => (!part.is_empty()).then(|| Piece::Text(part.to_owned())),
+        _ => {
+            let name = part.trim_start_matches('{').trim_end_matches('}').to_owned();
+            Some(Piece::Reference { name, spelling: format!("${part}") })
+        }
+    };
+    value.split(MARK).enumerate().filter_map(piece).collect()
 }
 
 #[cfg(test)]
@@ -255,7 +435,10 @@ mod tests {
             Piece::Reference { name, .. } => format!("<{name}>"),
         };
         let assignments = parse(text.as_bytes()).unwrap();
-        let value = |found: &Assignment| found.value.iter().map(show).collect::<String>();
+        let value = |found: &Assignment| match &found.value {
+            Value::Inherited => "(inherited)".to_owned(),
+            Value::Pieces(pieces) => pieces.iter().map(show).collect(),
+        };
         assignments.iter().map(|found| format!("{}={}", found.key, value(found))).collect()
     }
 
@@ -279,6 +462,15 @@ mod tests {
             ("A=a#b", "A=a#b"),
             ("A=pa$$word", "A=pa$<word>"),
             ("A=\\$B", "A=\\$B"),
+            ("A=C:\\new\\", "A=C:\\new\\"),
+            ("A=\"x\"y", "A=\"x\"y"),
+            ("A='a\\'", "A=a\\"),
+            ("A='it\\'s'", "A=it\\'s"),
+            ("A=a\u{a0}#b", "A=a\u{a0}#b"),
+            ("A=a\u{3000}b", "A=a\u{3000}b"),
+            ("A=\"é\\\"\\\\ \\' \\é\"", "A=é\"\\ ' é"),
+            ("A=`x`", "A=`x`"),
+            ("A=\"a\"#b", "A=\"a\"#b"),
         ] {
             assert_eq!(read(text), [expected], "{text}");
         }
@@ -299,6 +491,19 @@ mod tests {
             ("A=${B:-c}", "A=${B:-c}"),
             ("A=\"one\n two \\\"x\\\"\n\" # c", "A=one\n two \"x\"\n"),
             ("A='one\r\ntwo'\r\n", "A=one\ntwo"),
+            ("A='one\n$B \\\n# two'", "A=one\n$B \\\n# two"),
+            ("A=\"one\n$B \\\n# two\"", "A=one\n<B> \\\n# two"),
+            ("export\tA = 'b' # it's", "A=b"),
+            ("A=b  # it's", "A=b"),
+            ("A=   # it's\\", "A="),
+            ("A='b'\t \t# \"", "A=b"),
+            ("A=b # \u{2026}", "A=b"),
+            ("A.b-c=d", "A.b-c=d"),
+            ("-=d", "-=d"),
+            ("export A", "A=(inherited)"),
+            ("export =2", "export=2"),
+            ("A=x$1$B_1y${C", "A=x$1<B_1y>${C"),
+            ("A=$", "A=$"),
         ] {
             assert_eq!(read(text), [expected], "{text}");
         }
@@ -308,8 +513,17 @@ mod tests {
     #[test]
     fn an_error_names_the_line_and_not_the_value() {
         let error = |text: &[u8]| parse(text).unwrap_err().to_string();
-        assert_eq!(error(b"A=1\nhunter2\n"), "line 2: expected `KEY=value`");
-        assert_eq!(error(b"A B=hunter2\n"), "line 1: expected `KEY=value`");
+        let key = |line, key| {
+            format!("line {line}: {key} is not a valid key (letters, digits, `_`, `.` and `-`)")
+        };
+        assert_eq!(error(b"A=1\nhunter2\n"), "line 2: expected `KEY=value`, found no `=`");
+        assert_eq!(error(b"https://x\n"), "line 1: expected `KEY=value`, found no `=`");
+        assert_eq!(error(b"A: hunter2\n"), "line 1: expected `A=value`, found `A: \u{2026}`");
+        assert_eq!(error(b"MY KEY=hunter2\n"), key(1, "`MY KEY`"));
+        assert_eq!(error(b"A=b\nhunter/2+x==\n"), key(2, "the text before `=`"));
+        assert_eq!(error(b"=hunter2\n"), key(1, "the text before `=`"));
+        assert_eq!(error(b"export A B=hunter2\n"), key(1, "`A B`"));
+        assert_eq!(error(b"export A hunter2\n"), "line 1: expected `KEY=value`, found no `=`");
         let open = "line 1: the value of `A` opens a quote that never closes";
         assert_eq!(error(b"A=\"hunter2\nB=1\n"), open);
         let after = "line 2: something follows the closing quote of `A`";
@@ -321,13 +535,21 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(text in "[A-Z=\"'\\\\$\\{\\}# \n\ta-cé]{0,60}") {
-            let _ = parse(text.as_bytes());
+            let refused = matches!(parse(text.as_bytes()), Err(Error::Refused { .. }));
+            prop_assert!(!refused);
         }
 
         #[test]
         fn single_quotes_keep_everything(value in "[^'\0]{0,40}") {
             prop_assume!(!value.contains('\r'));
             prop_assert_eq!(read(&format!("A='{value}'")), [format!("A={value}")]);
+        }
+
+        #[test]
+        fn bare_text_without_references_stays(value in "[^\0\r\n$]{0,40}") {
+            let value = value.trim();
+            prop_assume!(!value.starts_with(['\'', '"']) && !value.contains([' ', '\t']));
+            prop_assert_eq!(read(&format!("A={value}")), [format!("A={value}")]);
         }
     }
 }

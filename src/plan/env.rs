@@ -1,16 +1,10 @@
-//! The app's environment: the real one and the `.env` files, laid over another.
-//!
-//! `dotenv.rs` says what each line of a file means. What is left, unescaping
-//! and putting in the values that others refer to, is dotenvy's work: every
-//! assignment is handed to it under a name of its own, behind those it needs,
-//! so that `${B}` is the `B` that wins in the end.
+//! The app's environment: the real one and the `.env` files, layered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fmt::Write as _;
 
-use super::dotenv::{self, Piece};
+use super::dotenv::{self, Piece, Value};
 
 /// A file that was read, and what stands in it.
 #[derive(Clone, Debug)]
@@ -86,239 +80,87 @@ pub struct Resolved {
     pub clashes: Vec<String>,
 }
 
-/// Why variables have no values. None of these carries one.
+/// Why a variable has no value. None of these shows one.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("`{file}` line {line}: the value of `{key}` {why}")]
-pub struct Error {
-    /// The file as the user knows it.
-    pub file: String,
-    /// The line, counted from 1.
-    pub line: usize,
-    /// The variable's name.
-    pub key: String,
-    /// What is wrong with it.
-    pub why: Why,
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error(
+        "`{file}` line {line}: the value of `{key}` is longer than a variable can be ({} KiB)",
+        MAX_VALUE >> 10
+    )]
+    Long { file: String, line: usize, key: String },
+    #[error("`{file}` line {line}: `{key}` has no value to export (`export {key}=value`)")]
+    Unset { file: String, line: usize, key: String },
 }
 
-/// What is wrong with a value.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Why {
-    /// It leads back to itself through that variable.
-    #[error("refers to itself through `{0}`")]
-    Cycle(String),
-    /// It refers to one that refers to one that…
-    #[error("refers to others that refer to others, more than {DEEPEST} times")]
-    Deep,
-    /// No program could be given it.
-    #[error("is longer than a variable can be ({} KiB)", LONGEST >> 10)]
-    Long,
-}
-
-/// How far references may lead.
-const DEEPEST: usize = 100;
-/// The longest string that a program is given (execve(2), `MAX_ARG_STRLEN`); what
+/// The longest string that a program is given (execve(2), `MAX_ARG_STRLEN`). A value that
 /// doubles from line to line would else take all memory.
-const LONGEST: usize = 128 << 10;
+const MAX_VALUE: usize = 128 << 10;
 
-/// Lays `layers`, the later over the earlier, under the real environment, or
-/// over it if `files_win`.
+/// Layers the files, the later over the earlier, under the real environment, or over it if
+/// `files_win`.
 ///
-/// `${X}` stands for the `X` that wins, except that a variable which refers to
-/// itself gets the value that it would have had otherwise.
+/// `${X}` is the value of `X` in the real environment where that wins, else the last one
+/// that the files gave it before.
 pub fn resolve(
     real: &[(OsString, OsString)],
     layers: &[Layer],
     files_win: bool,
 ) -> Result<Resolved, Error> {
-    let mut resolver = Resolver::new(real, layers, files_win);
     let mut env: Env = real
         .iter()
         .map(|(key, value)| {
             (key.clone(), Var { value: value.clone(), origin: Origin::Environment })
         })
         .collect();
-    let keys: Vec<&str> = resolver.definitions.keys().copied().collect();
-    let mut from_files = Vec::new();
-    for key in keys {
-        let Some(at) = resolver.definitions[key].iter().position(|found| found.assigned.is_some())
-        else {
-            continue;
+    let mut from_files: BTreeMap<&str, Var> = BTreeMap::new();
+    let lines = layers.iter().flat_map(|layer| layer.assignments.iter().map(move |it| (layer, it)));
+    for (layer, assignment) in lines {
+        let dotenv::Assignment { key, line, value } = assignment;
+        let (file, line) = (layer.file.clone(), *line);
+        let find = |name: &str| {
+            let (real, file) = (env.get(OsStr::new(name)), from_files.get(name));
+            if files_win { file.or(real) } else { real.or(file) }
         };
-        from_files.push((key, at, resolver.place(key, at, 0)?));
+        match value {
+            Value::Inherited if find(key).is_some() => {}
+            Value::Inherited => return Err(Error::Unset { file, line, key: key.clone() }),
+            Value::Pieces(pieces) => {
+                let Some(value) = join(pieces, |name| find(name).map(|var| &*var.value)) else {
+                    return Err(Error::Long { file, line, key: key.clone() });
+                };
+                from_files.insert(key, Var { value, origin: Origin::File { file, line } });
+            }
+        }
     }
-    let values = resolver.values();
     let mut clashes = Vec::new();
-    for (key, at, number) in from_files {
-        let value = OsString::from(&values[number]);
-        let real = env.get(OsStr::new(key)).map(|var| &var.value);
-        if real.is_some_and(|real| *real != value) {
+    for (key, var) in from_files {
+        let real = env.get(OsStr::new(key));
+        if real.is_some_and(|real| real.value != var.value) {
             clashes.push(key.to_owned());
         }
-        if at == 0 {
-            let origin = resolver.definitions[key][at].origin();
-            env.insert(key.into(), Var { value, origin });
+        if files_win || real.is_none() {
+            env.insert(key.into(), var);
         }
     }
-    clashes.sort();
     Ok(Resolved { env, clashes })
 }
 
-/// One of the places that give a variable a value.
-#[derive(Clone, Copy)]
-struct Definition<'a> {
-    value: &'a OsStr,
-    assigned: Option<(&'a Layer, &'a dotenv::Assignment)>,
-}
-
-impl Definition<'_> {
-    fn origin(&self) -> Origin {
-        match self.assigned {
-            Some((layer, found)) => Origin::File { file: layer.file.clone(), line: found.line },
-            None => Origin::Environment,
-        }
-    }
-}
-
-/// How far a definition has come.
-#[derive(Clone, Copy)]
-enum Progress {
-    /// What it refers to is being placed.
-    Open,
-    /// Stands in the text under this number.
-    Placed(usize),
-}
-
-struct Resolver<'a> {
-    /// The definitions of each variable, the one that wins first.
-    definitions: BTreeMap<&'a str, Vec<Definition<'a>>>,
-    progress: HashMap<(&'a str, usize), Progress>,
-    /// What dotenvy reads: one assignment a line, numbered from 0.
-    text: String,
-    /// The lengths of what was placed, by number.
-    placed: Vec<usize>,
-}
-
-/// The name under which dotenvy knows the assignment of that number.
-fn alias(number: usize) -> String {
-    format!("GANGER_ASSIGNMENT_{number}")
-}
-
-impl<'a> Resolver<'a> {
-    fn new(real: &'a [(OsString, OsString)], layers: &'a [Layer], files_win: bool) -> Self {
-        let mut definitions: BTreeMap<&str, Vec<Definition>> = BTreeMap::new();
-        let mut define = |key, definition| definitions.entry(key).or_default().push(definition);
-        let add_real = |define: &mut dyn FnMut(&'a str, Definition<'a>)| {
-            for (key, value) in real {
-                if let Some(key) = key.to_str() {
-                    define(key, Definition { value, assigned: None });
-                }
-            }
-        };
-        if !files_win {
-            add_real(&mut define);
-        }
-        for layer in layers.iter().rev() {
-            for found in layer.assignments.iter().rev() {
-                let value = OsStr::new("");
-                define(&found.key, Definition { value, assigned: Some((layer, found)) });
+/// The value of these pieces; `None` if it is too long.
+fn join<'a>(pieces: &[Piece], find: impl Fn(&str) -> Option<&'a OsStr>) -> Option<OsString> {
+    let mut value = OsString::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => value.push(text),
+            Piece::Reference { name, spelling } => {
+                value.push(find(name).unwrap_or(OsStr::new(spelling)));
             }
         }
-        if files_win {
-            add_real(&mut define);
-        }
-        Self { definitions, progress: HashMap::new(), text: String::new(), placed: Vec::new() }
-    }
-
-    /// Writes a definition, behind those it refers to, and returns its number.
-    fn place(&mut self, key: &'a str, at: usize, depth: usize) -> Result<usize, Error> {
-        if let Some(Progress::Placed(number)) = self.progress.get(&(key, at)) {
-            return Ok(*number);
-        }
-        self.progress.insert((key, at), Progress::Open);
-        let definition = self.definitions[key][at];
-        let mut draft = Draft::default();
-        match definition.assigned {
-            None => draft.add(&definition.value.to_string_lossy()),
-            Some((layer, found)) => {
-                let error = |why| {
-                    let (file, line) = (layer.file.clone(), found.line);
-                    Error { file, line, key: key.to_owned(), why }
-                };
-                for piece in &found.value {
-                    match piece {
-                        Piece::Text(text) => draft.add(text),
-                        Piece::Reference { name, spelling } => match self.target(key, at, name) {
-                            None => draft.add(spelling),
-                            Some((name, at)) if self.is_open(name, at) => {
-                                return Err(error(Why::Cycle(name.to_owned())));
-                            }
-                            Some(_) if depth == DEEPEST => return Err(error(Why::Deep)),
-                            Some((name, at)) => {
-                                let number = self.place(name, at, depth + 1)?;
-                                draft.refer(number, self.placed[number]);
-                            }
-                        },
-                    }
-                }
-                if draft.length > LONGEST {
-                    return Err(error(Why::Long));
-                }
-            }
-        }
-        let number = self.placed.len();
-        self.placed.push(draft.length);
-        let _ = writeln!(self.text, "{}=\"{}\"", alias(number), draft.text);
-        self.progress.insert((key, at), Progress::Placed(number));
-        Ok(number)
-    }
-
-    /// The definition that `name` refers to within definition `at` of `key`.
-    fn target(&self, key: &str, at: usize, name: &str) -> Option<(&'a str, usize)> {
-        let wanted = if name == key { at + 1 } else { 0 };
-        let (name, definitions) = self.definitions.get_key_value(name)?;
-        (wanted < definitions.len()).then_some((*name, wanted))
-    }
-
-    fn is_open(&self, key: &str, at: usize) -> bool {
-        matches!(self.progress.get(&(key, at)), Some(Progress::Open))
-    }
-
-    /// The values of all that was placed, by number.
-    fn values(&self) -> Vec<String> {
-        let read = dotenvy::from_read_iter(self.text.as_bytes());
-        read.map(|pair| pair.expect("the text is escaped for dotenvy").1).collect()
-    }
-}
-
-/// A value as it is written for dotenvy.
-#[derive(Default)]
-struct Draft {
-    text: String,
-    /// How long it gets.
-    length: usize,
-}
-
-impl Draft {
-    fn add(&mut self, text: &str) {
-        escape(text, &mut self.text);
-        self.length += text.len();
-    }
-
-    fn refer(&mut self, number: usize, length: usize) {
-        let _ = write!(self.text, "${{{}}}", alias(number));
-        self.length += length;
-    }
-}
-
-/// Writes `text` so that dotenvy reads it, between double quotes, as it is.
-fn escape(text: &str, into: &mut String) {
-    for char in text.chars() {
-        match char {
-            '\\' | '"' | '$' => into.extend(['\\', char]),
-            '\n' => into.push_str("\\n"),
-            other => into.push(other),
+        if value.len() > MAX_VALUE {
+            return None;
         }
     }
+    Some(value)
 }
 
 #[cfg(test)]
@@ -354,37 +196,60 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_gets_the_value_that_wins_in_the_end() {
-        let layers = [layer(".env", "URL=$HOST:1\nHOST=a"), layer(".env.local", "HOST=b\nHOST=c")];
+    fn reference_is_to_what_stands_before() {
+        let env = ".env";
+        let layers = [layer(env, "A=$B\nB=1\nC=$B\nB=2\nD=$B"), layer("more", "E=${B}\nB=3\nF=$B")];
         let resolved = resolve(&[], &layers, false).unwrap();
-        assert_eq!(value(&resolved, "URL"), "c:1");
-        assert_eq!(
-            value(&resolve(&[], &[layer("f", "P=pa$$word")], false).unwrap(), "P"),
-            "pa$$word"
-        );
+        let values = ["A", "B", "C", "D", "E", "F"].map(|key| value(&resolved, key));
+        assert_eq!(values, ["$B", "3", "1", "2", "2", "3"]);
+        let files = [layer(env, "P=pa$$word\nQ=x${NOPE}y")];
+        let resolved = resolve(&[], &files, false).unwrap();
+        assert_eq!(value(&resolved, "P"), "pa$$word");
+        assert_eq!(value(&resolved, "Q"), "x${NOPE}y");
+        // Without a value before it, that of the real environment is the one there is.
+        let real = real(&[("B", "real")]);
+        for files_win in [false, true] {
+            let resolved = resolve(&real, &[layer(env, "A=$B\nB=file")], files_win).unwrap();
+            assert_eq!(value(&resolved, "A"), "real");
+        }
     }
 
     #[test]
-    fn a_variable_may_extend_itself_but_not_run_in_a_circle() {
+    fn variable_may_extend_itself() {
         let real = real(&[("PATH", "/bin")]);
         let layers = [layer(".env", "PATH=$PATH:a"), layer(".env.local", "PATH=${PATH}:b")];
         assert_eq!(value(&resolve(&real, &layers, true).unwrap(), "PATH"), "/bin:a:b");
+        assert_eq!(value(&resolve(&real, &layers, false).unwrap(), "PATH"), "/bin");
         assert_eq!(value(&resolve(&[], &layers, true).unwrap(), "PATH"), "$PATH:a:b");
-        let circle = [layer(".env", "A=$B\nB=$C\nC=$A")];
-        let error = resolve(&[], &circle, false).unwrap_err().to_string();
-        assert_eq!(error, "`.env` line 3: the value of `C` refers to itself through `A`");
+        let circle = resolve(&[], &[layer(".env", "A=$B\nB=$A")], false).unwrap();
+        assert_eq!((value(&circle, "A"), value(&circle, "B")), ("$B".into(), "$B".into()));
     }
 
     #[test]
-    fn what_would_take_all_memory_is_an_error() {
+    fn bytes_of_a_reference_are_kept() {
+        use std::os::unix::ffi::OsStringExt;
+        let real = [("R".into(), OsString::from_vec(b"a\xffb".to_vec()))];
+        let resolved = resolve(&real, &[layer(".env", "A=\"x${R}\ty\"")], false).unwrap();
+        let expected = OsString::from_vec(b"xa\xffb\ty".to_vec());
+        assert_eq!(resolved.env[OsStr::new("A")].value, expected);
+    }
+
+    #[test]
+    fn exported_name_has_to_be_set() {
+        let exported = |text, real: &[(OsString, OsString)]| {
+            let resolved = resolve(real, &[layer(".env", text)], false);
+            resolved.map(|it| it.env.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(exported("export A", &real(&[("A", "1")])), Ok(1));
+        assert_eq!(exported("A=1\nexport A", &[]), Ok(1));
+        let unset = "`.env` line 1: `A` has no value to export (`export A=value`)";
+        assert_eq!(exported("export A\nA=1", &[]), Err(unset.into()));
+    }
+
+    #[test]
+    fn value_that_would_take_all_memory_is_an_error() {
         let resolve = |text: String| resolve(&[], &[layer(".env", &text)], false);
         let error = |text: String| resolve(text).unwrap_err().to_string();
-        let reference = |n: usize| format!("A{n:03}=$A{:03}\n", n + 1);
-        let chain = |to: usize| (0..to).map(reference).collect::<String>();
-        assert!(resolve(chain(100)).is_ok());
-        let deep = "`.env` line 101: the value of `A100` refers to others that refer to others, \
-                    more than 100 times";
-        assert_eq!(error(chain(102)), deep);
         let twice = |n: usize| format!("A{}=$A{n}$A{n}\n", n + 1);
         let doubling = format!("A0=0123456789\n{}", (0..40).map(twice).collect::<String>());
         let long = "`.env` line 15: the value of `A14` is longer than a variable can be (128 KiB)";

@@ -12,10 +12,9 @@ fn names_the_process_types_in_order() {
 
 #[test]
 fn finds_what_start_would_find() {
-    Scenario::procfile("web a\n")
-        .args("check")
-        .run()
-        .refused("`Procfile` line 1: expected `name: command`");
+    Scenario::procfile("web a\n").args("check").run().refused(
+        "`Procfile` line 1: expected `name: command`, found `web a` (comments begin with `#`)",
+    );
     Scenario::procfile("web: a\n")
         .file(".env", "hunter2\n")
         .args("check")

@@ -263,7 +263,7 @@ fn reload_changes_what_the_files_change() {
     assert_eq!(running.tell("reload"), told("nothing to do\n", 0));
     let procfile = running.folder().join("Procfile");
     std::fs::write(&procfile, "web: exec sleep 2000\nworker: exec sleep 1000\n<<<<\n").unwrap();
-    let broken = "ganger: `Procfile` line 3: expected `name: command`\n";
+    let broken = "ganger: `Procfile` line 3: expected `name: command`, found `<<<<` (comments begin with `#`)\n";
     assert_eq!(running.tell("reload"), told(broken, 2));
     assert_eq!(running.states(), ["web.1 down", "worker.1 up", "worker.2 up", "old.1 up"]);
     let text = "# a comment\nweb: exec sleep 2000\nworker: exec sleep 2000\nnew: exec sleep 1000\n";

@@ -78,7 +78,7 @@ fn hangup_reads_the_files_again() {
 #[test]
 fn what_goes_wrong_at_the_start_is_its_exit_code() {
     for (procfile, args, code, expected) in [
-        ("nonsense\n", "", 2, "ganger: `Procfile` line 1: expected `name: command`\n"),
+        ("nonsense\n", "", 2, "ganger: `Procfile` line 1: expected `name: command`, found"),
         (
             "a: /nowhere/to/be/found\n",
             "",

@@ -33,14 +33,36 @@ fn refuses_the_rest_by_line() {
     refused("web: a\nweb: b\n", "`Procfile` line 2: `web` is already defined on line 1");
     refused(
         "web: a\n<<<<<<< HEAD\nworker: b\n=======\n",
-        "`Procfile` line 2: expected `name: command`",
+        "`Procfile` line 2: `<<<<<<<` is a merge conflict marker",
     );
-    refused("web: a\nworker\n", "`Procfile` line 2: expected `name: command`");
-    refused("web:\n", "`Procfile` line 1: expected `name: command`");
+    refused(
+        "web: a\nworker\n",
+        "`Procfile` line 2: expected `name: command`, found `worker` (comments begin with `#`)",
+    );
+    refused(
+        "// the web server\nweb: a\n",
+        "`Procfile` line 1: expected `name: command`, found `// the web server` (comments begin with \
+         `#`)",
+    );
+    refused("web:\n", "`Procfile` line 1: `web:` has no command");
+    refused(
+        "web: a\nTOKEN=hunter2\n",
+        "`Procfile` line 2: expected `name: command`, found an assignment (variables belong in `.env`)",
+    );
     refused("web: a \\", "`Procfile` line 1: ends in a `\\`, but no line follows");
     refused("", "`Procfile` defines no process type: a line is `name: command`");
     refused(b"\x7fELF\x02\x01\x01\0\0", "`Procfile` line 1: is not UTF-8 text");
     refused(b"web: a\n\xfe\xff", "`Procfile` line 2: is not UTF-8 text");
+}
+
+#[test]
+fn backslash_continues_a_line_but_swallows_no_entry() {
+    assert_eq!(said("web: echo a \\\n  b: c\n"), ["a b: c"]);
+    refused(
+        "web: echo a \\\nworker: echo b\n",
+        "`Procfile` line 2: `worker` would be part of line 1, which ends in a `\\` (remove that, or \
+         indent line 2)",
+    );
 }
 
 #[test]

@@ -17,10 +17,25 @@ pub struct Entry {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The line is neither an entry, a comment nor blank.
-    #[error("line {line}: expected `name: command`")]
+    #[error("line {line}: {problem}")]
     NotAnEntry {
-        /// Where it stands.
+        /// The line.
         line: usize,
+        /// The rule that it breaks.
+        problem: Problem,
+    },
+    /// The line looks like an entry, and the line before it ends in a backslash.
+    #[error(
+        "line {line}: `{name}` would be part of line {first}, which ends in a `\\` (remove that, \
+         or indent line {line})"
+    )]
+    ContinuedByEntry {
+        /// The line.
+        line: usize,
+        /// The name that it begins with.
+        name: String,
+        /// The line that ends in a backslash.
+        first: usize,
     },
     /// The line is not text.
     #[error("line {line}: is not UTF-8 text")]
@@ -49,6 +64,77 @@ pub enum Error {
     Empty,
 }
 
+/// Why a line is no entry. Of an assignment, which may be a secret, nothing is shown.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Problem {
+    #[error("`{0}` has no command")]
+    NoCommand(String),
+    #[error("`{0}` is not a valid name (letters, digits, `_` and `-`)")]
+    Name(String),
+    #[error("expected `name: command` at the start of the line, found `{0}`")]
+    Indented(String),
+    #[error("expected `name: command`, found an assignment (variables belong in `.env`)")]
+    Assignment,
+    #[error("`{0}` is a merge conflict marker")]
+    MergeConflict(&'static str),
+    #[error("expected `name: command`, found `{0}` (comments begin with `#`)")]
+    Other(String),
+}
+
+/// What git leaves between two versions of a line.
+const CONFLICT_MARKERS: [&str; 4] = ["<<<<<<<", "|||||||", "=======", ">>>>>>>"];
+
+impl Problem {
+    fn new(line: &str) -> Self {
+        let text = line.trim();
+        if let Some(marker) = CONFLICT_MARKERS.iter().find(|marker| text.starts_with(**marker)) {
+            return Self::MergeConflict(marker);
+        }
+        let (key, is_assigned) = match text.strip_prefix("export ").unwrap_or(text).split_once('=')
+        {
+            Some((key, _)) => (key.trim_end(), true),
+            None => ("", false),
+        };
+        let is_key_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if is_assigned && key.bytes().all(is_key_byte) {
+            return Self::Assignment;
+        }
+        match text.split_once(':') {
+            _ if text.starts_with(|first: char| !first.is_ascii_alphanumeric() && first != '_') => {
+                Self::Other(excerpt(text))
+            }
+            Some((name, command)) if is_name(name) && command.trim().is_empty() => {
+                Self::NoCommand(text.to_owned())
+            }
+            Some((name, _)) if is_name(name) => Self::Indented(excerpt(line)),
+            Some((name, _)) => Self::Name(excerpt(name)),
+            None => Self::Other(excerpt(text)),
+        }
+    }
+}
+
+/// The most characters of a line that an error shows.
+const MAX_EXCERPT: usize = 60;
+
+/// The beginning of a line, without control characters and without the value of an
+/// assignment in it.
+fn excerpt(line: &str) -> String {
+    let (shown, is_cut) = match line.split_once('=') {
+        Some((before, after)) if !after.is_empty() => (format!("{before}="), true),
+        Some(_) | None => (line.to_owned(), false),
+    };
+    let mut chars = shown.chars();
+    let mut text = String::new();
+    for char in chars.by_ref().take(MAX_EXCERPT) {
+        if char.is_control() { text.extend(char.escape_default()) } else { text.push(char) }
+    }
+    if is_cut || chars.next().is_some() {
+        text.push('…');
+    }
+    text
+}
+
 /// Reads the text of a Procfile; entries come in the order of the file.
 ///
 /// Comments (`#`), blank lines, CRLF and a byte-order mark are accepted, and a
@@ -73,19 +159,26 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
         if text.trim().is_empty() || text.trim_start().starts_with('#') {
             continue;
         }
-        let (name, rest) = split(text).ok_or(Error::NotAnEntry { line })?;
+        let not_an_entry = || Error::NotAnEntry { line, problem: Problem::new(text) };
+        let (name, rest) = split(text).ok_or_else(not_an_entry)?;
         let mut command = rest.to_owned();
         while is_continued(&command) {
             command.pop();
             match lines.next().transpose()? {
-                Some((more, _)) => command.push_str(more),
+                Some((more, here)) => {
+                    if let Some(name) = entry_name(more) {
+                        let (line, name) = (here, name.to_owned());
+                        return Err(Error::ContinuedByEntry { line, name, first: here - 1 });
+                    }
+                    command.push_str(more);
+                }
                 None => return Err(Error::OpenContinuation { line }),
             }
         }
         // A command may begin on the next line.
         let command = command.trim_start().to_owned();
         if command.is_empty() {
-            return Err(Error::NotAnEntry { line });
+            return Err(not_an_entry());
         }
         if let Some(first) = seen.insert(name.to_owned(), line) {
             let name = name.to_owned();
@@ -101,6 +194,12 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
 pub fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     !name.is_empty() && name.bytes().all(allowed)
+}
+
+/// The name of the process type, if a continued line looks like an entry. A URL does not.
+fn entry_name(line: &str) -> Option<&str> {
+    let (name, command) = split(line)?;
+    (!command.trim().is_empty() && !command.starts_with("//")).then_some(name)
 }
 
 fn split(line: &str) -> Option<(&str, &str)> {
@@ -136,17 +235,60 @@ mod tests {
         assert_eq!(commands("web: a \\\n  b\\\nc\n"), one("web", "a   bc"));
         assert_eq!(commands("web: a\\\\\n"), one("web", "a\\\\"));
         assert_eq!(commands("web: \\\n  run"), one("web", "run"));
+        assert_eq!(commands("web: a \\\n b: c"), one("web", "a  b: c"));
+        assert_eq!(commands("web: curl \\\nhttp://x/y"), one("web", "curl http://x/y"));
     }
 
     #[test]
     fn refuses_the_rest_by_line() {
         let error = |text: &[u8]| parse(text).unwrap_err().to_string();
-        let expected = |line| format!("line {line}: expected `name: command`");
-        assert_eq!(error(b"web: a\n<<<<<<< HEAD\n"), expected(2));
-        assert_eq!(error(b"\nweb:\n"), expected(2));
-        assert_eq!(error(b"web:   \n"), expected(1));
-        assert_eq!(error(b" web: a\n"), expected(1));
-        assert_eq!(error(b"my app: a\n"), expected(1));
+        for (text, expected) in [
+            ("web: a\n<<<<<<< HEAD\n", "line 2: `<<<<<<<` is a merge conflict marker"),
+            ("=======\n", "line 1: `=======` is a merge conflict marker"),
+            ("\nweb:\n", "line 2: `web:` has no command"),
+            ("web:   \n", "line 1: `web:` has no command"),
+            (
+                " web: a\n",
+                "line 1: expected `name: command` at the start of the line, found ` web: a`",
+            ),
+            ("my app: a\n", "line 1: `my app` is not a valid name (letters, digits, `_` and `-`)"),
+            ("web.1: a\n", "line 1: `web.1` is not a valid name (letters, digits, `_` and `-`)"),
+            (
+                "// web: a\n",
+                "line 1: expected `name: command`, found `// web: a` (comments begin with `#`)",
+            ),
+            (
+                "web: a\nworker\n",
+                "line 2: expected `name: command`, found `worker` (comments begin with `#`)",
+            ),
+            (
+                "worker \x1b]0;x\x07 TOKEN=hunter2\n",
+                "line 1: expected `name: command`, found `worker \\u{1b}]0;x\\u{7} TOKEN=…` \
+                 (comments begin with `#`)",
+            ),
+            (
+                "export TOKEN=hunter2:x\n",
+                "line 1: expected `name: command`, found an assignment (variables belong in `.env`)",
+            ),
+            (
+                "TOKEN=hunter2\n",
+                "line 1: expected `name: command`, found an assignment (variables belong in `.env`)",
+            ),
+            (
+                "web: a \\\nworker: b\n",
+                "line 2: `worker` would be part of line 1, which ends in a `\\` (remove that, or \
+                 indent line 2)",
+            ),
+            (
+                "web: a \\\n  b \\\nworker:b\n",
+                "line 3: `worker` would be part of line 2, which ends in a `\\` (remove that, or \
+                 indent line 3)",
+            ),
+        ] {
+            assert_eq!(error(text.as_bytes()), expected, "{text}");
+        }
+        let long = format!("{}\n", "é".repeat(100));
+        assert!(error(long.as_bytes()).contains(&format!("found `{}…`", "é".repeat(60))));
         assert_eq!(error(b"web: a\n\xff\xfe\n"), "line 2: is not UTF-8 text");
         assert_eq!(error(b"web: a\0\n"), "line 1: is not UTF-8 text");
         assert_eq!(error(b"a: 1\n\na: 2\n"), "line 3: `a` is already defined on line 1");

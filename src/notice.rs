@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::keeper::client::Lost;
 use crate::keeper::protocol::Member;
+use crate::plan::Advice;
 use crate::supervise::exit::Exit;
 
 /// A sentence that ganger says.
@@ -30,6 +31,8 @@ pub enum Notice {
         /// Whether the file won.
         files_win: bool,
     },
+    /// The plan has something that the user may not expect.
+    Advice(Advice),
     /// Types run that the formation doesn't name.
     Unlisted {
         /// They.

@@ -155,6 +155,47 @@ fn layers_lie_over_each_other() {
 }
 
 #[test]
+fn folder_called_env_is_no_file_of_variables() {
+    let app = || Scenario::procfile("a: echo $A\n").file(".env/bin/python", "");
+    assert_eq!(app().args("start").run().code(0).lines_of("a.1"), [""]);
+    app().args("check").run().code(0);
+    app().args("run true").run().code(0);
+    app().args("start -e .env").run().refused("failed to read `.env`: Is a directory");
+}
+
+#[test]
+fn env_is_that_of_the_current_folder_or_of_the_root() {
+    let app = || {
+        let app = Scenario::new().file("config/Procfile.dev", "a: echo $A; pwd\n");
+        app.file(".env", "A=here\n").file("config/.env", "A=there\n")
+    };
+    let finished = app().args("start -f config/Procfile.dev").run().code(0);
+    let lines = finished.lines_of("a.1");
+    assert!(lines[0] == "here" && lines[1].ends_with("/config"), "{lines:?}");
+    let unread = "`config/.env` is not read: without `-d`, `.env` is that of the current folder \
+                  (`-e config/.env` reads this one)\n";
+    assert!(finished.stderr().starts_with(&format!("ganger | {unread}")), "{}", finished.stderr());
+    let check = app().args("check -f config/Procfile.dev").run().code(0);
+    assert_eq!(check.stderr(), format!("ganger: {unread}"));
+    for (args, expected) in [
+        ("-d config -f config/Procfile.dev", "there"),
+        ("-f config/Procfile.dev -e config/.env", "there"),
+        ("-f config/Procfile.dev -d .", "here"),
+    ] {
+        let finished = app().args("start").args(args).run().code(0);
+        assert_eq!(finished.lines_of("a.1")[0], expected, "{args}");
+        assert!(!finished.stderr().contains("is not read"), "{args}");
+    }
+    assert_eq!(
+        app().args("run -f config/Procfile.dev a").run().code(0).stdout().lines().next(),
+        Some("here")
+    );
+    let config = app().file("config/ganger.toml", "env = ['.env']\n");
+    let finished = config.args("start -f config/Procfile.dev").run().code(0);
+    assert!(finished.lines_of("a.1")[0] == "there" && !finished.stderr().contains("is not read"));
+}
+
+#[test]
 fn the_real_environment_wins_unless_told_otherwise() {
     let app = || Scenario::procfile(BOTH).file(".env", "A=file\nB=$A\n").env("A", "real");
     let finished = app().args("start").run().code(0);

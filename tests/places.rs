@@ -113,7 +113,7 @@ fn in_a_folder_that_is_gone() {
         .args("-c")
         .arg("mkdir gone && cd gone && rmdir ../gone && echo 'a: true' | $GANGER start -f -")
         .run();
-    finished.refused("failed to read `.`: No such file or directory");
+    finished.refused("the current folder does not exist");
 }
 
 #[test]

@@ -83,6 +83,36 @@ fn refuses_what_is_no_file() {
 }
 
 #[test]
+fn folder_in_place_of_a_file_is_told_from_one() {
+    let refused = |args: &str, expected: &str| {
+        Scenario::new().file("app/x", "").args(args).run().refused(expected);
+    };
+    refused("start -f app", "`app` is a folder: use `-d`");
+    refused("check -d nope", "the folder `nope` does not exist");
+    refused("ps -d nope", "the folder `nope` does not exist");
+    refused("start -d app/x", "`app/x` is not a folder");
+    refused(
+        "start -d app",
+        "failed to read `Procfile`: No such file or directory (go to the folder that has one, or name \
+         it: `-f PROCFILE`)",
+    );
+}
+
+#[test]
+fn another_procfile_is_pointed_to() {
+    let app =
+        || Scenario::new().file("app/Procfile.test", "a: a\n").file("app/Procfile.dev", "a: a\n");
+    app().args("start -d app").run().refused(
+        "failed to read `Procfile`: No such file or directory (there is a `app/Procfile.dev`: \
+         `-f app/Procfile.dev`)",
+    );
+    Scenario::new().file("Procfile.dev", "a: a\n").args("check").run().refused(
+        "failed to read `Procfile`: No such file or directory (there is a `Procfile.dev`: \
+         `-f Procfile.dev`)",
+    );
+}
+
+#[test]
 fn may_lie_elsewhere() {
     let app = || Scenario::new().file("app/Procfile.dev", "web: pwd; echo $PWD\n");
     let folder_of = |args: &str| {

@@ -64,6 +64,23 @@ fn knows_the_procfile() {
 }
 
 #[test]
+fn needs_no_procfile() {
+    let app = || Scenario::new().file(".env", "A=b\n");
+    let shell = || app().args("run sh -c").arg("echo $A; exit 7");
+    assert_eq!(shell().run().code(7).stdout(), "b\n");
+    assert_eq!(app().args("run true").run().code(0).stderr(), "");
+    let inside = Scenario::new().file("app/.env", "A=c\n").args("-d app run sh -c").arg("echo $A");
+    assert_eq!(inside.run().code(0).stdout(), "c\n");
+    // One that was named has to be there, and one that is there has to be right.
+    app()
+        .args("-f Procfile.dev run true")
+        .run()
+        .refused("failed to read `Procfile.dev`: No such file or directory");
+    let broken = app().file("Procfile", "web\n").args("run true").run().code(2);
+    assert!(broken.stderr().contains("`Procfile` line 1: expected `name: command`"));
+}
+
+#[test]
 fn runs_in_the_folder_of_the_app() {
     let finished = Scenario::new()
         .file("app/Procfile", "web: a\n")

@@ -19,6 +19,9 @@ pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
         format!("valid procfile detected ({})\n", names(&plan))
     };
     std::io::stdout().write_all(text.as_bytes())?;
+    for advice in &plan.advice {
+        eprintln!("ganger: {advice}");
+    }
     Ok(0)
 }
 

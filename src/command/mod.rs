@@ -59,6 +59,11 @@ fn places(global: &Global) -> Places {
     }
 }
 
+/// Reads all files; a command to run takes no Procfile.
+fn read_for_run(global: &Global) -> anyhow::Result<Sources> {
+    Ok(Sources::read_for_run(&places(global), std::env::vars_os().collect())?)
+}
+
 /// Reads all files.
 fn read(global: &Global) -> anyhow::Result<Sources> {
     Ok(Sources::read(&places(global), std::env::vars_os().collect())?)

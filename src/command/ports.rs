@@ -79,6 +79,7 @@ mod tests {
             procfile: text("Procfile", "web: serve\nworker: work\n"),
             config: None,
             env: EnvFiles::Named(Vec::new()),
+            unread_env: None,
             foreign: Vec::new(),
             environment: Vec::new(),
         };

@@ -16,14 +16,14 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::read;
+use super::read_for_run;
 use crate::cli::{Global, Run};
 use crate::plan::sources::reason;
 use crate::plan::{self, Plan, identity, shell};
 use crate::supervise::signals::is_ignored;
 
 pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
-    let sources = read(global)?;
+    let sources = read_for_run(global)?;
     let plan = Plan::for_run(&sources, &run.given.options()?, NAME)?;
     let program = Program::new(&plan, &run.command, run.given.compat_env)?;
     let mut command = Command::new(&program.argv[0]);

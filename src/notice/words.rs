@@ -5,6 +5,7 @@ use std::fmt;
 use super::{Cause, Discarded, Next, Notice, members, time};
 use crate::keeper::client::Lost;
 use crate::keeper::protocol::Member;
+use crate::plan::Advice;
 use crate::supervise::exit::Exit;
 
 impl fmt::Display for Notice {
@@ -20,6 +21,7 @@ impl fmt::Display for Notice {
                     f.write_str(" (`--env-override` turns that round)")
                 }
             }
+            Self::Advice(advice) => write!(f, "{advice}"),
             Self::Unlisted { types } => {
                 let verb = if types.len() == 1 { "is" } else { "are" };
                 let types = list(types.iter());
@@ -165,6 +167,18 @@ impl fmt::Display for Notice {
             }
             Self::Status { lines } => f.write_str(&lines.join("\n")),
             Self::Discarded { bytes, why } => write!(f, "{bytes} bytes of output discarded: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnreadEnv { file } => write!(
+                f,
+                "`{file}` is not read: without `-d`, `.env` is that of the current folder \
+                 (`-e {file}` reads this one)"
+            ),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! **What** to run: Procfile, `.env` files, `ganger.toml` and flags in, a
 //! [`Plan`] out. Nothing here has an effect but for reading files.
 
+mod advice;
 pub mod config;
 pub mod dotenv;
 pub mod env;
@@ -29,6 +30,7 @@ use port::Ports;
 use ready::Ready;
 use sources::{EnvFiles, Sources, Text};
 
+pub use advice::Advice;
 pub use options::Options;
 pub use policy::{Backoff, OnExit, Policy, Stdin};
 use process::PORT_OF;
@@ -57,6 +59,8 @@ pub struct Plan {
     pub unlisted: Vec<String>,
     /// The port of the first type's first instance, if there are ports.
     pub base_port: Option<u16>,
+    /// What the user may not expect of it.
+    pub advice: Vec<Advice>,
 }
 
 /// Why there is no plan. None of these carries a value from a `.env` file.
@@ -97,7 +101,8 @@ pub enum Error {
 impl Plan {
     /// Resolves everything, the flags over `ganger.toml` over the defaults.
     pub fn new(sources: &Sources, options: &Options) -> Result<Self, Error> {
-        let (mut plan, config, ports) = Self::without_processes(sources, options)?;
+        let (mut plan, config, ports) =
+            Self::without_processes(sources, options, entries(sources)?)?;
         let types = plan.types();
         let wanted = Wanted {
             formation: options.formation.as_ref().or(config.formation()),
@@ -130,9 +135,12 @@ impl Plan {
     }
 
     /// The same for a single command: every entry once, `release` included, by
-    /// the name of `name` and without a PORT, which the running app may have.
+    /// the name of `name` and without a PORT, which the running app may have. A command
+    /// takes no Procfile: an empty one has no entries.
     pub fn for_run(sources: &Sources, options: &Options, name: &str) -> Result<Self, Error> {
-        let (mut plan, config, _) = Self::without_processes(sources, options)?;
+        let entries =
+            if sources.procfile.bytes.is_empty() { Vec::new() } else { entries(sources)? };
+        let (mut plan, config, _) = Self::without_processes(sources, options, entries)?;
         let each = 0..plan.entries.len();
         let process = |index| plan.process(index, name.to_owned(), None, &config, options);
         plan.processes = each.map(process).map(Arc::new).collect();
@@ -148,9 +156,9 @@ impl Plan {
     fn without_processes(
         sources: &Sources,
         options: &Options,
+        entries: Vec<procfile::Entry>,
     ) -> Result<(Self, Config, Option<Ports>), Error> {
         let procfile = sources.procfile.name.clone();
-        let entries = entries(sources)?;
         let types: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let config = match &sources.config {
             None => Config::default(),
@@ -177,6 +185,7 @@ impl Plan {
             files_win: options.env_override,
             unlisted: Vec::new(),
             base_port: ports.map(|ports| ports.base),
+            advice: advice(sources, &config),
             entries,
         };
         Ok((plan, config, ports))
@@ -243,6 +252,11 @@ impl Plan {
             name,
         }
     }
+}
+
+fn advice(sources: &Sources, config: &Config) -> Vec<Advice> {
+    let unread_env = sources.unread_env.as_ref().filter(|_| config.env.is_none());
+    unread_env.map(|file| Advice::UnreadEnv { file: file.clone() }).into_iter().collect()
 }
 
 fn entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
@@ -353,6 +367,7 @@ mod tests {
             procfile: text("Procfile", PROCFILE),
             config: Some(text("ganger.toml", config)),
             env: EnvFiles::Default(Some(text(".env", env))),
+            unread_env: None,
             foreign: Vec::new(),
             environment: real.iter().map(|(key, value)| (key.into(), value.into())).collect(),
         }

@@ -169,6 +169,7 @@ mod tests {
             procfile: text("Procfile", procfile),
             config: None,
             env: EnvFiles::Named(Vec::new()),
+            unread_env: None,
             foreign: Vec::new(),
             environment: Vec::new(),
         };

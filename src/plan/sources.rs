@@ -23,11 +23,40 @@ pub struct Places {
 impl Places {
     /// The folder of the app, without a look at its files; absolute.
     pub fn find_root(&self) -> io::Result<PathBuf> {
+        let root = self.root.as_deref().or(self.folder_of_procfile()).unwrap_or(Path::new("."));
+        check_folder(root).map_err(io::Error::other)?;
+        // Only this finds out that the current folder has been removed.
+        std::fs::canonicalize(root).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(folder_error(root, Errno::ENOENT)),
+            _ => error,
+        })
+    }
+
+    /// The folder that `-f` names, unless that is the current one.
+    fn folder_of_procfile(&self) -> Option<&Path> {
         let procfile = self.procfile.as_deref().filter(|path| path.as_os_str() != "-");
-        let beside = procfile.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty());
-        std::fs::canonicalize(self.root.as_deref().or(beside).unwrap_or(Path::new(".")))
+        procfile.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The `.env` file that is read if none is named: that of `-d`, else of the current
+    /// folder, wherever the Procfile lies.
+    fn default_env(&self) -> PathBuf {
+        self.root.clone().unwrap_or_default().join(ENV)
+    }
+
+    /// A `.env` file beside a Procfile in another folder, which is not read.
+    fn unread_env(&self) -> Option<PathBuf> {
+        if self.root.is_some() {
+            return None;
+        }
+        let path = self.folder_of_procfile()?.join(ENV);
+        let is_other = std::fs::canonicalize(&path).ok() != std::fs::canonicalize(ENV).ok();
+        (path.is_file() && is_other).then_some(path)
     }
 }
+
+const ENV: &str = ".env";
+const PROCFILE: &str = "Procfile";
 
 /// A file's bytes and the name under which the user knows it.
 #[derive(Clone)]
@@ -56,6 +85,8 @@ pub struct Sources {
     pub config: Option<Text>,
     /// The `.env` files that were named on the command line.
     pub env: EnvFiles,
+    /// A `.env` file beside the Procfile, which is not that of the current folder.
+    pub unread_env: Option<String>,
     /// Files of other runners, which are not followed.
     pub foreign: Vec<Text>,
     /// ganger's own environment.
@@ -73,30 +104,70 @@ pub enum EnvFiles {
 
 /// A file can't be read.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read `{name}`: {}{hint}", reason(.error))]
-pub struct Error {
-    /// The path as the user knows it.
-    pub name: String,
-    /// Why.
-    pub error: io::Error,
-    /// The way out, if there is one to name.
-    pub hint: &'static str,
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("failed to read `{name}`: {}{}", reason(.error), hint.as_deref().unwrap_or_default())]
+    File {
+        name: String,
+        error: io::Error,
+        /// The way out, if there is one to name.
+        hint: Option<String>,
+    },
+    #[error("`{0}` is a folder: use `-d`")]
+    IsFolder(String),
+    #[error("{0}")]
+    Root(String),
+}
+
+impl Error {
+    fn with_hint(self, hint: String) -> Self {
+        match self {
+            Self::File { name, error, .. } => Self::File { name, error, hint: Some(hint) },
+            other @ (Self::IsFolder(_) | Self::Root(_)) => other,
+        }
+    }
+
+    /// Whether there is no such file.
+    fn is_missing(&self) -> bool {
+        matches!(self, Self::File { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 impl Sources {
     /// Reads the files that `places` names, and the defaults for those it doesn't.
     pub fn read(places: &Places, environment: Vec<(OsString, OsString)>) -> Result<Self, Error> {
-        let (procfile, folder) = read_procfile(places)?;
-        let root = places.root.clone().unwrap_or(folder);
-        let name = root.display().to_string();
-        let error = |error| Error { name, error, hint: "" };
-        let root = std::fs::canonicalize(&root).map_err(error)?;
+        Self::with_procfile(places, environment, read_procfile(places)?)
+    }
+
+    /// The same, with an empty Procfile where the app's folder has none.
+    pub fn read_for_run(
+        places: &Places,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<Self, Error> {
+        let procfile = match read_procfile(places) {
+            Err(error) if places.procfile.is_none() && error.is_missing() => {
+                Text { name: PROCFILE.into(), bytes: Vec::new() }
+            }
+            read => read?,
+        };
+        Self::with_procfile(places, environment, procfile)
+    }
+
+    fn with_procfile(
+        places: &Places,
+        environment: Vec<(OsString, OsString)>,
+        procfile: Text,
+    ) -> Result<Self, Error> {
+        let root = find_root(places)?;
         let config = match &places.config {
             Some(path) => Some(read(path, path)?),
             None => read_if_any(&root.join("ganger.toml"), Path::new("ganger.toml"))?,
         };
         let env = if places.env.is_empty() {
-            EnvFiles::Default(read_if_any(&root.join(".env"), Path::new(".env"))?)
+            let path = places.default_env();
+            // A folder of that name is a virtual environment of Python.
+            let text = if path.is_dir() { None } else { read_if_any(&path, Path::new(ENV))? };
+            EnvFiles::Default(text)
         } else {
             EnvFiles::Named(
                 places.env.iter().map(|path| read(path, path)).collect::<Result<_, _>>()?,
@@ -107,7 +178,9 @@ impl Sources {
             // One that can't be read is not worth failing for.
             foreign.extend(read_if_any(&root.join(name), Path::new(name)).ok().flatten());
         }
-        Ok(Self { root, procfile, config, env, foreign, environment })
+        let unread_env = places.unread_env().map(|path| path.display().to_string());
+        let unread_env = unread_env.filter(|_| places.env.is_empty());
+        Ok(Self { root, procfile, config, env, unread_env, foreign, environment })
     }
 
     /// Reads a `.env` file that `ganger.toml` names.
@@ -116,41 +189,60 @@ impl Sources {
     }
 }
 
-/// The Procfile, and the folder that it lies in.
-fn read_procfile(places: &Places) -> Result<(Text, PathBuf), Error> {
-    let here = PathBuf::from(".");
+fn find_root(places: &Places) -> Result<PathBuf, Error> {
+    places.find_root().map_err(|error| Error::Root(error.to_string()))
+}
+
+fn read_procfile(places: &Places) -> Result<Text, Error> {
+    if places.root.is_some() {
+        // Without that folder, there is nothing to say of files in it.
+        find_root(places)?;
+    }
     let Some(path) = &places.procfile else {
-        let root = places.root.clone().unwrap_or(here);
-        let text = read(&root.join("Procfile"), Path::new("Procfile")).map_err(|error| Error {
-            hint: " (go to the folder that has one, or name it: `-f PROCFILE`)",
-            ..error
-        })?;
-        return Ok((text, root));
+        let folder = places.root.clone().unwrap_or_default();
+        return read(&folder.join(PROCFILE), Path::new(PROCFILE)).map_err(|error| {
+            let hint = match other_procfile(&folder) {
+                Some(path) => format!(" (there is a `{path}`: `-f {path}`)"),
+                None => " (go to the folder that has one, or name it: `-f PROCFILE`)".to_owned(),
+            };
+            error.with_hint(hint)
+        });
     };
     if path.as_os_str() == "-" {
         let name = "standard input".to_owned();
         let mut bytes = Vec::new();
         return match io::stdin().lock().read_to_end(&mut bytes) {
-            Ok(_) => Ok((Text { name, bytes }, here)),
-            Err(error) => Err(Error { name, error, hint: "" }),
+            Ok(_) => Ok(Text { name, bytes }),
+            Err(error) => Err(Error::File { name, error, hint: None }),
         };
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    Ok((read(path, path)?, folder.map_or(here, Path::to_path_buf)))
+    if path.is_dir() {
+        return Err(Error::IsFolder(path.display().to_string()));
+    }
+    read(path, path)
+}
+
+/// A file such as `Procfile.dev` in this folder: the first by name.
+fn other_procfile(folder: &Path) -> Option<String> {
+    let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let files = std::fs::read_dir(listed).ok()?.flatten();
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
+    let other = names.filter(|name| name.starts_with("Procfile.")).min()?;
+    Some(folder.join(other).display().to_string())
 }
 
 fn read(path: &Path, known_as: &Path) -> Result<Text, Error> {
     let name = known_as.display().to_string();
     match std::fs::read(path) {
         Ok(bytes) => Ok(Text { name, bytes }),
-        Err(error) => Err(Error { name, error, hint: "" }),
+        Err(error) => Err(Error::File { name, error, hint: None }),
     }
 }
 
 fn read_if_any(path: &Path, known_as: &Path) -> Result<Option<Text>, Error> {
     match read(path, known_as) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -170,6 +262,7 @@ pub fn check_folder(folder: &Path) -> Result<(), String> {
 pub fn folder_error(folder: &Path, errno: Errno) -> String {
     let path = folder.display();
     match errno {
+        Errno::ENOENT if folder == Path::new(".") => "the current folder does not exist".to_owned(),
         Errno::ENOENT => format!("the folder `{path}` does not exist"),
         Errno::ENOTDIR => format!("`{path}` is not a folder"),
         other => format!("can't enter the folder `{path}`: {}", other.desc()),

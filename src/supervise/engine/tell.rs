@@ -26,6 +26,9 @@ impl Engine {
             let (keys, files_win) = (self.plan.clashes.clone(), self.plan.files_win);
             self.logs.say(Notice::Clash { keys, files_win });
         }
+        for advice in self.plan.advice.iter().cloned() {
+            self.logs.say(Notice::Advice(advice));
+        }
         if !self.plan.unlisted.is_empty() {
             self.logs.say(Notice::Unlisted { types: self.plan.unlisted.clone() });
         }

@@ -50,6 +50,7 @@ fn plan(policies: &[Policy]) -> Plan {
         files_win: false,
         unlisted: Vec::new(),
         base_port: None,
+        advice: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::plan::config::{parse_duration, parse_port, parse_signal, parse_size};
@@ -42,6 +42,18 @@ impl Cli {
     pub fn read() -> Self {
         Self::parse_from(follow(std::env::args_os().collect()))
     }
+}
+
+/// The variables behind the flags of `start`, each with its flag.
+#[must_use]
+pub fn variables() -> Vec<(String, String)> {
+    let command = Cli::command();
+    let start = command.find_subcommand("start").into_iter().flat_map(clap::Command::get_arguments);
+    let pair = |arg: &clap::Arg| {
+        let flag = arg.get_long().map_or_else(|| "the names".to_owned(), |it| format!("--{it}"));
+        Some((arg.get_env()?.to_str()?.to_owned(), flag))
+    };
+    command.get_arguments().chain(start).filter_map(pair).collect()
 }
 
 /// `-f` is the Procfile everywhere but after `logs`, where everybody expects that
@@ -440,7 +452,6 @@ fn no_c(_: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn is_consistent() {

@@ -32,7 +32,7 @@ fn finds_what_start_would_find() {
     Scenario::procfile("web: a\n")
         .args("check -m wbe=2")
         .run()
-        .refused("formation names `wbe`, which is not in `Procfile` (did you mean `web`?)");
+        .refused("the Procfile has no `wbe` (did you mean `web`?)");
 }
 
 #[test]

@@ -95,8 +95,43 @@ fn flags_win_over_variables_and_those_over_the_file() {
     assert_eq!(app("", ""), ["1000"]);
     assert_eq!(app("", "2000"), ["2000"]);
     assert_eq!(app("-p 3000", "2000"), ["3000"]);
+    let port = |env: &str, real: &str| {
+        let scenario = Scenario::procfile("web: echo $PORT\n").file("ganger.toml", "port = 1000\n");
+        scenario.file(".env", env).env("PORT", real).args("start").run().code(0).lines_of("web.1")
+    };
+    assert_eq!(port("PORT=2000\n", "3000"), ["3000"]);
+    assert_eq!(port("PORT=2000\n", ""), ["1000"]);
     let refused = Scenario::procfile("web: true\n").env("GANGER_PORT", "x").args("start").run();
     assert!(refused.code(2).stderr().contains("`x` is not a port; expected 1 to 65535"));
+}
+
+#[test]
+fn variable_of_a_flag_in_a_file_is_told_off() {
+    let app = || {
+        let env = "A=1\nGANGER_PORT=3000\nGANGER_VERBOSE=1\nGANGER_MINE=x\nPROCFILE=Procfile.dev\n";
+        Scenario::procfile("web: echo $PORT\n").file(".env", env)
+    };
+    let expected = |name: &str| {
+        format!(
+            "{name}`PROCFILE` (.env:5) is not read: use `-f` or `GANGER_PROCFILE`\n\
+             {name}`GANGER_VERBOSE` (.env:3) sets no flag: use `--verbose` or the environment\n\
+             {name}`GANGER_PORT` (.env:2) sets no flag: use `--port` or the environment, or `port` in \
+             `ganger.toml`\n"
+        )
+    };
+    let start = app().args("start").run().code(0);
+    assert_eq!(start.lines_of("web.1"), ["5000"]);
+    assert!(start.stderr().starts_with(&expected("ganger | ")), "{}", start.stderr());
+    assert_eq!(app().args("check").run().code(0).stderr(), expected("ganger: "));
+    // In the environment, it counts, and another Procfile was named.
+    let set = app().env("GANGER_PORT", "4000").env("GANGER_PROCFILE", "Procfile").args("start");
+    let set = set.run().code(0);
+    assert_eq!(set.lines_of("web.1"), ["4000"]);
+    let told = set.stderr();
+    assert!(!told.contains("`GANGER_PORT` (") && !told.contains("`PROCFILE`"), "{told}");
+    let variable = Scenario::procfile("web: true\n").env("PROCFILE", "other").args("check").run();
+    let expected = "ganger: `PROCFILE` (environment) is not read: use `-f` or `GANGER_PROCFILE`\n";
+    assert_eq!(variable.code(0).stderr(), expected);
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn scale_changes_only_what_it_says() {
     assert_eq!(running.tell("scale worker=1"), told("starting worker.1\n", 0));
     running.wait_for_states(&["worker.1 up"]);
     for (changes, error) in [
-        ("wep=1", "formation names `wep`, which is not in `Procfile` (did you mean `web`?)"),
+        ("wep=1", "the Procfile has no `wep` (did you mean `web`?)"),
         ("worker-2", "`worker-2`: only 1 of `worker` run"),
     ] {
         assert_eq!(

@@ -85,7 +85,7 @@ fn what_goes_wrong_at_the_start_is_its_exit_code() {
             127,
             "ganger | a.1 could not be started: command not found",
         ),
-        ("a: exec sleep 1000\n", "-m b=1", 2, "ganger: formation names `b`"),
+        ("a: exec sleep 1000\n", "-m b=1", 2, "ganger: the Procfile has no `b`"),
     ] {
         let mut running = start(procfile, args).start();
         assert_eq!(running.wait().code(), Some(code), "{procfile}");

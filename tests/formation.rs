@@ -97,6 +97,63 @@ fn release_runs_on_no_port_but_keeps_its_place() {
 }
 
 #[test]
+fn procfile_with_release_only_is_valid_but_starts_nothing() {
+    let app = |args: &str| Scenario::procfile("release: echo migrated\n").args(args).run();
+    let check = app("check").code(0);
+    assert_eq!(check.stdout(), "valid procfile detected (release)\n");
+    app("start").refused("the Procfile has only `release`, which runs once: `ganger run release`");
+    assert_eq!(app("run release").code(0).stdout(), "migrated\n");
+}
+
+#[test]
+fn type_that_is_left_out_beside_a_formation_is_named() {
+    let first = |args: &str| {
+        let finished = start(args).code(0);
+        finished.stderr().lines().next().unwrap().split_once(" | ").unwrap().1.to_owned()
+    };
+    assert_eq!(
+        first("-m web=2,worker=3 worker"),
+        "`web=2` is left out, because other types are named (for all: `ganger start worker=3 web=2`)"
+    );
+    assert_eq!(
+        first("-m web=2 worker=1"),
+        "`web=2` is left out, because other types are named (for all: `ganger start worker=1 web=2`)"
+    );
+    assert_eq!(
+        first("web -m worker=2,clock=3"),
+        "`worker=2`, `clock=3` are left out, because other types are named (for all: \
+         `ganger start web=1 worker=2 clock=3`)"
+    );
+    for args in ["-m all=0,worker=2 worker", "-m web=0 worker", "worker"] {
+        assert!(first(args).starts_with("worker.1 started"), "{args}");
+    }
+    let by_variable =
+        app().env("GANGER_FORMATION", "web=2").args("start --any-can-die worker").run();
+    assert!(!by_variable.code(0).stderr().contains("left out"));
+}
+
+#[test]
+fn dependency_that_does_not_run_is_named() {
+    let config = "[process.web]\nafter = ['worker', 'clock']\n";
+    let scenario = app().file("ganger.toml", config).args("start web clock --any-can-die -N");
+    let notice = "ganger  | `web` starts without `worker`, which is not part of this run\n";
+    let stderr = scenario.run().code(0).stderr();
+    assert!(stderr.starts_with(notice), "{stderr}");
+}
+
+#[test]
+fn port_that_decides_nothing_is_not_spoken_of() {
+    let app = |args: &str| {
+        let app = app().file(".env", "PORT=4000\n").env("PORT", "3000").args("start worker");
+        app.args(args).run().code(0).stderr()
+    };
+    let clash = "`PORT`: the environment wins";
+    assert!(app("").contains(clash));
+    assert!(!app("-p 6000").contains(clash));
+    assert!(app("-N").contains(clash), "the process gets it then");
+}
+
+#[test]
 fn what_cannot_be_followed_starts_nothing() {
     let refused = |args: &str, expected: &str| {
         let touches = "web: touch started\nworker: touch started\n";
@@ -106,7 +163,7 @@ fn what_cannot_be_followed_starts_nothing() {
         assert!(!running.folder().join("started").exists());
         running.finish().refused(expected);
     };
-    let wroker = "formation names `wroker`, which is not in `Procfile` (did you mean `worker`?)";
+    let wroker = "the Procfile has no `wroker` (did you mean `worker`?)";
     refused("wroker", wroker);
     refused("-m wroker=1", wroker);
     refused("-x wroker", wroker);
@@ -145,8 +202,13 @@ fn what_cannot_be_read_starts_nothing() {
     assert_eq!(
         error("-m web=-1"),
         "error: invalid value 'web=-1' for '--formation <FORMATION>': \
-         formation: `-1` is no number of processes in `web=-1`; expected `web=2`"
+         formation: `-1` is not a valid instance count; expected `web=2`"
     );
+    assert!(error("-m worker:3").ends_with("formation: `worker:3` is written `worker=3`"));
+    assert!(error("worker:3").ends_with("formation: `worker:3` is written `worker=3`"));
+    let blank = app().args("start -m").arg("web=2 worker=1").run().code(2).stderr();
+    let expected = "formation: separate types with a comma: `web=2,worker=1`";
+    assert!(blank.lines().next().unwrap().ends_with(expected), "{blank}");
     assert_eq!(
         error("-p 65536"),
         "error: invalid value '65536' for '--port <PORT>': \

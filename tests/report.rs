@@ -90,7 +90,7 @@ fn other_runners_files_are_noticed() {
     let stderr = scenario.args("start").run().code(0).stderr();
     let expected = "ganger | `.foreman` is not read: its `formation` is `formation` in \
                     `ganger.toml` here, its `port` is `port` in `ganger.toml` here\n\
-                    ganger | `.overmind.env` is not read: its `OVERMIND_PORT` is `GANGER_PORT` here, \
+                    ganger | `.overmind.env` is not read: its `OVERMIND_PORT` is `port` in `ganger.toml` here, \
                     its `SECRET` is a line of `.env` here\n";
     assert!(stderr.starts_with(expected) && !stderr.contains("s3cret"), "{stderr}");
 }

@@ -102,12 +102,12 @@ pub fn formation(bytes: &[u8]) {
     let Ok(formation) = text.parse::<Formation>() else { return };
     let types = ["web", "worker", "release"];
     let wanted = Wanted { formation: Some(&formation), chosen: &[], ignored: &[], scaled: None };
-    if let Ok(counts) = count(&types, "Procfile", &wanted) {
+    if let Ok(counts) = count(&types, &wanted) {
         assert_eq!(counts.of.len(), types.len());
         assert!(counts.of[2] == 0 && counts.of.iter().any(|count| *count > 0));
     }
     let chosen = Wanted { formation: None, chosen: &formation.0, ignored: &[], scaled: None };
-    let _ = count(&types, "Procfile", &chosen);
+    let _ = count(&types, &chosen);
 }
 
 /// A configuration is read or refused, with a line.

@@ -8,10 +8,17 @@ use crate::cli::{Check, Global};
 use crate::plan::env::Origin;
 use crate::plan::needs::Need;
 use crate::plan::ready::Ready;
-use crate::plan::{Plan, Process};
+use crate::plan::{self, Plan, Process, formation};
 
 pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
-    let plan = Plan::new(&read(global)?, &check.formed.options()?)?;
+    let (sources, options) = (read(global)?, check.formed.options()?);
+    let plan = match Plan::new(&sources, &options) {
+        // It is valid, though there is nothing to start.
+        Err(plan::Error::Formation(formation::Error::OnlyRelease)) => {
+            Plan::for_run(&sources, &options, "release.1")
+        }
+        plan => plan,
+    }?;
     plan.check_folders()?;
     let text = if check.explain {
         explain(&plan)

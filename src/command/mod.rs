@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use crate::cli::{Base, Cli, Formed, Given, Global, Verb, When};
+use crate::cli::{self, Base, Cli, Formed, Given, Global, Verb, When};
 use crate::plan::sources::{Places, Sources};
 use crate::plan::{Options, Plan};
 
@@ -79,6 +79,9 @@ impl Formed {
         }
         let named = if self.only.is_empty() { self.processes } else { self.only };
         Ok(Options {
+            formation_is_flag: self.formation.is_some()
+                && std::env::var_os("GANGER_FORMATION").is_none(),
+            flag_variables: cli::variables(),
             formation: self.formation,
             chosen: named.into_iter().flat_map(|formation| formation.0).collect(),
             ignored: self.ignored_processes,

@@ -79,6 +79,7 @@ mod tests {
             procfile: text("Procfile", "web: serve\nworker: work\n"),
             config: None,
             env: EnvFiles::Named(Vec::new()),
+            procfile_is_default: true,
             unread_env: None,
             foreign: Vec::new(),
             environment: Vec::new(),

@@ -179,6 +179,26 @@ impl fmt::Display for Advice {
                 "`{file}` is not read: without `-d`, `.env` is that of the current folder \
                  (`-e {file}` reads this one)"
             ),
+            Self::FlagVariable { variable, origin, flag, key } => {
+                write!(f, "`{variable}` ({origin}) sets no flag: use `{flag}` or the environment")?;
+                key.map_or(Ok(()), |key| write!(f, ", or `{key}` in `ganger.toml`"))
+            }
+            Self::ProcfileVariable { origin } => {
+                write!(f, "`PROCFILE` ({origin}) is not read: use `-f` or `GANGER_PROCFILE`")
+            }
+            Self::LeftOut { left_out, named } => {
+                let both = [named.as_slice(), left_out].concat().join(" ");
+                let verb = if left_out.len() == 1 { "is" } else { "are" };
+                write!(
+                    f,
+                    "{} {verb} left out, because other types are named (for all: \
+                     `ganger start {both}`)",
+                    list(left_out.iter())
+                )
+            }
+            Self::NotAwaited { name, after } => {
+                write!(f, "`{name}` starts without `{after}`, which is not part of this run")
+            }
         }
     }
 }

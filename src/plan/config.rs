@@ -130,7 +130,7 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     }
     if let Some(formation) = &config.formation {
         for term in &formation.get_ref().0 {
-            check_name(&term.name, types, procfile).map_err(|wrong| Error {
+            check_name(&term.name, types).map_err(|wrong| Error {
                 line: line_of(formation.span().start),
                 message: wrong.to_string(),
             })?;
@@ -405,7 +405,7 @@ mod tests {
             ("\nenv = 's3cret'", "line 2: expected a list, found a string"),
             (
                 "port = 1\nformation = 'wep=2'",
-                "line 2: formation names `wep`, which is not in `Procfile` (did you mean `web`?)",
+                "line 2: the Procfile has no `wep` (did you mean `web`?)",
             ),
             (
                 "[process.web]\nbackoff = { give_up_after = 0 }",
@@ -470,7 +470,7 @@ mod tests {
             ("[process.web]\nafter = 'worker'", "line 2: expected a list, found a string"),
             (
                 "formation = 'web=x'",
-                "line 1: formation: `x` is no number of processes in `web=x`; expected `web=2`",
+                "line 1: formation: `x` is not a valid instance count; expected `web=2`",
             ),
             (
                 "[process.web]\nenv = { 'A=B' = 'x' }",

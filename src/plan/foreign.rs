@@ -42,29 +42,29 @@ fn of_overmind(key: &str) -> Option<String> {
             .then(|| "a line of `.env`".to_owned());
     };
     let ours = match name {
-        "CAN_DIE" => "GANGER_CAN_DIE",
-        "ANY_CAN_DIE" => "GANGER_ANY_CAN_DIE",
-        "AUTO_RESTART" => "GANGER_AUTO_RESTART",
-        "COLORS" => "GANGER_COLORS",
-        "DAEMONIZE" => "GANGER_DAEMONIZE",
-        "ENV" => "GANGER_ENV",
-        "FORMATION" => "GANGER_FORMATION",
-        "PORT_STEP" => "GANGER_PORT_STEP",
-        "IGNORED_PROCESSES" => "GANGER_IGNORED_PROCESSES",
-        "NO_PORT" => "GANGER_NO_PORT",
-        "PORT" => "GANGER_PORT",
-        "PROCESSES" => "GANGER_PROCESSES",
-        "PROCFILE" => "GANGER_PROCFILE",
-        "ROOT" => "GANGER_ROOT",
-        "SHELL" => "GANGER_SHELL",
-        "SHOW_TIMESTAMPS" => "GANGER_TIMESTAMP",
-        "SOCKET" => "GANGER_SOCKET",
-        "STOP_SIGNALS" => "GANGER_STOP_SIGNALS",
-        "TIMEOUT" => "GANGER_TIMEOUT",
-        "TITLE" => "GANGER_TITLE",
+        "FORMATION" => "`formation` in `ganger.toml`",
+        "PORT" => "`port` in `ganger.toml`",
+        "ENV" => "`env` in `ganger.toml`",
+        "CAN_DIE" => "`--can-die`, or `on_exit` in `ganger.toml`",
+        "ANY_CAN_DIE" => "`--any-can-die`, or `on_exit` in `ganger.toml`",
+        "AUTO_RESTART" => "`--auto-restart`, or `on_exit` in `ganger.toml`",
+        "STOP_SIGNALS" => "`--stop-signals`, or `stop_signal` in `ganger.toml`",
+        "TIMEOUT" => "`--timeout`, or `grace` in `ganger.toml`",
+        "COLORS" => "`--colors`",
+        "DAEMONIZE" => "`--daemonize`",
+        "PORT_STEP" => "`--port-step`",
+        "IGNORED_PROCESSES" => "`--ignored-processes`",
+        "NO_PORT" => "`--no-port`",
+        "PROCESSES" => "`--processes`",
+        "PROCFILE" => "`--procfile`",
+        "ROOT" => "`--root`",
+        "SHELL" => "`--shell`",
+        "SHOW_TIMESTAMPS" => "`--timestamp`",
+        "SOCKET" => "`--socket`",
+        "TITLE" => "`--title`",
         _ => return None,
     };
-    Some(format!("`{ours}`"))
+    Some(ours.to_owned())
 }
 
 #[cfg(test)]
@@ -84,8 +84,8 @@ mod tests {
         assert_eq!(
             shown(".overmind.env", "export OVERMIND_PORT=3000\nOVERMIND_CAN_DIE=web\nA=b\n"),
             [
-                "OVERMIND_PORT `GANGER_PORT`",
-                "OVERMIND_CAN_DIE `GANGER_CAN_DIE`",
+                "OVERMIND_PORT `port` in `ganger.toml`",
+                "OVERMIND_CAN_DIE `--can-die`, or `on_exit` in `ganger.toml`",
                 "A a line of `.env`"
             ]
         );

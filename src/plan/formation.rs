@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use super::procfile::is_name;
+
 /// What was asked for: `web=2`, `all=0`, or the bare name of a type.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Term {
@@ -20,23 +22,32 @@ pub struct Formation(pub Vec<Term>);
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// Not a number.
-    #[error("formation: `{count}` is no number of processes in `{term}`; expected `web=2`")]
+    #[error("formation: `{count}` is not a valid instance count; expected `{name}=2`")]
     Count {
-        /// What stands in place of the number.
+        /// The text in place of the number.
         count: String,
-        /// The whole term.
-        term: String,
+        /// The process type.
+        name: String,
+    },
+    /// `web=2 worker=1`.
+    #[error("formation: separate types with a comma: `{0}`")]
+    Blank(String),
+    /// `web:2`.
+    #[error("formation: `{found}` is written `{meant}`")]
+    Colon {
+        /// The text.
+        found: String,
+        /// The same with a `=`.
+        meant: String,
     },
     /// No number where one is needed.
-    #[error("formation: expected `web=2`, found `{0}`")]
+    #[error("formation: how many? `{0}=2`")]
     NoCount(String),
     /// A type that the Procfile doesn't have.
-    #[error("formation names `{name}`, which is not in `{procfile}`{}", did_you_mean(.nearest.as_deref()))]
+    #[error("the Procfile has no `{name}`{}", did_you_mean(.nearest.as_deref()))]
     Unknown {
         /// The name.
         name: String,
-        /// The Procfile as the user knows it.
-        procfile: String,
         /// A name of the Procfile that is much like it.
         nearest: Option<String>,
     },
@@ -48,6 +59,9 @@ pub enum Error {
         "`release` is no part of the formation: it runs once, to its end, with `ganger run release`"
     )]
     Release,
+    /// There is nothing but `release`.
+    #[error("the Procfile has only `release`, which runs once: `ganger run release`")]
+    OnlyRelease,
     /// More than any machine runs: a typing error.
     #[error("formation: {count} processes of `{name}` are too many; {MOST} is the most")]
     TooMany {
@@ -96,12 +110,20 @@ impl FromStr for Formation {
 
 fn term(text: &str) -> Result<Term, Error> {
     let Some((name, count)) = text.split_once('=') else {
-        return Ok(Term { name: text.to_owned(), count: None });
+        return match text.split_once(':') {
+            Some((name, count)) if is_name(name) && count.parse::<u32>().is_ok() => {
+                Err(Error::Colon { found: text.to_owned(), meant: format!("{name}={count}") })
+            }
+            Some(_) | None => Ok(Term { name: text.to_owned(), count: None }),
+        };
     };
     let (name, count) = (name.trim().to_owned(), count.trim());
     match count.parse() {
         Ok(count) => Ok(Term { name, count: Some(count) }),
-        Err(_) => Err(Error::Count { count: count.to_owned(), term: text.to_owned() }),
+        Err(_) if count.contains('=') && text.contains(char::is_whitespace) => {
+            Err(Error::Blank(text.split_whitespace().collect::<Vec<_>>().join(",")))
+        }
+        Err(_) => Err(Error::Count { count: count.to_owned(), name }),
     }
 }
 
@@ -129,13 +151,13 @@ pub struct Counts {
 }
 
 /// Decides how many processes of each type run.
-pub fn count(types: &[&str], procfile: &str, wanted: &Wanted) -> Result<Counts, Error> {
+pub fn count(types: &[&str], wanted: &Wanted) -> Result<Counts, Error> {
     let listed = wanted.formation.map_or(&[][..], |formation| &formation.0);
     for term in listed.iter().chain(wanted.chosen) {
-        check_name(&term.name, types, procfile)?;
+        check_name(&term.name, types)?;
     }
     for name in wanted.ignored {
-        check_name(name, types, procfile)?;
+        check_name(name, types)?;
     }
     for (index, term) in listed.iter().enumerate() {
         if term.count.is_none() {
@@ -175,20 +197,20 @@ pub fn count(types: &[&str], procfile: &str, wanted: &Wanted) -> Result<Counts, 
     }
     let told = wanted.scaled.is_some_and(|scaled| !scaled.is_empty());
     if !told && of.iter().all(|&count| count == 0) {
-        let example = types.iter().find(|name| **name != RELEASE).unwrap_or(&"web");
-        return Err(Error::Nothing((*example).to_owned()));
+        let example = types.iter().find(|name| **name != RELEASE);
+        let error = |name: &&str| Error::Nothing((*name).to_owned());
+        return Err(example.map_or(Error::OnlyRelease, error));
     }
     Ok(Counts { of, unlisted })
 }
 
-pub(super) fn check_name(name: &str, types: &[&str], procfile: &str) -> Result<(), Error> {
+pub(super) fn check_name(name: &str, types: &[&str]) -> Result<(), Error> {
     match name {
         RELEASE => Err(Error::Release),
         ALL => Ok(()),
         known if types.contains(&known) => Ok(()),
         unknown => Err(Error::Unknown {
             name: unknown.to_owned(),
-            procfile: procfile.to_owned(),
             nearest: nearest(unknown, types.iter().copied()).map(str::to_owned),
         }),
     }
@@ -207,7 +229,7 @@ mod tests {
         let chosen = parse(chosen)?.0;
         let wanted =
             Wanted { formation: formation.as_ref(), chosen: &chosen, ignored: &[], scaled: None };
-        match count(&TYPES, "Procfile", &wanted) {
+        match count(&TYPES, &wanted) {
             Ok(counts) => Ok(counts.of),
             Err(error) => Err(error.to_string()),
         }
@@ -227,16 +249,19 @@ mod tests {
     #[test]
     fn refuses_what_it_cannot_follow() {
         let error = |formation, chosen| counts(formation, chosen).unwrap_err();
-        let unknown =
-            "formation names `wroker`, which is not in `Procfile` (did you mean `worker`?)";
+        let unknown = "the Procfile has no `wroker` (did you mean `worker`?)";
         assert_eq!(error("wroker=1", ""), unknown);
-        assert_eq!(error("", "zzz"), "formation names `zzz`, which is not in `Procfile`");
-        let negative = "formation: `-1` is no number of processes in `web=-1`; expected `web=2`";
+        assert_eq!(error("", "zzz"), "the Procfile has no `zzz`");
+        let negative = "formation: `-1` is not a valid instance count; expected `web=2`";
         assert_eq!(error("web=-1", ""), negative);
-        assert_eq!(error("web", ""), "formation: expected `web=2`, found `web`");
+        assert_eq!(error("worker", ""), "formation: how many? `worker=2`");
+        assert_eq!(error("worker:3", ""), "formation: `worker:3` is written `worker=3`");
+        let blank = "formation: separate types with a comma: `web=2,worker=1`";
+        assert_eq!(error("web=2 worker=1", ""), blank);
         assert_eq!(error("web=1,web=2", ""), "formation names `web` twice");
         assert_eq!(error("", "release"), Error::Release.to_string());
         assert_eq!(error("all=0", ""), Error::Nothing("web".into()).to_string());
+        assert_eq!(count(&["release"], &Wanted::default()), Err(Error::OnlyRelease));
         let many = "formation: 40000000 processes of `web` are too many; 10000 is the most";
         assert_eq!(error("web=40000000", ""), many);
     }
@@ -245,7 +270,7 @@ mod tests {
     fn names_what_runs_once_unasked() {
         let formation = "worker=2".parse().unwrap();
         let wanted = Wanted { formation: Some(&formation), ..Wanted::default() };
-        let counts = count(&TYPES, "Procfile", &wanted).unwrap();
+        let counts = count(&TYPES, &wanted).unwrap();
         assert_eq!(counts.unlisted, ["web", "clock"]);
     }
 

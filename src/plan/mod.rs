@@ -110,7 +110,9 @@ impl Plan {
             ignored: &options.ignored,
             scaled: Some(&options.scaled),
         };
-        let counts = formation::count(&types, &plan.procfile, &wanted)?;
+        let counts = formation::count(&types, &wanted)?;
+        let advice = advice::on_formation(&types, &counts, &config, options);
+        plan.advice.extend(advice);
         for (index, count) in counts.of.into_iter().enumerate() {
             let entry = &plan.entries[index];
             let listen = listens(entry, &config, options);
@@ -167,8 +169,13 @@ impl Plan {
         };
         options.check_names(&types, &procfile)?;
         let layers = layers(sources, &config)?;
-        let resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
+        let mut resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
         let ports = ports(&config, options, &resolved.env)?;
+        if options.port.is_some() && ports.is_some() {
+            // Neither of them decides.
+            resolved.clashes.retain(|key| key != "PORT");
+        }
+        let advice = advice::on_files(sources, &config, options, &resolved.env);
         let mut env = resolved.env;
         name_ports(&mut env, &entries, ports);
         if let Some(path) = &options.control {
@@ -185,7 +192,7 @@ impl Plan {
             files_win: options.env_override,
             unlisted: Vec::new(),
             base_port: ports.map(|ports| ports.base),
-            advice: advice(sources, &config),
+            advice,
             entries,
         };
         Ok((plan, config, ports))
@@ -254,11 +261,6 @@ impl Plan {
     }
 }
 
-fn advice(sources: &Sources, config: &Config) -> Vec<Advice> {
-    let unread_env = sources.unread_env.as_ref().filter(|_| config.env.is_none());
-    unread_env.map(|file| Advice::UnreadEnv { file: file.clone() }).into_iter().collect()
-}
-
 fn entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
     let Text { name, bytes } = &sources.procfile;
     procfile::parse(bytes).map_err(|error| Error::Procfile { file: name.clone(), error })
@@ -308,10 +310,15 @@ fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Err
     }
 }
 
-/// Tells every process where the first instance of each type listens.
+/// Tells every process where the first instance of each type listens. Of types that share
+/// a variable, as `foo-bar` and `foo_bar` do, the one whose own name it has wins, else the
+/// first in the Procfile.
 fn name_ports(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
-    for (index, entry) in entries.iter().enumerate() {
-        if let Some(Ok(port)) = ports.map(|ports| ports.port(&entry.name, index, 1)) {
+    let Some(ports) = ports else { return };
+    let (other, exact): (Vec<_>, Vec<_>) =
+        entries.iter().enumerate().partition(|(_, entry)| entry.name.contains('-'));
+    for (index, entry) in other.into_iter().rev().chain(exact) {
+        if let Ok(port) = ports.port(&entry.name, index, 1) {
             let key = format!("{PORT_OF}{}_PORT", entry.name.replace('-', "_"));
             env.insert(key.into(), Var::given(port.to_string()));
         }
@@ -338,13 +345,13 @@ fn ports(config: &Config, options: &Options, env: &Env) -> Result<Option<Ports>,
         return Ok(None);
     }
     let step = options.port_step.unwrap_or(port::DEFAULT.step);
-    let base = match (options.port.or(config.port), env.get(std::ffi::OsStr::new("PORT"))) {
+    let base = match (options.port, env.get(std::ffi::OsStr::new("PORT"))) {
         (Some(port), _) => port,
         (None, Some(var)) if !var.value.is_empty() => {
             let parsed = var.value.to_str().and_then(|text| config::parse_port(text).ok());
             parsed.ok_or_else(|| Error::BasePort { origin: var.origin.clone() })?
         }
-        (None, Some(_) | None) => port::DEFAULT.base,
+        (None, Some(_) | None) => config.port.unwrap_or(port::DEFAULT.base),
     };
     Ok(Some(Ports { base, step }))
 }
@@ -367,6 +374,7 @@ mod tests {
             procfile: text("Procfile", PROCFILE),
             config: Some(text("ganger.toml", config)),
             env: EnvFiles::Default(Some(text(".env", env))),
+            procfile_is_default: true,
             unread_env: None,
             foreign: Vec::new(),
             environment: real.iter().map(|(key, value)| (key.into(), value.into())).collect(),
@@ -397,12 +405,27 @@ mod tests {
             ports(&sources(config, env, real), &options).map(|found| found[0].1.unwrap())
         };
         assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], Some(1000)), Ok(1000));
-        assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], None), Ok(2000));
-        assert_eq!(base("", "PORT=4000", &[("PORT", "3000")], None), Ok(3000));
-        assert_eq!(base("", "PORT=4000", &[], None), Ok(4000));
+        assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], None), Ok(3000));
+        assert_eq!(base("port = 2000", "PORT=4000", &[], None), Ok(4000));
+        assert_eq!(base("port = 2000", "PORT=", &[], None), Ok(2000));
+        assert_eq!(base("port = 2000", "", &[], None), Ok(2000));
         assert_eq!(base("", "PORT=", &[], None), Ok(5000));
         let error = base("", "A=1\nPORT=hunter2", &[], None).unwrap_err();
         assert_eq!(error, "`PORT` (.env:2) is not a port; expected 1 to 65535");
+    }
+
+    #[test]
+    fn type_with_the_exact_name_has_the_port_variable() {
+        let port = |procfile: &str, key: &str| {
+            let procfile = Text { name: "Procfile".into(), bytes: procfile.into() };
+            let sources = Sources { procfile, ..sources("", "", &[]) };
+            let plan = Plan::new(&sources, &Options::default()).unwrap();
+            plan.env[std::ffi::OsStr::new(key)].value.to_str().unwrap().to_owned()
+        };
+        let key = "GANGER_PROCESS_foo_bar_PORT";
+        assert_eq!(port("foo-bar: a\nfoo_bar: b\n", key), "5100");
+        assert_eq!(port("foo_bar: b\nfoo-bar: a\n", key), "5000");
+        assert_eq!(port("a-b_c: a\na_b-c: b\n", "GANGER_PROCESS_a_b_c_PORT"), "5000");
     }
 
     #[test]

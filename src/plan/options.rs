@@ -15,6 +15,8 @@ use super::scale::Scaled;
 pub struct Options {
     /// `--formation`.
     pub formation: Option<Formation>,
+    /// Whether that stands on the command line, and not in a variable.
+    pub formation_is_flag: bool,
     /// Process types that were named: if any, nothing else runs.
     pub chosen: Vec<Term>,
     /// `--ignored-processes`.
@@ -47,6 +49,8 @@ pub struct Options {
     pub compat_env: bool,
     /// Where ganger can be asked, which every process is told.
     pub control: Option<PathBuf>,
+    /// The variables behind the flags, each with its flag.
+    pub flag_variables: Vec<(String, String)>,
     /// What the running app was told since its start.
     pub scaled: Scaled,
 }

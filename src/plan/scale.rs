@@ -35,7 +35,9 @@ pub enum Target {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
-    #[error("`{0}` is no change of a formation; expected `web=2`, `web+1` or `web-1`")]
+    #[error("how many? `ganger scale {0}=2`")]
+    NoCount(String),
+    #[error("`{0}` is not a change to the formation; expected `web=2`, `web+1` or `web-1`")]
     NoChange(String),
     #[error("`{name}-{less}`: only {running} of `{name}` run")]
     TooFew { name: String, less: u32, running: u32 },
@@ -57,6 +59,7 @@ impl FromStr for Change {
             (Some(b'='), Some(to)) => Target::Exactly(to),
             (Some(b'+'), Some(to)) => Target::More(to),
             (Some(b'-'), Some(to)) => Target::Less(to),
+            _ if is_name(text) => return Err(Error::NoCount(text.to_owned())),
             _ => return Err(Error::NoChange(text.to_owned())),
         };
         if !is_name(name) {
@@ -71,7 +74,7 @@ impl FromStr for Change {
 pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled, Error> {
     let types = plan.types();
     for change in changes {
-        check_name(&change.name, &types, &plan.procfile)?;
+        check_name(&change.name, &types)?;
     }
     let mut scaled = before.clone();
     let runnable = types.into_iter().filter(|name| *name != formation::RELEASE);
@@ -169,6 +172,7 @@ mod tests {
             procfile: text("Procfile", procfile),
             config: None,
             env: EnvFiles::Named(Vec::new()),
+            procfile_is_default: true,
             unread_env: None,
             foreign: Vec::new(),
             environment: Vec::new(),

@@ -81,6 +81,8 @@ pub struct Sources {
     pub root: PathBuf,
     /// The Procfile.
     pub procfile: Text,
+    /// Whether it is the one that is read if none is named.
+    pub procfile_is_default: bool,
     /// `ganger.toml`, if there is one.
     pub config: Option<Text>,
     /// The `.env` files that were named on the command line.
@@ -180,7 +182,17 @@ impl Sources {
         }
         let unread_env = places.unread_env().map(|path| path.display().to_string());
         let unread_env = unread_env.filter(|_| places.env.is_empty());
-        Ok(Self { root, procfile, config, env, unread_env, foreign, environment })
+        let procfile_is_default = places.procfile.is_none();
+        Ok(Self {
+            root,
+            procfile,
+            procfile_is_default,
+            config,
+            env,
+            unread_env,
+            foreign,
+            environment,
+        })
     }
 
     /// Reads a `.env` file that `ganger.toml` names.

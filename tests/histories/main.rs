@@ -78,6 +78,7 @@ fn plan(counts: [u64; 4], edition: u64) -> Plan {
         procfile: text("Procfile", procfile),
         config: Some(text("ganger.toml", CONFIG.into())),
         env: EnvFiles::Named(Vec::new()),
+        procfile_is_default: true,
         unread_env: None,
         foreign: Vec::new(),
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],

@@ -101,7 +101,7 @@ pub(super) fn on_formation(
         let index = types.iter().position(|it| *it == name);
         index.is_some_and(|index| counts.of[index] > 0)
     };
-    let names = |name: &str| options.chosen.iter().any(|it| it.name == name || it.name == ALL);
+    let is_chosen = |name: &str| options.chosen.iter().any(|it| it.name == name || it.name == ALL);
     let formation = options.formation.as_ref().filter(|_| options.formation_is_flag);
     let terms = formation.map_or(&[][..], |formation| &formation.0);
     let write = |term: &Term| {
@@ -110,7 +110,7 @@ pub(super) fn on_formation(
     };
     if !options.chosen.is_empty() {
         let is_left_out =
-            |term: &&Term| term.count != Some(0) && term.name != ALL && !names(&term.name);
+            |term: &&Term| term.count != Some(0) && term.name != ALL && !is_chosen(&term.name);
         let left_out: Vec<String> = terms.iter().filter(is_left_out).map(write).collect();
         if !left_out.is_empty() {
             let named = options.chosen.iter().map(write).collect();

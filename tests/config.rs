@@ -15,16 +15,23 @@ fn a_mistake_is_named_with_its_line() {
     start("formation = 'web=2'\nprot = 1\n", "")
         .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
     start("port = 'x'\n", "")
-        .refused("`ganger.toml` line 1: expected a whole number, found a string");
+        .refused("`ganger.toml` line 1: `port` must be a whole number, not a string");
     start("\n[process.wroker]\n", "").refused(
         "`ganger.toml` line 2: process `wroker` is not in `Procfile` (did you mean `worker`?)",
     );
-    start("[process.web]\non_exit = 'ignroe'\n", "")
-        .refused("`ganger.toml` line 2: unknown value `ignroe` (did you mean `ignore`?)");
+    start("[process.web]\non_exit = 'ignroe'\n", "").refused(
+        "`ganger.toml` line 2: unknown value `ignroe` for `on_exit` (did you mean `ignore`?)",
+    );
     start("[process.web]\nready = { prot = true }\n", "")
         .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
     start("[process.web]\nafter = ['web']\n", "")
         .refused("`ganger.toml` line 2: `after` goes in a circle: `web` comes after `web`");
+    start("[process.web]\ngrace = 'soon'\n", "")
+        .refused("`ganger.toml` line 2: `grace` must be a duration such as `30s`, not `soon`");
+    start("[process.web]\ngrace = 30\n", "")
+        .refused("`ganger.toml` line 2: `grace` needs a unit, as in `grace = \"30s\"`");
+    start("[web]\ngrace = '30s'\n", "")
+        .refused("`ganger.toml` line 1: unknown key `web` (did you mean `[process.web]`?)");
     start("", "--config other.toml")
         .refused("failed to read `other.toml`: No such file or directory");
 }

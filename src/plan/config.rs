@@ -2,6 +2,7 @@
 //! nothing in it is skipped: what isn't known is an error.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     })?;
     let config: Config = toml::from_str(text_of_it).map_err(|error| Error {
         line: line_of(error.span().map_or(0, |span| span.start)),
-        message: in_words(error.message()),
+        message: describe(error, types),
     })?;
     let error = |key: &Spanned<String>, message| Error { line: line_of(key.span().start), message };
     for (key, process) in &config.process {
@@ -237,35 +238,77 @@ impl Config {
     }
 }
 
-/// What serde says, in the words of TOML, without the value, which may be a secret, and
-/// with the one key or value that was meant, if there is one much like it.
-fn in_words(message: &str) -> String {
-    let message = message.trim_end();
+/// The error in the words of TOML, with its key and the nearest known one. A value is not
+/// shown, since it may be a secret, unless the type of the key says that it can't be.
+fn describe(mut error: toml::de::Error, types: &[&str]) -> String {
+    // Without the text, the error is shown with the path of its key.
+    error.set_input(None);
+    let shown = error.to_string();
+    let path = shown.rsplit_once("\nin `").and_then(|(_, path)| path.trim_end().strip_suffix('`'));
+    let key = path.map(key_of);
+    let message = error.message().trim_end();
     for (prefix, what) in [("unknown field", "unknown key"), ("unknown variant", "unknown value")] {
         let Some(rest) = message.strip_prefix(prefix) else { continue };
         let mut quoted = rest.split('`').skip(1).step_by(2);
         let unknown = quoted.next().unwrap_or_default();
+        let of = match key {
+            Some(key) if prefix == "unknown variant" => format!(" for `{key}`"),
+            Some(_) | None => String::new(),
+        };
+        if path.is_none() && types.contains(&unknown) {
+            return format!("{what} `{unknown}` (did you mean `[process.{unknown}]`?)");
+        }
+        let rest = rest.split_once(", ").map_or("", |(_, rest)| rest);
         return match nearest(unknown, quoted) {
-            Some(known) => format!("{what} `{unknown}`{}", did_you_mean(Some(known))),
-            None => format!("{what}{rest}"),
+            Some(known) => format!("{what} `{unknown}`{of}{}", did_you_mean(Some(known))),
+            None => format!("{what} `{unknown}`{of}, {rest}"),
         };
     }
+    let Some(key) = key else { return message.to_owned() };
     let wrong =
         ["invalid type: ", "invalid value: "].iter().find_map(|it| message.strip_prefix(it));
-    let Some((found, expected)) = wrong.and_then(|wrong| wrong.rsplit_once(", expected ")) else {
-        return message.to_owned();
-    };
-    let expected = match expected {
+    if let Some((found, expected)) = wrong.and_then(|wrong| wrong.rsplit_once(", expected ")) {
+        let (found, expected) = (type_found(found), type_expected(key, expected));
+        if found == expected.split(" that").next().unwrap_or_default() {
+            return format!("`{key}` must be {expected}");
+        }
+        return format!("`{key}` must be {expected}, not {found}");
+    }
+    let leaf = key.rsplit('.').next().unwrap_or_default();
+    let message = message.replace(KEY, leaf);
+    if ["must ", "needs ", "takes "].iter().any(|verb| message.starts_with(verb)) {
+        return format!("`{key}` {message}");
+    }
+    message
+}
+
+/// What stands for the key in an error.
+const KEY: &str = "<key>";
+
+/// The key as it stands in its table: `grace` in `process.web.grace`.
+fn key_of(path: &str) -> &str {
+    let in_process = path.strip_prefix("process.").and_then(|rest| rest.split_once('.'));
+    in_process.map_or(path, |(_, key)| key)
+}
+
+/// Keys whose values are lists of strings.
+const LISTS: [&str; 4] = ["env", "after", "needs", "watch"];
+
+fn type_expected<'a>(key: &str, expected: &'a str) -> &'a str {
+    match expected {
+        "a sequence" | "a string" | "path string" if LISTS.contains(&key) => "a list of strings",
         "i64" => "a whole number",
         "u32" => "a whole number that is not negative",
-        "a sequence" => "a list",
         "path string" => "a string",
         "a map" => "a table",
         "a boolean" => "true or false",
         other if other.starts_with("struct ") => "a table",
         other => other,
-    };
-    let found = match found.split(['`', '"']).next().unwrap_or_default().trim() {
+    }
+}
+
+fn type_found(found: &str) -> &'static str {
+    match found.split(['`', '"']).next().unwrap_or_default().trim() {
         "sequence" => "a list",
         "map" => "a table",
         "integer" => "a whole number",
@@ -273,11 +316,7 @@ fn in_words(message: &str) -> String {
         "boolean" => "true or false",
         "string" => "a string",
         _ => "something else",
-    };
-    if found == expected.split(" that").next().unwrap_or_default() {
-        return format!("expected {expected}");
     }
-    format!("expected {expected}, found {found}")
 }
 
 /// The signal of that name or number: `TERM`, `SIGTERM`, `term` or `15`.
@@ -285,12 +324,18 @@ pub fn parse_signal(text: &str) -> Result<Signal, String> {
     if let Some(signal) = text.parse::<i32>().ok().and_then(|it| Signal::try_from(it).ok()) {
         return Ok(signal);
     }
-    let name = text.to_uppercase();
-    let short = name.strip_prefix("SIG").unwrap_or(&name);
-    let known = || Signal::iterator().map(|signal| &signal.as_str()["SIG".len()..]);
-    format!("SIG{short}")
-        .parse()
-        .map_err(|_| format!("`{text}` is not a signal{}", did_you_mean(nearest(short, known()))))
+    let error = |_| format!("`{text}` is not a signal{}", did_you_mean(nearest_signal(text)));
+    format!("SIG{}", short_name(text)).parse().map_err(error)
+}
+
+fn short_name(signal: &str) -> String {
+    let name = signal.to_uppercase();
+    name.strip_prefix("SIG").unwrap_or(&name).to_owned()
+}
+
+fn nearest_signal(text: &str) -> Option<&'static str> {
+    let known = Signal::iterator().map(|signal| &signal.as_str()["SIG".len()..]);
+    nearest(&short_name(text), known)
 }
 
 /// The longest time that can be asked for: what is added to a clock must not
@@ -303,7 +348,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match seconds.or_else(|| humantime::parse_duration(text).ok()) {
         Some(duration) if duration <= LONGEST => Ok(duration),
         Some(_) => Err(format!("`{text}` is too long; expected a year at most")),
-        None => Err(format!("`{text}` is not a time; expected `30s` or `500ms`")),
+        None => Err(format!("`{text}` is not a duration; expected `30s` or `500ms`")),
     }
 }
 
@@ -330,14 +375,6 @@ pub fn parse_port(text: &str) -> Result<u16, String> {
     }
 }
 
-fn text<'de, D: Deserializer<'de>, T>(
-    deserializer: D,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Result<Option<T>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse(&text).map(Some).map_err(de::Error::custom)
-}
-
 fn formation<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Spanned<Formation>>, D::Error> {
@@ -348,22 +385,55 @@ fn formation<'de, D: Deserializer<'de>>(
 
 fn crashes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     match u32::deserialize(deserializer)? {
-        0 => Err(de::Error::custom("`give_up_after` is a number of crashes, 1 or more")),
+        0 => Err(de::Error::custom("must be a number of crashes, 1 or more")),
         crashes => Ok(Some(crashes)),
     }
 }
 
 fn signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Signal>, D::Error> {
-    text(deserializer, parse_signal)
+    let text = String::deserialize(deserializer)?;
+    let error = |_| {
+        let meant = did_you_mean(nearest_signal(&text));
+        de::Error::custom(format!("must be a signal such as `TERM`, not `{text}`{meant}"))
+    };
+    parse_signal(&text).map(Some).map_err(error)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    text(deserializer, parse_duration)
+    deserializer.deserialize_any(DurationVisitor).map(Some)
+}
+
+/// A number is no duration, since people take it for seconds or milliseconds.
+struct DurationVisitor;
+
+impl de::Visitor<'_> for DurationVisitor {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+        let error = |message: String| match message.contains("too long") {
+            true => E::custom(format!("must be a year at most, not `{text}`")),
+            false => E::custom(format!("must be a duration such as `30s`, not `{text}`")),
+        };
+        parse_duration(text).map_err(error)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Duration, E> {
+        Err(E::custom(format!("needs a unit, as in `{KEY} = \"{number}s\"`")))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Duration, E> {
+        Err(E::custom(format!("needs a unit, as in `{KEY} = \"{number}s\"`")))
+    }
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
     let port = i64::deserialize(deserializer)?;
-    parse_port(&port.to_string()).map(Some).map_err(de::Error::custom)
+    let error = |_| de::Error::custom(format!("must be a port from 1 to 65535, not `{port}`"));
+    parse_port(&port.to_string()).map(Some).map_err(error)
 }
 
 #[cfg(test)]
@@ -401,47 +471,47 @@ mod tests {
                 "[process.web]\n\non_exti = 'restart'",
                 "line 3: unknown key `on_exti` (did you mean `on_exit`?)",
             ),
-            ("port = 'x'", "line 1: expected a whole number, found a string"),
-            ("\nenv = 's3cret'", "line 2: expected a list, found a string"),
+            ("port = 'x'", "line 1: `port` must be a whole number, not a string"),
+            ("\nenv = 's3cret'", "line 2: `env` must be a list of strings, not a string"),
             (
                 "port = 1\nformation = 'wep=2'",
                 "line 2: the Procfile has no `wep` (did you mean `web`?)",
             ),
             (
                 "[process.web]\nbackoff = { give_up_after = 0 }",
-                "line 2: `give_up_after` is a number of crashes, 1 or more",
+                "line 2: `backoff.give_up_after` must be a number of crashes, 1 or more",
             ),
             (
                 "[process.web]\nbackoff = { min = '10s', max = '1s' }",
                 "line 1: `backoff` of `web`: `min` is longer than `max`",
             ),
-            ("env = 5", "line 1: expected a list, found a whole number"),
-            ("[process]\nweb = 5", "line 2: expected a table, found a whole number"),
+            ("env = 5", "line 1: `env` must be a list of strings, not a whole number"),
+            ("[process]\nweb = 5", "line 2: `process.web` must be a table, not a whole number"),
             (
                 "[process.web]\nlisten = 1.5",
-                "line 2: expected true or false, found a number with a point",
+                "line 2: `listen` must be true or false, not a number with a point",
             ),
             (
                 "[process.web]\nenv = { KEY = 12 }",
-                "line 2: expected a string, found a whole number",
+                "line 2: `env.KEY` must be a string, not a whole number",
             ),
             (
                 "[process.web]\nbackoff = { give_up_after = -1 }",
-                "line 2: expected a whole number that is not negative",
+                "line 2: `backoff.give_up_after` must be a whole number that is not negative",
             ),
-            ("[process.web]\ndir = true", "line 2: expected a string, found true or false"),
+            ("[process.web]\ndir = true", "line 2: `dir` must be a string, not true or false"),
             (
                 "[process.web]\non_exit = 'ignroe'",
-                "line 2: unknown value `ignroe` (did you mean `ignore`?)",
+                "line 2: unknown value `ignroe` for `on_exit` (did you mean `ignore`?)",
             ),
-            ("port = 65536", "line 1: `65536` is not a port; expected 1 to 65535"),
+            ("port = 65536", "line 1: `port` must be a port from 1 to 65535, not `65536`"),
             (
                 "[process.web]\ngrace = 'soon'",
-                "line 2: `soon` is not a time; expected `30s` or `500ms`",
+                "line 2: `grace` must be a duration such as `30s`, not `soon`",
             ),
             (
                 "[process.web]\nstop_signal = 'TREM'",
-                "line 2: `TREM` is not a signal (did you mean `TERM`?)",
+                "line 2: `stop_signal` must be a signal such as `TERM`, not `TREM` (did you mean `TERM`?)",
             ),
             (
                 "[process.web]\nbackoff = { mni = '1s' }",
@@ -449,7 +519,7 @@ mod tests {
             ),
             (
                 "[process.web]\nready = { http = 'x' }",
-                "line 2: `http` of `ready` is a path, such as `/healthz`",
+                "line 2: `ready` needs a path for `http`, such as `/healthz`",
             ),
             (
                 "[process.web]\nready = {}",
@@ -467,7 +537,25 @@ mod tests {
                 "[process.web]\nafter = ['worker']\n[process.worker]\nafter = ['web']",
                 "line 2: `after` goes in a circle: `web` comes after `worker` comes after `web`",
             ),
-            ("[process.web]\nafter = 'worker'", "line 2: expected a list, found a string"),
+            (
+                "[process.web]\nafter = 'worker'",
+                "line 2: `after` must be a list of strings, not a string",
+            ),
+            (
+                "[process.web]\nafter = [5]",
+                "line 2: `after` must be a list of strings, not a whole number",
+            ),
+            ("[process.web]\ngrace = 30", "line 2: `grace` needs a unit, as in `grace = \"30s\"`"),
+            (
+                "[process.web]\nbackoff = { max = 0.5 }",
+                "line 2: `backoff.max` needs a unit, as in `max = \"0.5s\"`",
+            ),
+            (
+                "[process.web]\ngrace = '2years'",
+                "line 2: `grace` must be a year at most, not `2years`",
+            ),
+            ("[process.web]\ngrace = true", "line 2: `grace` must be a string, not true or false"),
+            ("[web]\ngrace = '1s'", "line 1: unknown key `web` (did you mean `[process.web]`?)"),
             (
                 "formation = 'web=x'",
                 "line 1: formation: `x` is not a valid instance count; expected `web=2`",
@@ -480,7 +568,7 @@ mod tests {
             assert_eq!(parse(text).unwrap_err(), expected, "{text}");
         }
         let on_exit = parse("[process.web]\non_exit = 'qqqqq'").unwrap_err();
-        let all = "line 2: unknown value `qqqqq`, expected one of `stop-all`, ";
+        let all = "line 2: unknown value `qqqqq` for `on_exit`, expected one of `stop-all`, ";
         assert!(on_exit.starts_with(all), "{on_exit}");
         assert!(parse("port =").unwrap_err().starts_with("line 1: "));
         let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();

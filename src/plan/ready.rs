@@ -41,23 +41,23 @@ impl<'de> Deserialize<'de> for Ready {
             Table { port: Some(false), http: None, log: None, command: None } => Ok(Self::Started),
             Table { port: None, http: Some(path), log: None, command: None } => {
                 if !path.starts_with('/') || path.contains(|char: char| !char.is_ascii_graphic()) {
-                    return error("`http` of `ready` is a path, such as `/healthz`");
+                    return error("needs a path for `http`, such as `/healthz`");
                 }
                 Ok(Self::Http(path))
             }
             Table { port: None, http: None, log: Some(text), command: None } => {
                 if text.is_empty() || text.contains('\n') {
-                    return error("`log` of `ready` is a part of one line, such as `Listening on`");
+                    return error("needs a part of one line for `log`, such as `Listening on`");
                 }
                 Ok(Self::Log(text))
             }
             Table { port: None, http: None, log: None, command: Some(command) } => {
                 if command.trim().is_empty() || command.contains('\0') {
-                    return error("`command` of `ready` is a command, such as `pg_isready`");
+                    return error("needs a command for `command`, such as `pg_isready`");
                 }
                 Ok(Self::Command(command))
             }
-            Table { .. } => error("`ready` takes one of `port`, `http`, `log` and `command`"),
+            Table { .. } => error("takes one of `port`, `http`, `log` and `command`"),
         }
     }
 }

@@ -344,11 +344,25 @@ const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// A time: `500ms`, `1m 30s`, or bare seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration_of(text).map_err(|error| match error {
+        DurationError::TooLong => format!("`{text}` is too long; expected a year at most"),
+        DurationError::Malformed => {
+            format!("`{text}` is not a duration; expected `30s` or `500ms`")
+        }
+    })
+}
+
+enum DurationError {
+    TooLong,
+    Malformed,
+}
+
+fn duration_of(text: &str) -> Result<Duration, DurationError> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match seconds.or_else(|| humantime::parse_duration(text).ok()) {
         Some(duration) if duration <= LONGEST => Ok(duration),
-        Some(_) => Err(format!("`{text}` is too long; expected a year at most")),
-        None => Err(format!("`{text}` is not a duration; expected `30s` or `500ms`")),
+        Some(_) => Err(DurationError::TooLong),
+        None => Err(DurationError::Malformed),
     }
 }
 
@@ -414,11 +428,12 @@ impl de::Visitor<'_> for DurationVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-        let error = |message: String| match message.contains("too long") {
-            true => E::custom(format!("must be a year at most, not `{text}`")),
-            false => E::custom(format!("must be a duration such as `30s`, not `{text}`")),
-        };
-        parse_duration(text).map_err(error)
+        duration_of(text).map_err(|error| match error {
+            DurationError::TooLong => E::custom(format!("must be a year at most, not `{text}`")),
+            DurationError::Malformed => {
+                E::custom(format!("must be a duration such as `30s`, not `{text}`"))
+            }
+        })
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Duration, E> {
@@ -485,6 +500,17 @@ mod tests {
                 "[process.web]\nbackoff = { min = '10s', max = '1s' }",
                 "line 1: `backoff` of `web`: `min` is longer than `max`",
             ),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+        }
+        assert!(parse("port =").unwrap_err().starts_with("line 1: "));
+        let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();
+        assert_eq!(not_text.to_string(), "line 2: is not UTF-8 text");
+    }
+
+    #[test]
+    fn refuses_wrong_values_by_key() {
+        for (text, expected) in [
             ("env = 5", "line 1: `env` must be a list of strings, not a whole number"),
             ("[process]\nweb = 5", "line 2: `process.web` must be a table, not a whole number"),
             (
@@ -570,9 +596,6 @@ mod tests {
         let on_exit = parse("[process.web]\non_exit = 'qqqqq'").unwrap_err();
         let all = "line 2: unknown value `qqqqq` for `on_exit`, expected one of `stop-all`, ";
         assert!(on_exit.starts_with(all), "{on_exit}");
-        assert!(parse("port =").unwrap_err().starts_with("line 1: "));
-        let not_text = super::parse(b"a\n\xff", &[], "Procfile").unwrap_err();
-        assert_eq!(not_text.to_string(), "line 2: is not UTF-8 text");
     }
 
     #[test]

@@ -40,7 +40,11 @@ impl Cli {
     /// What the command line says; the end of the process if that is nothing.
     #[must_use]
     pub fn read() -> Self {
-        Self::parse_from(follow(std::env::args_os().collect()))
+        let mut cli = Self::parse_from(follow(std::env::args_os().collect()));
+        if cli.global.no_color {
+            cli.global.color = When::Never;
+        }
+        cli
     }
 }
 
@@ -106,6 +110,9 @@ pub struct Global {
     #[arg(long, value_name = "WHEN", env = "GANGER_COLOR", global = true)]
     #[arg(value_enum, default_value = "auto", visible_alias = "colour")]
     pub color: When,
+    /// The same as `--color never`
+    #[arg(long, global = true, overrides_with = "color", visible_alias = "no-colour")]
+    pub no_color: bool,
     /// Say on standard error what ganger decides and does
     #[arg(long, env = "GANGER_VERBOSE", global = true, value_parser = BoolishValueParser::new())]
     pub verbose: bool,
@@ -154,6 +161,9 @@ pub enum Verb {
     Quit,
     /// Print the version
     Version,
+    /// A word that is no command.
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
 }
 
 /// What decides which processes there are, and what they get.
@@ -165,15 +175,9 @@ pub struct Formed {
     /// How many of each type, as in `web=2,worker=4`; those left out run once (`all=0` changes that)
     #[arg(short = 'm', long, visible_alias = "concurrency", env = "GANGER_FORMATION")]
     pub formation: Option<Formation>,
-    /// The base of all ports, or `auto` for one where they are free [default: PORT, else 5000]
-    #[arg(short = 'p', long, env = "GANGER_PORT", value_parser = Base::parse)]
-    pub port: Option<Base>,
-    /// The distance between the ports of two process types [default: 100]
-    #[arg(short = 'P', long, value_name = "STEP", env = "GANGER_PORT_STEP", value_parser = parse_port)]
-    pub port_step: Option<u16>,
-    /// Give out no ports
-    #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
-    pub no_port: bool,
+    /// Which ports.
+    #[command(flatten)]
+    pub ports: PortArgs,
     /// The same as naming process types, by a flag
     #[arg(short = 'l', long = "processes", value_name = "NAMES", value_delimiter = ',')]
     #[arg(id = "only")]
@@ -188,6 +192,20 @@ pub struct Formed {
     /// Why `-c` is nothing
     #[arg(short = 'c', hide = true, num_args = 0..=1, value_parser = no_c)]
     c: Option<String>,
+}
+
+/// What decides on ports.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PortArgs {
+    /// The base of all ports, or `auto` for one where they are free [default: PORT, else 5000]
+    #[arg(short = 'p', long, env = "GANGER_PORT", value_parser = Base::parse)]
+    pub port: Option<Base>,
+    /// The distance between the ports of two process types [default: 100]
+    #[arg(short = 'P', long, value_name = "STEP", env = "GANGER_PORT_STEP", value_parser = parse_port)]
+    pub port_step: Option<u16>,
+    /// Give out no ports
+    #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
+    pub no_port: bool,
 }
 
 /// Where ports begin.
@@ -275,6 +293,7 @@ pub struct Start {
     pub quiet: Vec<String>,
     /// Colours for the process types, as xterm numbers: `2,3,4`
     #[arg(short = 'b', long, value_name = "COLORS", value_delimiter = ',', env = "GANGER_COLORS")]
+    #[arg(value_parser = color_number)]
     pub colors: Vec<u8>,
     /// Keep all processes in a namespace that nothing leaves and nothing outlives (Linux)
     #[arg(long, env = "GANGER_ISOLATE", value_parser = BoolishValueParser::new())]
@@ -297,7 +316,10 @@ pub struct Run {
     /// What the command gets.
     #[command(flatten)]
     pub given: Given,
-    /// The command and its arguments, or the name of a process type
+    /// The PORT of an entry, which is that of its process type.
+    #[command(flatten)]
+    pub ports: PortArgs,
+    /// The command and its arguments, or the name of a process type; flags stand before it
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -403,7 +425,7 @@ pub struct Logs {
     #[arg(value_name = "PROCESS")]
     pub names: Vec<String>,
     /// How many lines at most [default: all that are kept]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = line_count)]
     pub lines: Option<usize>,
     /// None that is older than this
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -437,6 +459,14 @@ pub struct Wait {
     pub timeout: Option<Duration>,
 }
 
+fn color_number(text: &str) -> Result<u8, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a colour number (0 to 255)"))
+}
+
+fn line_count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a number of lines"))
+}
+
 fn stop_signal(text: &str) -> Result<(String, Signal), String> {
     let (name, signal) = text.split_once('=').ok_or("expected `web=INT`")?;
     Ok((name.to_owned(), parse_signal(signal)?))
@@ -467,6 +497,29 @@ mod tests {
         }
         let cli = read("ganger -f logs start -f x");
         assert_eq!(cli.global.procfile, Some("x".into()));
+    }
+
+    #[test]
+    fn flags_of_run_stand_before_the_command() {
+        let read = |line: &str| {
+            let cli = Cli::parse_from(line.split(' '));
+            let Verb::Run(run) = cli.verb else { panic!("{line}") };
+            (cli.global, run)
+        };
+        let (global, run) = read("ganger run -p 3000 --compat-env -f dev -d app web -p x -f y");
+        assert_eq!(run.ports.port, Some(Base::At(3000)));
+        assert!(run.given.compat_env && global.procfile == Some("dev".into()));
+        assert_eq!(run.command, ["web", "-p", "x", "-f", "y"]);
+    }
+
+    #[test]
+    fn colour_is_turned_off_as_in_foreman_and_honcho() {
+        for line in ["ganger start --no-color", "ganger --no-colour start", "ganger ps --no-color"]
+        {
+            assert!(Cli::parse_from(line.split(' ')).global.no_color, "{line}");
+        }
+        let last = Cli::parse_from("ganger start --color always --no-color".split(' '));
+        assert!(last.global.no_color);
     }
 
     #[test]

@@ -49,6 +49,26 @@ fn explains_every_process_without_its_secrets() {
 }
 
 #[test]
+fn word_that_is_no_command_is_pointed_on() {
+    let refused = |args: &str, expected: &str| {
+        let app = Scenario::procfile("web: a\nkill: a\nrelease: a\n");
+        app.args(args).run().refused(expected);
+    };
+    refused("web", "there is no command `web`; to start it: `ganger start web`");
+    refused("web --verbose -x", "there is no command `web`; to start it: `ganger start web`");
+    refused("release", "there is no command `release`; to start it: `ganger run release`");
+    refused("kill", "there is no command `kill`; to start it: `ganger start kill`");
+    refused("up", "there is no command `up`; use `ganger start`");
+    refused("down", "there is no command `down`; use `ganger quit`");
+    refused("tail", "there is no command `tail`; use `ganger logs -f`");
+    refused("list", "there is no command `list`; use `ganger ps`");
+    refused("strat", "there is no command `strat` (did you mean `start`?)");
+    refused("qqqqq", "there is no command `qqqqq`: see `ganger help`");
+    let elsewhere = Scenario::new().args("kill").run();
+    elsewhere.refused("there is no command `kill`; use `ganger signal KILL`");
+}
+
+#[test]
 fn says_its_version_and_its_verbs() {
     let version = concat!("ganger ", env!("CARGO_PKG_VERSION"), "\n");
     for args in ["version", "--version", "-v"] {

@@ -220,5 +220,10 @@ fn what_cannot_be_read_starts_nothing() {
          `-c` is a colour in foreman, `can die` in overmind and a concurrency in honcho: \
          say `--color`, `--can-die` or `--concurrency`"
     );
+    assert_eq!(
+        error("-b red"),
+        "error: invalid value 'red' for '--colors <COLORS>': \
+         `red` is not a colour number (0 to 255)"
+    );
     assert!(error("--no-such-flag").contains("'--no-such-flag'"));
 }

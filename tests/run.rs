@@ -38,10 +38,7 @@ fn gives_the_exact_exit_code() {
     assert_eq!(sh("kill -KILL $$"), 137);
     assert_eq!(sh("kill -TERM $$"), 143);
     let missing = app().args("run no-such-program").run().code(127);
-    assert_eq!(
-        missing.stderr(),
-        "ganger: failed to run `no-such-program`: No such file or directory\n"
-    );
+    assert_eq!(missing.stderr(), "ganger: no command and no Procfile entry `no-such-program`\n");
     assert_eq!(code_of("/etc/passwd"), 126);
 }
 
@@ -59,6 +56,13 @@ fn knows_the_procfile() {
     assert_eq!(app().args("run release").run().code(0).stdout(), "migrated\n");
     // More than a name is a command: here there is none of that name.
     assert_eq!(code_of("console x"), 127);
+    let with_arguments = app().args("run console x").run().code(127).stderr();
+    let expected = "ganger: no command `console`, and the Procfile's entry takes no arguments: \
+                    `ganger run console`\n";
+    assert_eq!(with_arguments, expected);
+    let typo = app().args("run consoel").run().code(127).stderr();
+    let expected = "ganger: no command and no Procfile entry `consoel` (did you mean `console`?)\n";
+    assert_eq!(typo, expected);
     let line = app().args("run").arg("echo $A | tr b c").run().code(0);
     assert_eq!(line.stdout(), "c\n");
 }
@@ -98,6 +102,56 @@ fn runs_in_the_folder_of_the_app() {
     assert!(
         env.code(0).stdout().lines().any(|line| line.starts_with("PWD=") && line.ends_with("/app"))
     );
+}
+
+#[test]
+fn entry_has_the_port_of_its_process_type() {
+    let procfile = "db: true\nweb: echo $PORT $GANGER_PROCESS_db_PORT $PS\n";
+    let said = |args: &str| {
+        let app =
+            Scenario::procfile(procfile).file(".env", "A=b\n").file("dev", "web: echo dev $PORT\n");
+        app.args(args).run().code(0).stdout()
+    };
+    assert_eq!(said("run web"), "5100 5000 run.1\n");
+    assert_eq!(said("run -p 3000 web"), "3100 3000 run.1\n");
+    assert_eq!(said("run --port 3000 -P 10 --compat-env web"), "3010 3000 run.1\n");
+    assert_eq!(said("run -N web"), "run.1\n");
+    assert_eq!(said("run -f dev web"), "dev 5000\n");
+    assert_eq!(said("run -p 3000 printenv PORT"), "3000\n");
+    app().args("run printenv PORT").run().code(1);
+    app()
+        .args("run --no-such web")
+        .run()
+        .refused("`run` has no flag `--no-such`: see `ganger help run`");
+    app().args("run -p 65500 release").run().refused(
+        "`release.1` would get port 65700, and 65535 is the last (lower `--port` or `--port-step`, or \
+         do without ports: `--no-port`)",
+    );
+}
+
+#[test]
+fn program_that_can_not_be_run_is_told_why() {
+    let said = |args: &str, code: i32| {
+        let app = app().file("plain.sh", "#!/bin/sh\n").file("bad.sh", "#!/usr/bin/rubyy -w\n");
+        let app = app.file("Procfile", "web: bundel exec puma\n");
+        let bad = app.folder().join("bad.sh");
+        std::fs::set_permissions(bad, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        app.args(args).run().code(code).stderr()
+    };
+    assert_eq!(
+        said("run ./none.sh", 127),
+        "ganger: failed to run `./none.sh`: No such file or directory\n"
+    );
+    assert_eq!(
+        said("run ./bad.sh", 127),
+        "ganger: `./bad.sh`: its interpreter `/usr/bin/rubyy` is missing\n"
+    );
+    assert_eq!(
+        said("run ./plain.sh", 126),
+        "ganger: `./plain.sh` is not executable (`chmod +x ./plain.sh`)\n"
+    );
+    assert_eq!(said("run /etc", 126), "ganger: can't run `/etc`: it is a folder\n");
+    assert_eq!(said("run web", 127), "ganger: can't run `bundel`: not found in PATH\n");
 }
 
 #[test]

@@ -49,7 +49,9 @@ fn in_colour_where_it_is_wanted() {
     assert!(coloured.starts_with("\x1b[") && coloured.ends_with("1\n"), "{coloured:?}");
     assert_eq!(out("", &[("CLICOLOR_FORCE", "1")]), coloured);
     assert_eq!(out("", &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]), "a.1    | 1\n");
-    assert_eq!(out("--color never", &[("CLICOLOR_FORCE", "1")]), "a.1    | 1\n");
+    for never in ["--color never", "--no-color", "--no-colour", "--color always --no-color"] {
+        assert_eq!(out(never, &[("CLICOLOR_FORCE", "1")]), "a.1    | 1\n");
+    }
     let chosen = out("--color always -b 123,45", &[]);
     assert!(chosen.starts_with("\x1b[38;5;123m"), "{chosen:?}");
 }

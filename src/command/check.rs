@@ -15,7 +15,7 @@ pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
     let plan = match Plan::new(&sources, &options) {
         // It is valid, though there is nothing to start.
         Err(plan::Error::Formation(formation::Error::OnlyRelease)) => {
-            Plan::for_run(&sources, &options, "release.1")
+            Plan::for_run(&sources, &options, "release.1", Some("release"))
         }
         plan => plan,
     }?;

@@ -9,13 +9,16 @@ mod ps;
 mod run;
 mod start;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use clap::CommandFactory;
 
-use crate::cli::{self, Base, Cli, Formed, Given, Global, Verb, When};
+use crate::cli::{self, Base, Cli, Formed, Given, Global, PortArgs, Verb, When};
+use crate::plan::formation::{RELEASE, did_you_mean, nearest};
 use crate::plan::sources::{Places, Sources};
 use crate::plan::{Options, Plan};
 
@@ -41,12 +44,55 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Logs(logs) => logs::logs(&cli.global, &logs)?,
         Verb::Wait(wait) => ask::wait(&cli.global, &wait)?,
         Verb::Quit => ask::quit(&cli.global)?,
+        Verb::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
         Verb::Version => {
             writeln!(std::io::stdout(), "ganger {}", env!("CARGO_PKG_VERSION"))?;
             0
         }
     };
     Ok(ExitCode::from(code))
+}
+
+/// Commands of other runners and tools, and what does the same here.
+const ELSEWHERE: [(&str, &str); 16] = [
+    ("kill", "signal KILL"),
+    ("k", "signal KILL"),
+    ("up", "start"),
+    ("down", "quit"),
+    ("q", "quit"),
+    ("stop-all", "quit"),
+    ("tail", "logs -f"),
+    ("log", "logs"),
+    ("echo", "logs -f"),
+    ("list", "ps"),
+    ("ls", "ps"),
+    ("r", "restart"),
+    ("interrupt", "stop"),
+    ("i", "stop"),
+    ("e", "run"),
+    ("console", "run"),
+];
+
+/// What is wrong with a word in place of a command, and what was meant.
+fn unknown_command(global: &Global, words: &[OsString]) -> String {
+    let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    let types = Sources::read(&places(global), Vec::new());
+    let types = types.ok().and_then(|sources| Plan::types_of(&sources).ok()).unwrap_or_default();
+    let no_command = format!("there is no command `{}`", word.escape_debug());
+    if types.contains(&word.clone().into_owned()) {
+        let verb = if word == RELEASE { "run" } else { "start" };
+        return format!("{no_command}; to start it: `ganger {verb} {word}`");
+    }
+    if let Some((_, ours)) = ELSEWHERE.iter().find(|(theirs, _)| *theirs == word) {
+        return format!("{no_command}; use `ganger {ours}`");
+    }
+    let command = Cli::command();
+    let known =
+        command.get_subcommands().filter(|it| !it.is_hide_set()).map(clap::Command::get_name);
+    match nearest(&word, known) {
+        Some(known) => format!("{no_command}{}", did_you_mean(Some(known))),
+        None => format!("{no_command}: see `ganger help`"),
+    }
 }
 
 /// Where the flags say that the files are.
@@ -85,11 +131,16 @@ impl Formed {
             formation: self.formation,
             chosen: named.into_iter().flat_map(|formation| formation.0).collect(),
             ignored: self.ignored_processes,
-            port: self.port.and_then(Base::port),
-            port_step: self.port_step,
-            no_port: self.no_port,
-            ..self.given.options()?
+            ..self.ports.options(self.given.options()?)
         })
+    }
+}
+
+impl PortArgs {
+    /// These options, with what these flags say of ports.
+    fn options(self, options: Options) -> Options {
+        let port = self.port.and_then(Base::port);
+        Options { port, port_step: self.port_step, no_port: self.no_port, ..options }
     }
 }
 

@@ -4,12 +4,13 @@
 //! that the terminal and the shell treat the two as one job.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -18,14 +19,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::read_for_run;
 use crate::cli::{Global, Run};
+use crate::plan::env::{Env, Var};
+use crate::plan::formation::{did_you_mean, nearest};
 use crate::plan::sources::reason;
-use crate::plan::{self, Plan, identity, shell};
+use crate::plan::{self, Options, Plan, identity, shell};
 use crate::supervise::signals::is_ignored;
 
 pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
+    if let Some(flag) = run.command[0].to_str().filter(|first| first.starts_with('-')) {
+        bail!("`run` has no flag `{flag}`: see `ganger help run`");
+    }
     let sources = read_for_run(global)?;
-    let plan = Plan::for_run(&sources, &run.given.options()?, NAME)?;
-    let program = Program::new(&plan, &run.command, run.given.compat_env)?;
+    let options = run.ports.options(run.given.options()?);
+    let entry = match run.command.as_slice() {
+        [single] => single.to_str(),
+        _ => None,
+    };
+    let plan = Plan::for_run(&sources, &options, NAME, entry)?;
+    let program = Program::new(&plan, &run.command, &options)?;
     let mut command = Command::new(&program.argv[0]);
     command.args(&program.argv[1..]).current_dir(&program.dir).env_clear();
     for (key, var) in plan.env.iter().chain(&program.env) {
@@ -41,9 +52,8 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
         match command.spawn() {
             Ok(child) => wait(child, signals).await,
             Err(error) => {
-                let name = program.argv[0].display();
                 let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
-                eprintln!("ganger: failed to run `{name}`: {}", reason(&error));
+                eprintln!("ganger: {}", program.describe(&error, &plan, &run.command));
                 Ok(code)
             }
         }
@@ -54,37 +64,74 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
 struct Program {
     argv: Vec<OsString>,
     dir: PathBuf,
-    env: crate::plan::env::Env,
+    env: Env,
 }
 
 impl Program {
-    /// A single name of a process type is that entry; a single word that a shell
-    /// would read otherwise is given to one; all else is run as it stands.
-    fn new(plan: &Plan, command: &[OsString], compat: bool) -> Result<Self, plan::Error> {
-        let text = match command {
-            [single] => single.to_str(),
+    /// The entry of the plan; else a single word that a shell would read otherwise, which is
+    /// given to one; else the words as they stand.
+    fn new(plan: &Plan, command: &[OsString], options: &Options) -> Result<Self, plan::Error> {
+        let through_shell = |text: &str| shell::argv(&plan.shell, text);
+        if let Some(process) = plan.processes.first() {
+            process.check_folder()?;
+            return Ok(Self {
+                argv: through_shell(&process.command),
+                dir: process.dir.clone(),
+                env: process.env.clone(),
+            });
+        }
+        let argv = match command {
+            [single] => single.to_str().filter(|text| text.contains(SHELLS_BUSINESS)),
             _ => None,
         };
-        let process = plan.processes.iter().find(|process| Some(process.kind.as_str()) == text);
-        let through_shell = |text: &str| shell::argv(&plan.shell, text);
-        Ok(match (process, text) {
-            (Some(process), _) => {
-                process.check_folder()?;
-                Self {
-                    argv: through_shell(&process.command),
-                    dir: process.dir.clone(),
-                    env: process.env.clone(),
-                }
-            }
-            (None, text) => {
-                let argv = match text {
-                    Some(text) if text.contains(SHELLS_BUSINESS) => through_shell(text),
-                    Some(_) | None => command.to_vec(),
-                };
-                Self { argv, dir: plan.root.clone(), env: identity(NAME, &plan.root, compat) }
-            }
-        })
+        let mut env = identity(NAME, &plan.root, options.compat_env);
+        if let Some(port) = options.port.filter(|_| !options.no_port) {
+            env.insert("PORT".into(), Var::given(port.to_string()));
+        }
+        let argv = argv.map_or_else(|| command.to_vec(), through_shell);
+        Ok(Self { argv, dir: plan.root.clone(), env })
     }
+
+    /// Why it can't be run.
+    fn describe(&self, error: &io::Error, plan: &Plan, command: &[OsString]) -> String {
+        let name = self.argv[0].to_string_lossy();
+        let path = name.contains('/').then(|| self.dir.join(&*name));
+        match (error.kind(), path) {
+            (ErrorKind::NotFound, None) if self.argv[0] != command[0] => {
+                format!("can't run `{name}`: not found in PATH")
+            }
+            (ErrorKind::NotFound, None) if plan.types().contains(&&*name) => format!(
+                "no command `{name}`, and the Procfile's entry takes no arguments: \
+                 `ganger run {name}`"
+            ),
+            (ErrorKind::NotFound, None) => {
+                let meant = did_you_mean(nearest(&name, plan.types()));
+                format!("no command and no Procfile entry `{name}`{meant}")
+            }
+            (ErrorKind::NotFound, Some(path)) if path.exists() => match interpreter(&path) {
+                Some(interpreter) => {
+                    format!("`{name}`: its interpreter `{interpreter}` is missing")
+                }
+                None => format!("`{name}`: its interpreter or loader is missing"),
+            },
+            (ErrorKind::PermissionDenied, Some(path)) if path.is_file() => {
+                format!("`{name}` is not executable (`chmod +x {name}`)")
+            }
+            (ErrorKind::PermissionDenied, Some(path)) if path.is_dir() => {
+                format!("can't run `{name}`: it is a folder")
+            }
+            _ => format!("failed to run `{name}`: {}", reason(error)),
+        }
+    }
+}
+
+/// The program that the first line of a script names.
+fn interpreter(script: &Path) -> Option<String> {
+    let mut line = Vec::new();
+    // The kernel reads no further (execve(2)).
+    BufReader::new(File::open(script).ok()?.take(256)).read_until(b'\n', &mut line).ok()?;
+    let line = String::from_utf8_lossy(line.strip_prefix(b"#!")?).into_owned();
+    line.split_ascii_whitespace().next().map(|word| word.escape_debug().to_string())
 }
 
 /// What a single command is called, as `web.1` is by its name.

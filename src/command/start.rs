@@ -37,7 +37,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         Some(Side::Background(background)) => Some(background),
         Some(Side::Foreground(code)) => return Ok(code),
     };
-    let anywhere = start.formed.port == Some(Base::Auto);
+    let anywhere = start.formed.ports.port == Some(Base::Auto);
     let options = Options {
         grace: start.timeout,
         auto_restart: start.auto_restart,

@@ -136,16 +136,24 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same for a single command: every entry once, `release` included, by
-    /// the name of `name` and without a PORT, which the running app may have. A command
-    /// takes no Procfile: an empty one has no entries.
-    pub fn for_run(sources: &Sources, options: &Options, name: &str) -> Result<Self, Error> {
+    /// The same for a single command, which is called `name`. Its only process is that of
+    /// the `entry`, `release` included, if there is one. A command takes no Procfile: an
+    /// empty one has no entries.
+    pub fn for_run(
+        sources: &Sources,
+        options: &Options,
+        name: &str,
+        entry: Option<&str>,
+    ) -> Result<Self, Error> {
         let entries =
             if sources.procfile.bytes.is_empty() { Vec::new() } else { entries(sources)? };
-        let (mut plan, config, _) = Self::without_processes(sources, options, entries)?;
-        let each = 0..plan.entries.len();
-        let process = |index| plan.process(index, name.to_owned(), None, &config, options);
-        plan.processes = each.map(process).map(Arc::new).collect();
+        let (mut plan, config, ports) = Self::without_processes(sources, options, entries)?;
+        if let Some(index) = plan.entries.iter().position(|it| Some(it.name.as_str()) == entry) {
+            let port = |ports: Ports| ports.port(&plan.entries[index].name, index, 1);
+            let port = ports.map(port).transpose()?;
+            let process = plan.process(index, name.to_owned(), port, &config, options);
+            plan.processes.push(Arc::new(process));
+        }
         Ok(plan)
     }
 

@@ -76,8 +76,11 @@ const ELSEWHERE: [(&str, &str); 16] = [
 /// What is wrong with a word in place of a command, and what was meant.
 fn unknown_command(global: &Global, words: &[OsString]) -> String {
     let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-    let types = Sources::read(&places(global), Vec::new());
-    let types = types.ok().and_then(|sources| Plan::types_of(&sources).ok()).unwrap_or_default();
+    let places = places(global);
+    // Standard input may not end.
+    let is_file = places.procfile.as_ref().is_none_or(|path| path.as_os_str() != "-");
+    let sources = is_file.then(|| Sources::read(&places, Vec::new()).ok()).flatten();
+    let types = sources.and_then(|sources| Plan::types_of(&sources).ok()).unwrap_or_default();
     let no_command = format!("there is no command `{}`", word.escape_debug());
     if types.contains(&word.clone().into_owned()) {
         let verb = if word == RELEASE { "run" } else { "start" };

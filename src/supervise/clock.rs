@@ -40,7 +40,7 @@ impl Clock {
         real + SLICE
     }
 
-    /// A wait has ended, whatever ended it.
+    /// ganger runs: a wait has ended, or something that it does.
     pub(super) fn wake(&mut self, real: Instant) {
         let Some(last_seen) = self.last_seen.replace(real) else {
             self.last_seen = None;

@@ -240,8 +240,11 @@ impl Engine {
         Ok(())
     }
 
-    fn now(&self) -> Instant {
-        self.clock.at(Instant::now())
+    /// Each look at the clock may be the first after a pause.
+    fn now(&mut self) -> Instant {
+        let real = Instant::now();
+        self.clock.wake(real);
+        self.clock.at(real)
     }
 
     fn happen(&mut self, event: Event) {
@@ -251,7 +254,8 @@ impl Engine {
     fn happen_all(&mut self, mut events: Vec<Event>) {
         while !events.is_empty() {
             tracing::debug!(?events);
-            for action in self.supervisor.handle_all(self.now(), events) {
+            let now = self.now();
+            for action in self.supervisor.handle_all(now, events) {
                 tracing::debug!(?action);
                 self.perform(action);
             }

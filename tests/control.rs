@@ -17,7 +17,7 @@ use crate::scenario::{GANGER, PATIENCE, Running, Scenario, children, tag, tagged
 #[derive(Debug, Eq, PartialEq)]
 pub struct Told(pub String, pub i32);
 
-fn told(text: &str, code: i32) -> Told {
+pub fn told(text: &str, code: i32) -> Told {
     Told(text.to_owned(), code)
 }
 
@@ -37,48 +37,48 @@ impl Running {
         tell(self.folder(), args)
     }
 
-    fn processes(&self) -> Vec<Value> {
+    pub fn processes(&self) -> Vec<Value> {
         let Told(text, 0) = self.tell("ps --json") else { panic!("no answer") };
         serde_json::from_str(&text).unwrap()
     }
 
     /// `NAME STATE`, of all.
-    fn states(&self) -> Vec<String> {
+    pub fn states(&self) -> Vec<String> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let line =
             |process: &Value| format!("{} {}", text(&process["name"]), text(&process["state"]));
         self.processes().iter().map(line).collect()
     }
 
-    fn wait_for_states(&mut self, expected: &[&str]) {
+    pub fn wait_for_states(&mut self, expected: &[&str]) {
         self.wait_until("states", |running| running.states() == expected);
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         let entries = std::fs::read_dir(self.folder().join("ganger")).unwrap().flatten();
         let mut sockets = entries.map(|it| it.path());
         sockets.find(|path| path.extension().is_some_and(|it| it == "sock")).unwrap()
     }
 
-    fn connect(&self) -> UnixStream {
+    pub fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
-    fn quit(self) {
+    pub fn quit(self) {
         assert_eq!(self.tell("quit"), told("", 0));
         self.finish().code(0);
     }
 }
 
-fn up(procfile: &str, args: &str) -> Running {
+pub fn up(procfile: &str, args: &str) -> Running {
     let mut running = Scenario::procfile(procfile).args("start").args(args).start();
     running.wait_until("a socket", |running| running.tell("ps").1 == 0);
     running
 }
 
-const SLEEPERS: &str = "web: exec sleep 1000\nworker: exec sleep 1000\n";
+pub const SLEEPERS: &str = "web: exec sleep 1000\nworker: exec sleep 1000\n";
 
 #[test]
 fn ps_shows_what_runs() {
@@ -310,7 +310,7 @@ fn what_is_asked_of_one_that_is_stopping_is_too_late() {
     let mut running = up(procfile, "-t 60");
     running.wait_for("| set\n").signal(Signal::SIGTERM);
     running.wait_for("stopping all\n");
-    let stopping = told("ganger: ganger is stopping\n", 2);
+    let stopping = told("ganger: ganger is shutting down\n", 3);
     for verb in ["restart a", "stop a", "scale a=2", "reload", "wait a --ready"] {
         assert_eq!(running.tell(verb), stopping, "{verb}");
     }

@@ -7,6 +7,7 @@ mod chance;
 mod check;
 mod config;
 mod control;
+mod control_limits;
 mod daemon;
 mod env;
 mod escapes;

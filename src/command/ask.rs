@@ -14,7 +14,7 @@ use crate::plan::scale::{Change, Target};
 
 /// Asking failed in another way than those that follow.
 const FAILED: u8 = 1;
-/// There is nobody to ask.
+/// There is nobody to ask, or not for long.
 const NOBODY: u8 = 3;
 /// It did not come to that in time.
 pub(super) const TIMED_OUT: u8 = 4;
@@ -40,7 +40,7 @@ pub(super) fn ask(
         Err(error) => error,
     };
     let code = match error.downcast_ref() {
-        Some(Error::Nobody(_)) => NOBODY,
+        Some(Error::Nobody(_) | Error::ShuttingDown) => NOBODY,
         Some(Error::TimedOut(_)) => TIMED_OUT,
         Some(Error::Failed { .. }) => FAILED,
         Some(Error::Refused(_)) | None => return Err(error),
@@ -160,12 +160,7 @@ pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {
     })
 }
 
-/// Returns when ganger is gone: its answer ends then.
+/// Returns when nothing of ganger is left.
 pub(super) fn quit(global: &Global) -> anyhow::Result<u8> {
-    ask(global, async |client| {
-        let mut answer = client.send(Method::POST, "/quit", Vec::new()).await?.into_body();
-        // However it ends, it is over.
-        while let Some(Ok(_)) = http_body_util::BodyExt::frame(&mut answer).await {}
-        Ok(String::new())
-    })
+    ask(global, async |client| client.quit().await.map(|()| String::new()))
 }

@@ -134,7 +134,8 @@ fn leave_terminal() {
 pub(super) async fn reload_on_hangup(engine: Handle, orders: Orders) -> std::io::Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
     while hangups.recv().await.is_some() {
-        let outcome = orders.reload(Pace::AtOnce).await.map(|changes| changes.to_string());
+        let outcome = orders.reload(Pace::AtOnce).await;
+        let outcome = outcome.map(|changes| changes.to_string()).map_err(|it| it.to_string());
         if engine.say(Notice::Reloaded { outcome }).is_err() {
             break;
         }

@@ -1,9 +1,11 @@
 //! `ganger logs`: what processes said, and say.
 
 use std::io::Write;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
-use http_body_util::BodyExt;
 use hyper::Method;
+use hyper::body::Bytes;
 
 use super::ask::{ask, escape};
 use super::use_color;
@@ -23,16 +25,62 @@ pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
     ];
     uri.extend(more.into_iter().flatten());
     ask(global, async |client| {
-        let mut body = client.send(Method::GET, &uri, Vec::new()).await?.into_body();
-        let mut stdout = std::io::stdout();
+        let mut answer = client.send(Method::GET, &uri, Vec::new()).await?;
+        let output = if logs.follow { Output::Direct } else { Output::behind() };
         // It ends with ganger, at the latest.
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| client.failed(&error))?;
-            let bytes = frame.into_data().unwrap_or_default();
-            if stdout.write_all(&bytes).and_then(|()| stdout.flush()).is_err() {
-                break;
+        let ended = loop {
+            match answer.next().await {
+                Ok(Some(bytes)) => {
+                    if !output.write(bytes) {
+                        break Ok(String::new());
+                    }
+                }
+                Ok(None) => break Ok(String::new()),
+                Err(error) => break Err(error),
             }
-        }
-        Ok(String::new())
+        };
+        output.finish();
+        ended
     })
+}
+
+/// Standard output, which may be slow: a pager reads a page, and waits for its user.
+enum Output {
+    /// What comes is read no faster than it is written. ganger counts what is missed.
+    Direct,
+    /// What there is is read at once, and written by a thread: ganger has no need to keep it.
+    Behind(Sender<Bytes>, JoinHandle<()>),
+}
+
+impl Output {
+    fn behind() -> Self {
+        let (sender, pieces) = channel::<Bytes>();
+        let writer = std::thread::spawn(move || {
+            while let Ok(bytes) = pieces.recv()
+                && write(&bytes)
+            {}
+        });
+        Self::Behind(sender, writer)
+    }
+
+    /// False if nobody reads it any more.
+    fn write(&self, bytes: Bytes) -> bool {
+        match self {
+            Self::Direct => write(&bytes),
+            Self::Behind(sender, _) => sender.send(bytes).is_ok(),
+        }
+    }
+
+    /// Waits until all is written.
+    fn finish(self) {
+        if let Self::Behind(sender, writer) = self {
+            drop(sender);
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write(bytes: &[u8]) -> bool {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).is_ok()
 }

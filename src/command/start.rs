@@ -11,8 +11,9 @@ use super::daemon::{self, Background, Side};
 use super::{places, ports, read, use_color};
 use crate::cli::{Base, Global, Start};
 use crate::control::planner::{Orders, Planner};
-use crate::control::server::{self, Answers};
+use crate::control::server::{self, Server};
 use crate::control::socket::{self, Bound};
+use crate::control::thread::Thread;
 use crate::keeper;
 use crate::keeper::client::Keeper;
 use crate::keeper::leftovers::{self, Trace};
@@ -157,7 +158,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         .enable_time()
         .build()
         .context("failed to start the engine")?;
-    let code = runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let pid = keeper.pid();
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals =
@@ -175,18 +176,31 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         // What follows takes time that is the keeper's now.
         let _trace = folder.and_then(|folder| Trace::leave(&folder, pid).ok());
         let (handle, root) = (engine.handle(), planner.sources.root.clone());
-        let orders = planner.start(handle.clone());
+        let clients = Thread::start().context("failed to start a thread for clients")?;
+        let orders = planner.start(&clients, handle.clone());
         if let Some(background) = background {
             let (engine, orders) = (handle.clone(), orders.clone());
             tokio::spawn(daemon::reload_on_hangup(engine, orders));
             tokio::spawn(background.release(handle.clone()));
         }
-        let control = control.map(|bound| serve(bound, handle, orders, &root)).transpose()?;
+        let serve = |bound: Bound| serve(bound, &clients, handle, orders, &root);
+        let control = control.map(serve).transpose()?;
         let code = engine.run().await;
-        if let Some((_bound, answers)) = control {
-            answers.finish().await;
+        let mut server = None;
+        if let Some((_bound, control)) = control {
+            control.finish().await;
+            server = Some(control);
         }
-        Ok(code)
+        Ok((code, server, clients))
+    });
+    // What is left of this ganger is this process.
+    let code = ended.map(|(code, server, _clients)| {
+        runtime.block_on(async {
+            if let Some(server) = server {
+                server.tell_end().await;
+            }
+        });
+        code
     });
     // Whoever still asks is not waited for.
     runtime.shutdown_background();
@@ -210,13 +224,13 @@ fn start_keeper(isolate: bool) -> anyhow::Result<Started> {
 /// Answers whoever asks, as long as the socket is kept.
 fn serve(
     bound: Bound,
+    clients: &Thread,
     engine: Handle,
     orders: Orders,
     root: &Path,
-) -> anyhow::Result<(Bound, Answers)> {
+) -> anyhow::Result<(Bound, Server)> {
     let listener = bound.listener.try_clone().context("failed to listen")?;
-    let answers = server::start(listener, engine, orders, root).context("failed to listen")?;
-    Ok((bound, answers))
+    Ok((bound, server::start(clients, listener, engine, orders, root)))
 }
 
 /// Fails where the limit of open files leaves no room to begin with.

@@ -1,18 +1,19 @@
 //! Asks a running ganger.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
+use hyper::header::RETRY_AFTER;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::Refusal;
-use super::socket;
+use super::{peer, socket};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum Error {
     /// Nobody listens where this app's ganger would: `in` its folder, or `at` a path.
     #[error("no ganger runs {0} (start one with `ganger start`, or name its socket: `-s`)")]
     Nobody(String),
+    /// It is about to be gone, or has just gone.
+    #[error("ganger is shutting down")]
+    ShuttingDown,
     /// It says no.
     #[error("{0}")]
     Refused(String),
@@ -42,6 +46,15 @@ pub struct Client {
     path: PathBuf,
 }
 
+/// An answer that is read as it comes.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    client: &'a Client,
+    response: Response<Incoming>,
+    /// The process that answers.
+    pid: Option<i32>,
+}
+
 impl Client {
     /// Whoever listens at `path`.
     #[must_use]
@@ -59,34 +72,55 @@ impl Client {
         }
     }
 
-    /// Sends a request, and reads the answer as it comes.
+    /// Sends a request, and returns the answer when it begins.
     pub async fn send(
         &self,
         method: Method,
         uri: &str,
         body: Vec<u8>,
-    ) -> Result<Response<Incoming>, Error> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|error| self.absent(&error))?;
-        let failed = |error: hyper::Error| self.failed(&error);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        tokio::spawn(connection);
+    ) -> Result<Answer<'_>, Error> {
+        self.send_over(self.connect().await?, method, uri, body).await
+    }
+
+    async fn connect(&self) -> Result<UnixStream, Error> {
+        UnixStream::connect(&self.path).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                Error::Nobody(format!("at `{}`", self.path.display()))
+            }
+            _ => self.failed(&error),
+        })
+    }
+
+    async fn send_over(
+        &self,
+        stream: UnixStream,
+        method: Method,
+        uri: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer<'_>, Error> {
+        let pid = peer::pid(&stream);
         let request = Request::builder().method(method).uri(uri).header("host", "ganger");
         let request = request.body(Full::new(Bytes::from(body)));
         let request = request.map_err(|error| self.failed(&error))?;
-        let response = sender.send_request(request).await.map_err(failed)?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.broken(pid, &error))?;
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| self.broken(pid, &error))?;
         let status = response.status();
-        let bytes = self.read(response).await?;
+        let answer = Answer { client: self, response, pid };
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let may_succeed = answer.response.headers().contains_key(RETRY_AFTER);
+        let bytes = answer.read().await?;
         let refusal: Result<Refusal, _> = serde_json::from_slice(&bytes);
         let text = refusal.map_or_else(|_| status.to_string(), |refusal| refusal.error);
-        if status == StatusCode::REQUEST_TIMEOUT {
-            Err(Error::TimedOut(text))
-        } else {
-            Err(Error::Refused(text))
-        }
+        Err(match status {
+            StatusCode::REQUEST_TIMEOUT => Error::TimedOut(text),
+            StatusCode::SERVICE_UNAVAILABLE if !may_succeed => Error::ShuttingDown,
+            _ => Error::Refused(text),
+        })
     }
 
     /// Sends a request, and reads what it answers.
@@ -96,27 +130,59 @@ impl Client {
         uri: &str,
         body: Vec<u8>,
     ) -> Result<T, Error> {
-        let response = self.send(method, uri, body).await?;
-        let bytes = self.read(response).await?;
+        let bytes = self.send(method, uri, body).await?.read().await?;
         serde_json::from_slice(&bytes).map_err(|error| self.failed(&error))
     }
 
-    async fn read(&self, response: Response<Incoming>) -> Result<Bytes, Error> {
-        let collected = response.into_body().collect().await;
-        collected.map(http_body_util::Collected::to_bytes).map_err(|error| self.failed(&error))
+    /// Stops everything, and returns when nothing of ganger is left: neither its files nor its
+    /// process. The same if others have asked for it before.
+    pub async fn quit(&self) -> Result<(), Error> {
+        let stream = self.connect().await?;
+        // As long as it is connected, the number is that of no other process.
+        let end = peer::End::of(&stream);
+        match self.send_over(stream, Method::POST, "/quit", Vec::new()).await {
+            // However it ends, it is over.
+            Ok(mut answer) => while let Ok(Some(_)) = answer.next().await {},
+            Err(Error::ShuttingDown) => {}
+            Err(error) => return Err(error),
+        }
+        end.wait();
+        Ok(())
     }
 
-    fn absent(&self, error: &io::Error) -> Error {
-        match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                Error::Nobody(format!("at `{}`", self.path.display()))
-            }
-            _ => self.failed(error),
+    /// A connection has broken off: because the process at its other end is gone, or is not the
+    /// one that is reached now, or for another reason.
+    fn broken(&self, pid: Option<i32>, error: &dyn std::error::Error) -> Error {
+        match std::os::unix::net::UnixStream::connect(&self.path) {
+            Ok(now) if peer::pid(&now) == pid => self.failed(error),
+            Ok(_) | Err(_) => Error::ShuttingDown,
         }
     }
 
-    /// It can't be asked, or its answer broke off.
-    pub(crate) fn failed(&self, error: &dyn std::error::Error) -> Error {
+    fn failed(&self, error: &dyn std::error::Error) -> Error {
         Error::Failed { path: self.path.clone(), reason: error.to_string() }
+    }
+}
+
+impl Answer<'_> {
+    /// The next piece; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            match self.response.body_mut().frame().await {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(_trailers) => {}
+                },
+                Some(Err(error)) => return Err(self.client.broken(self.pid, &error)),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn read(self) -> Result<Bytes, Error> {
+        let Self { client, response, pid } = self;
+        let collected = response.into_body().collect().await;
+        let bytes = collected.map(http_body_util::Collected::to_bytes);
+        bytes.map_err(|error| client.broken(pid, &error))
     }
 }

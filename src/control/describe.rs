@@ -1,23 +1,48 @@
-//! A process as whoever asks sees it.
+//! A process as a client sees it.
 
-use super::{api, usage};
+use std::sync::Arc;
+
+use axum::response::Response;
+use tokio::task::spawn_blocking;
+
+use super::api;
+use super::body::json;
+use super::error::Error;
+use super::routes::App;
+use super::usage::Survey;
 use crate::supervise::command::Snapshot;
 use crate::supervise::supervisor::{State, Status};
 
-/// With what they use, which takes a look at the whole system, on another thread.
-pub(super) async fn describe(snapshot: &Snapshot, chosen: &[&Status]) -> Vec<api::Process> {
-    let leaders = chosen.iter().map(|status| (status.pid.unwrap_or(0), status.plan.port)).collect();
-    let used = tokio::task::spawn_blocking(move || -> Vec<usage::Usage> {
-        let leaders: Vec<(i32, Option<u16>)> = leaders;
-        usage::of(&leaders)
+/// An upper estimate of what the description of a process takes, without its names.
+const DESCRIPTION_BYTES: usize = 768;
+
+/// The chosen ones, with what they use. What takes long, as looking at the whole system does, is
+/// done on other threads.
+pub(super) async fn describe(
+    app: &App,
+    snapshot: Arc<Snapshot>,
+    chosen: Vec<usize>,
+) -> Result<Response, Error> {
+    let estimate = chosen.iter().map(|place| estimate(&snapshot.processes[*place])).sum();
+    let room = app.memory.for_list(estimate).await?;
+    let survey = app.survey.get().await;
+    let list = spawn_blocking(move || {
+        let describe =
+            |place: &usize| process(&snapshot.processes[*place], survey.as_deref(), &snapshot);
+        let list: Vec<api::Process> = chosen.iter().map(describe).collect();
+        serde_json::to_vec(&list)
     });
-    let used = used.await.unwrap_or_default();
-    let used = used.into_iter().chain(std::iter::repeat(usage::Usage::default()));
-    chosen.iter().zip(used).map(|(status, used)| process(status, used, snapshot)).collect()
+    Ok(json(list.await.map_err(Error::bad_request)?.map_err(Error::bad_request)?, room))
 }
 
-fn process(status: &Status, used: usage::Usage, snapshot: &Snapshot) -> api::Process {
-    let used = if status.pid.is_some() { used } else { usage::Usage::default() };
+fn estimate(status: &Status) -> usize {
+    let names: usize = status.waits_for.iter().map(|name| 2 * name.len() + 8).sum();
+    DESCRIPTION_BYTES + 2 * status.plan.name.len() + 2 * status.plan.kind.len() + names
+}
+
+fn process(status: &Status, survey: Option<&Survey>, snapshot: &Snapshot) -> api::Process {
+    let used = status.pid.zip(survey).map(|(pid, survey)| survey.usage(pid, status.plan.port));
+    let used = used.unwrap_or_default();
     let (state, since) = match status.state {
         State::Down => (api::State::Down, None),
         State::Backoff { .. } => (api::State::Backoff, None),

@@ -1,4 +1,4 @@
-//! What processes said and say, as lines, for one who asks.
+//! What processes write, as lines for one client, made piece by piece as it reads them.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -8,90 +8,153 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use hyper::body::{Body, Bytes, Frame};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::server::Answers;
-use crate::logs::follow::Said;
+use super::body::PIECE_BYTES;
+use super::memory::shrink;
+use super::names::kind_of;
+use super::server::InFlight;
+use crate::logs::follow::{Following, Output};
 use crate::logs::format::{Color, Label, Style};
 use crate::logs::lines::Cutter;
-use crate::logs::recent::Line;
+use crate::logs::recent::Reader;
 use crate::notice::{Discarded, Notice};
 
-/// Makes lines of what processes say.
+/// So much is cut into lines at once: every byte may be a line, with a prefix.
+const INPUT_BYTES: usize = 1 << 10;
+/// So often that is done before other clients have their turn.
+const MAX_ROUNDS: usize = 128;
+/// Lines without an end take so much memory at most, those of all processes together.
+const MAX_OPEN_BYTES: usize = 128 << 10;
+
+/// Makes lines of what processes write.
 pub(super) struct Lines {
     style: Style,
     /// By process type.
-    colors: Vec<(String, Color)>,
-    /// And when it last said something.
-    open: HashMap<Arc<str>, (Label, Cutter, SystemTime)>,
+    colors: Arc<HashMap<String, Color>>,
+    /// The process that wrote last.
+    last: Option<(Arc<str>, Label)>,
+    /// Lines that have begun, and when they went on.
+    open: HashMap<Arc<str>, (Cutter, SystemTime)>,
+    open_bytes: usize,
     out: Vec<u8>,
 }
 
 impl Lines {
-    pub(super) fn new(style: Style, colors: Vec<(String, Color)>) -> Self {
-        Self { style, colors, open: HashMap::new(), out: Vec::new() }
+    pub(super) fn new(style: Style, colors: Arc<HashMap<String, Color>>) -> Self {
+        let (last, open) = (None, HashMap::new());
+        Self { style, colors, last, open, open_bytes: 0, out: Vec::new() }
     }
 
-    /// Takes in what was remembered.
-    pub(super) fn recall(mut self, lines: &[Line]) -> Self {
-        for line in lines {
-            self.say(&line.name, line.at, &line.bytes);
-        }
-        self
+    fn label(&self, name: &Arc<str>) -> Label {
+        let color = self.colors.get(kind_of(name));
+        self.style.label(name, color.copied().unwrap_or_default())
     }
 
-    fn say(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
-        let kind = name.rsplit_once('.').map_or(&**name, |(kind, _)| kind);
-        let color = self.colors.iter().find(|(known, _)| known == kind);
-        let color = color.map_or(0, |(_, color)| *color);
-        let new = || (self.style.label(name, color), Cutter::default(), at);
-        let (label, cutter, last) = self.open.entry(Arc::clone(name)).or_insert_with(new);
-        *last = at;
+    /// A process has written a few bytes.
+    fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
+        let label = match self.last.take() {
+            Some((last, label)) if Arc::ptr_eq(&last, name) => label,
+            Some(_) | None => self.label(name),
+        };
         let stamp = self.style.stamp_of(at);
-        for chunk in bytes.chunks(crate::logs::lines::LONGEST) {
-            cutter.feed(chunk, label.prefix(&stamp), &mut self.out);
+        let (mut cutter, _) = self.open.remove(name).unwrap_or((Cutter::default(), at));
+        self.open_bytes -= cutter.unfinished();
+        cutter.feed(bytes, label.prefix(&stamp), &mut self.out);
+        if self.open_bytes + cutter.unfinished() > MAX_OPEN_BYTES {
+            cutter.cut(label.prefix(&stamp), &mut self.out);
+        }
+        if cutter.is_open() {
+            self.open_bytes += cutter.unfinished();
+            self.open.insert(Arc::clone(name), (cutter, at));
+        }
+        self.last = Some((Arc::clone(name), label));
+    }
+
+    /// A process writes nothing more.
+    fn end(&mut self, name: &Arc<str>) {
+        if let Some((mut cutter, at)) = self.open.remove(name) {
+            self.open_bytes -= cutter.unfinished();
+            let stamp = self.style.stamp_of(at);
+            cutter.finish(self.label(name).prefix(&stamp), &mut self.out);
         }
     }
 
+    /// So many bytes are missing: what was begun doesn't go on where it stopped.
     fn lose(&mut self, bytes: u64) {
-        // What was begun doesn't go on where it stopped.
-        self.end();
+        let names: Vec<Arc<str>> = self.open.keys().cloned().collect();
+        for name in &names {
+            self.end(name);
+        }
         let notice = Notice::Discarded { bytes, why: Discarded::Slow };
         self.out.extend(self.style.notice(&notice.to_string()));
     }
-
-    fn end(&mut self) {
-        for (_, (label, mut cutter, last)) in self.open.drain() {
-            cutter.finish(label.prefix(&self.style.stamp_of(last)), &mut self.out);
-        }
-    }
-
-    /// All of it, with what is unfinished.
-    pub(super) fn finish(mut self) -> Vec<u8> {
-        self.end();
-        self.out
-    }
-
-    /// The same, and then what comes.
-    pub(super) fn follow(
-        self,
-        said: mpsc::Receiver<Said>,
-        answers: Answers,
-        room: OwnedSemaphorePermit,
-    ) -> Following {
-        Following { lines: self, said, answers, _room: room }
-    }
 }
 
-/// A body that goes on as long as there is somebody to speak and to listen.
-pub(super) struct Following {
-    lines: Lines,
-    said: mpsc::Receiver<Said>,
-    answers: Answers,
+/// What came last from the mux, and how much of it is still to be cut.
+struct Pending {
+    name: Arc<str>,
+    at: SystemTime,
+    bytes: Arc<[u8]>,
+    start: usize,
     _room: OwnedSemaphorePermit,
 }
 
-impl Body for Following {
+/// What was kept, and then what comes, as long as there is something to come.
+pub(super) struct LogBody {
+    lines: Lines,
+    kept: Option<(Reader, OwnedSemaphorePermit)>,
+    following: Option<Following>,
+    pending: Option<Pending>,
+    in_flight: InFlight,
+    _held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+}
+
+impl LogBody {
+    /// `held` is what goes with it.
+    pub(super) fn new(
+        lines: Lines,
+        reader: Reader,
+        room: OwnedSemaphorePermit,
+        following: Option<Following>,
+        in_flight: InFlight,
+        held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    ) -> Self {
+        let kept = Some((reader, room));
+        Self { lines, kept, following, pending: None, in_flight, _held: held }
+    }
+
+    /// Makes lines of a little of what was kept. False at its end.
+    fn read_kept(&mut self) -> bool {
+        let Some((reader, room)) = &mut self.kept else { return false };
+        let Some(piece) = reader.next_piece() else {
+            self.kept = None;
+            return false;
+        };
+        self.lines.push(piece.name, piece.at, piece.bytes);
+        // A line that a follower has the beginning of may go on.
+        if piece.is_end && self.following.is_none() {
+            self.lines.end(piece.name);
+        }
+        shrink(room, reader.memory());
+        true
+    }
+
+    /// The same, of what came last.
+    fn read_pending(&mut self) -> bool {
+        let Some(pending) = &mut self.pending else { return false };
+        let rest = &pending.bytes[pending.start..];
+        let piece = &rest[..rest.len().min(INPUT_BYTES)];
+        self.lines.push(&pending.name, pending.at, piece);
+        pending.start += piece.len();
+        if pending.start == pending.bytes.len() {
+            self.pending = None;
+        }
+        true
+    }
+}
+
+impl Body for LogBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -100,15 +163,29 @@ impl Body for Following {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
+        let mut rounds = 0;
         loop {
+            let is_more = this.lines.out.len() < PIECE_BYTES && rounds < MAX_ROUNDS;
+            rounds += 1;
+            if is_more && (this.read_kept() || this.read_pending()) {
+                continue;
+            }
             if !this.lines.out.is_empty() {
                 let bytes = Bytes::from(std::mem::take(&mut this.lines.out));
-                this.answers.note_taken();
+                this.in_flight.note_progress();
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            match ready!(this.said.poll_recv(context)) {
-                Some(Said::Bytes { name, at, bytes }) => this.lines.say(&name, at, &bytes),
-                Some(Said::Lost(bytes)) => this.lines.lose(bytes),
+            if !is_more {
+                // Others are to have their turn.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let Some(following) = &mut this.following else { return Poll::Ready(None) };
+            match ready!(following.poll_next(context)) {
+                Some(Output::Bytes { name, at, bytes, room }) => {
+                    this.pending = Some(Pending { name, at, bytes, start: 0, _room: room });
+                }
+                Some(Output::Lost(bytes)) => this.lines.lose(bytes),
                 None => return Poll::Ready(None),
             }
         }

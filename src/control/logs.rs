@@ -1,27 +1,33 @@
 //! The answer to `GET /logs`.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use hyper::body::{Bytes, Frame};
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
-use super::lines::Lines;
-use super::names;
-use super::routes::{App, Error, bad, choose, full};
+use super::connection::Connection;
+use super::error::Error;
+use super::lines::{Lines, LogBody};
+use super::memory::{Memory, shrink};
+use super::names::{Names, kind_of};
+use super::routes::App;
+use crate::logs::follow::{Following, Selection};
 use crate::logs::format::Style;
+use crate::logs::recent::Excerpt;
+use crate::supervise::command::Snapshot;
+
+/// So often it is tried again to find room for what has grown meanwhile.
+const MAX_TRIES: usize = 5;
 
 #[derive(Deserialize)]
 pub(super) struct Logs {
-    /// Patterns, separated by commas; all, if not given.
+    /// Names and patterns, separated by commas; all, if not given.
     names: Option<String>,
     /// How many lines at most.
     n: Option<usize>,
@@ -40,56 +46,110 @@ pub(super) struct Logs {
 /// As `start` shows it, however long it goes on.
 pub(super) async fn logs(
     State(app): State<App>,
+    Extension(connection): Extension<Arc<Connection>>,
     Query(query): Query<Logs>,
 ) -> Result<Response, Error> {
-    let room = app.stay()?;
-    let snapshot = app.engine.look().await?;
-    let patterns: Vec<&str> = query.names.as_deref().unwrap_or("*").split(',').collect();
-    let filter = names::filter(&patterns)?;
     let oldest = |seconds| {
-        let age = Duration::try_from_secs_f64(seconds).map_err(bad)?;
+        let age = Duration::try_from_secs_f64(seconds).map_err(Error::bad_request)?;
         Ok::<_, Error>(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH))
     };
     let since = query.since.map(oldest).transpose()?;
     let most = query.n.unwrap_or(usize::MAX);
-    let (lines, said) = app.engine.logs(filter, since, most, query.follow).await?;
-    for pattern in patterns.iter().filter(|_| query.names.is_some()) {
-        // One that has gone may have said something; this one never was there.
-        let means = names::filter(&[pattern])?.0;
-        if !lines.iter().any(|line| means(&line.name)) {
-            choose(pattern, &snapshot)?;
+    let stream = app.stay().await?;
+    let snapshot = app.engine.look().await?;
+    let sizes = app.engine.output().sizes().await?;
+    let Chosen { selection, size, memory } = choose(query.names, &snapshot, sizes).await?;
+    let kept = if query.follow { Some(app.memory.for_follower(memory)?) } else { None };
+    let Taken { excerpt, following, mut room } = take(&app, selection, size, query.follow).await?;
+    // Lines are counted on another thread.
+    let reader = spawn_blocking(move || excerpt.read(most, since));
+    let reader = reader.await.map_err(Error::bad_request)?;
+    shrink(&mut room, reader.memory());
+    let style = Style {
+        color: query.color,
+        timestamp: query.timestamp,
+        prefix: !query.no_prefix,
+        width: 0,
+    };
+    let names = snapshot.processes.iter().map(|status| status.plan.name.as_str());
+    let lines = Lines::new(style.fit(names), Arc::clone(&snapshot.colors));
+    if following.is_some() {
+        connection.follow();
+    }
+    let held = (stream, kept);
+    let body = LogBody::new(lines, reader, room, following, app.in_flight, held);
+    Ok(Body::new(body).into_response())
+}
+
+/// What is meant.
+struct Chosen {
+    selection: Selection,
+    /// What is kept of it takes so much memory.
+    size: usize,
+    /// And what is to be remembered for a follower so much.
+    memory: usize,
+}
+
+/// Resolves the names, on another thread.
+async fn choose(
+    names: Option<String>,
+    snapshot: &Arc<Snapshot>,
+    sizes: Vec<(Arc<str>, usize)>,
+) -> Result<Chosen, Error> {
+    let Some(names) = names else {
+        let size = sizes.iter().map(|(_, size)| size).sum();
+        return Ok(Chosen { selection: Selection::all(), size, memory: 0 });
+    };
+    let snapshot = Arc::clone(snapshot);
+    let chosen = spawn_blocking(move || {
+        let names = Names::parse(&names)?;
+        let running = snapshot.processes.iter().map(|it| (&*it.plan.name, &*it.plan.kind));
+        // One that has gone may have said something.
+        let gone = sizes.iter().map(|(name, _)| (&**name, kind_of(name)));
+        let known: Vec<(&str, &str)> = gone.chain(running).collect();
+        let meant = names.resolve(&known)?;
+        let meant: Vec<_> = sizes.iter().zip(meant).collect();
+        let size = meant.iter().filter(|(_, meant)| *meant).map(|((_, size), _)| size).sum();
+        let memory = names.memory();
+        let known = meant.iter().map(|((name, _), meant)| (Arc::clone(name), *meant));
+        let selection = Selection::new(known, move |name| names.include(name));
+        Ok::<_, Error>(Chosen { selection, size, memory })
+    });
+    chosen.await.map_err(Error::bad_request)?
+}
+
+/// What is kept, and what comes.
+struct Taken {
+    excerpt: Excerpt,
+    following: Option<Following>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Finds room for what is kept, and then has it handed over.
+async fn take(
+    app: &App,
+    mut selection: Selection,
+    mut size: usize,
+    follow: bool,
+) -> Result<Taken, Error> {
+    let output = app.engine.output();
+    for _ in 0..MAX_TRIES {
+        let room = app.memory.for_reader(size).await?;
+        let taken = if follow {
+            let shared = Arc::clone(app.memory.of_followers());
+            let taken = output.follow(selection, size, shared).await?;
+            taken.map(|(excerpt, following)| (excerpt, Some(following)))
+        } else {
+            output.excerpt(selection, size).await?.map(|excerpt| (excerpt, None))
+        };
+        match taken {
+            Ok((excerpt, following)) => return Ok(Taken { excerpt, following, room }),
+            // It has grown meanwhile, and may go on to do so.
+            Err(too_large) => {
+                size = Memory::generous(too_large.memory);
+                selection = too_large.selection;
+            }
         }
     }
-    let Logs { color, timestamp, no_prefix, .. } = query;
-    let style = Style { color, timestamp, prefix: !no_prefix, width: 0 };
-    let names = snapshot.processes.iter().map(|status| status.plan.name.as_str());
-    let text = Lines::new(style.fit(names), snapshot.colors);
-    // There may be much of it, and the engine has other things to do.
-    let text = spawn_blocking(move || text.recall(&lines)).await.map_err(bad)?;
-    if let Some(said) = said {
-        return Ok(Body::new(text.follow(said, app.answers, room)).into_response());
-    }
-    let text = text.finish();
-    let weight = u32::try_from(text.len() >> 10).unwrap_or(u32::MAX).saturating_add(1);
-    let held = Arc::clone(&app.memory).try_acquire_many_owned(weight);
-    let held = held.map_err(|_| full("others have not read what they asked for".to_owned()))?;
-    Ok(Body::new(Whole { text: Some(text), _held: (room, held) }).into_response())
-}
-
-/// A body that is there as a whole, and has its room until it is read.
-struct Whole {
-    text: Option<Vec<u8>>,
-    _held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-}
-
-impl hyper::body::Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.text.take().map(|text| Ok(Frame::data(text.into()))))
-    }
+    Err(Error::busy("the output grows faster than it can be read".to_owned()))
 }

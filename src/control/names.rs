@@ -1,59 +1,165 @@
-//! Which processes are meant: `web.1`, `web` for all of `web.*`, or a pattern.
+//! The processes that a request is about: `web.1`, `web` for all of `web.*`, or a pattern.
+
+use std::collections::{HashMap, HashSet};
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::logs::follow::Filter;
 use crate::plan::formation::{did_you_mean, nearest};
 use crate::supervise::supervisor::Status;
 
-/// Nobody is called so.
+/// So many different names may be in one request, so many of them patterns, and each so long.
+const MAX_NAMES: usize = 256;
+const MAX_PATTERNS: usize = 32;
+const MAX_NAME_BYTES: usize = 255;
+
+/// What a pattern takes in memory once it is compiled: more than most do.
+const PATTERN_MEMORY: usize = 32 << 10;
+
+/// Why names can't be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum Error {
     #[error("there is no process `{name}`{}", did_you_mean(.nearest.as_deref()))]
     Nobody { name: String, nearest: Option<String> },
     #[error("`{0}` is no name and no pattern")]
     Pattern(String),
+    #[error("a name of more than {MAX_NAME_BYTES} bytes")]
+    TooLong,
+    #[error("more than {MAX_NAMES} different names in one request")]
+    TooManyNames,
+    #[error("more than {MAX_PATTERNS} different patterns in one request")]
+    TooManyPatterns,
 }
 
-/// Whom `patterns` mean, be they there now or later.
-pub(super) fn filter(patterns: &[&str]) -> Result<Filter, Error> {
-    let globs = patterns.iter().map(|pattern| glob(pattern)).collect::<Result<Vec<_>, _>>()?;
-    let means = move |name: &str| {
-        let kind = name.rsplit_once('.').map_or(name, |(kind, _)| kind);
-        globs.iter().any(|glob| glob.is_match(name) || glob.is_match(kind))
-    };
-    Ok(Filter(Box::new(means)))
+/// Names and patterns, each once. They are resolved to processes once for a request.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// In the order of the request.
+    all: Vec<String>,
+    literal: HashSet<String>,
+    patterns: Vec<(String, GlobMatcher)>,
 }
 
-fn glob(pattern: &str) -> Result<GlobMatcher, Error> {
-    let glob = GlobBuilder::new(pattern).build();
-    Ok(glob.map_err(|_| Error::Pattern(pattern.to_owned()))?.compile_matcher())
-}
-
-/// All that one of `patterns` means, in the order of the plan.
-pub(super) fn select<'a>(
-    patterns: &[&str],
-    processes: &'a [Status],
-) -> Result<Vec<&'a Status>, Error> {
-    let mut chosen = vec![false; processes.len()];
-    for &pattern in patterns {
-        let glob = glob(pattern)?;
-        let means = |status: &Status| {
-            let plan = &status.plan;
-            glob.is_match(&plan.name) || glob.is_match(&plan.kind)
+impl Names {
+    /// Reads names that are separated by commas. Patterns are compiled here, which takes a
+    /// while.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        for name in text.split(',').filter(|name| seen.insert(*name)) {
+            if name.len() > MAX_NAME_BYTES {
+                return Err(Error::TooLong);
+            }
+            if all.len() == MAX_NAMES {
+                return Err(Error::TooManyNames);
+            }
+            all.push(name.to_owned());
+        }
+        let (patterns, literal): (Vec<&String>, Vec<&String>) =
+            all.iter().partition(|name| name.contains(is_special));
+        if patterns.len() > MAX_PATTERNS {
+            return Err(Error::TooManyPatterns);
+        }
+        let compile = |name: &String| {
+            let glob = GlobBuilder::new(name).build();
+            let glob = glob.map_err(|_| Error::Pattern(name.clone()))?;
+            Ok((name.clone(), glob.compile_matcher()))
         };
-        let mut any = false;
-        for (status, chosen) in processes.iter().zip(&mut chosen) {
-            let is_one = means(status);
-            *chosen |= is_one;
-            any |= is_one;
-        }
-        if !any {
-            let known = processes.iter().flat_map(|it| [it.plan.kind.as_str(), &it.plan.name]);
-            let nearest = nearest(pattern, known).map(str::to_owned);
-            return Err(Error::Nobody { name: pattern.to_owned(), nearest });
-        }
+        let patterns = patterns.into_iter().map(compile).collect::<Result<_, _>>()?;
+        let literal = literal.into_iter().cloned().collect();
+        Ok(Self { all, literal, patterns })
     }
-    let pairs = processes.iter().zip(chosen);
-    Ok(pairs.filter(|(_, chosen)| *chosen).map(|(status, _)| status).collect())
+
+    /// Whether a process of this name is meant, be it there now or later.
+    pub(super) fn include(&self, name: &str) -> bool {
+        let kind = kind_of(name);
+        let is_match =
+            |(_, glob): &(String, GlobMatcher)| glob.is_match(name) || glob.is_match(kind);
+        self.literal.contains(name)
+            || self.literal.contains(kind)
+            || self.patterns.iter().any(is_match)
+    }
+
+    /// The memory that it takes to keep them.
+    pub(super) fn memory(&self) -> usize {
+        let names: usize = self.all.iter().map(|name| 2 * name.len() + 128).sum();
+        names + self.patterns.len() * PATTERN_MEMORY
+    }
+
+    /// The places of all processes that are meant, in the order of the plan. Each name has to
+    /// mean one at least.
+    pub(super) fn select(&self, processes: &[Status]) -> Result<Vec<usize>, Error> {
+        let names = processes.iter().map(|it| (it.plan.name.as_str(), it.plan.kind.as_str()));
+        let names: Vec<(&str, &str)> = names.collect();
+        let chosen = self.resolve(&names)?;
+        let chosen = chosen.into_iter().enumerate().filter(|(_, chosen)| *chosen);
+        Ok(chosen.map(|(place, _)| place).collect())
+    }
+
+    /// Which of these, given by name and type, are meant.
+    pub(super) fn resolve(&self, names: &[(&str, &str)]) -> Result<Vec<bool>, Error> {
+        let mut chosen = vec![false; names.len()];
+        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (place, (name, kind)) in names.iter().enumerate() {
+            places.entry(name).or_default().push(place);
+            if kind != name {
+                places.entry(kind).or_default().push(place);
+            }
+        }
+        for name in &self.all {
+            let pattern = self.patterns.iter().find(|(pattern, _)| pattern == name);
+            let meant: Vec<&usize> = match pattern {
+                Some((_, glob)) => {
+                    let matching = places.iter().filter(|(name, _)| glob.is_match(name));
+                    matching.flat_map(|(_, places)| places).collect()
+                }
+                None => places.get(name.as_str()).into_iter().flatten().collect(),
+            };
+            if meant.is_empty() {
+                let nearest = nearest(name, names.iter().flat_map(|(name, kind)| [*kind, *name]));
+                let nearest = nearest.map(str::to_owned);
+                return Err(Error::Nobody { name: name.clone(), nearest });
+            }
+            for place in meant {
+                chosen[*place] = true;
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+/// The type of a process, by its name.
+pub(super) fn kind_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(kind, _)| kind)
+}
+
+/// What makes a pattern of a name.
+fn is_special(char: char) -> bool {
+    matches!(char, '*' | '?' | '[' | ']' | '{' | '}' | '!' | '\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str) -> Result<Vec<bool>, Error> {
+        let all = [("web.1", "web"), ("web.2", "web"), ("worker.1", "worker")];
+        Names::parse(text)?.resolve(&all)
+    }
+
+    #[test]
+    fn names_types_and_patterns_choose_processes() {
+        assert_eq!(resolve("web"), Ok(vec![true, true, false]));
+        assert_eq!(resolve("web.2,worker"), Ok(vec![false, true, true]));
+        assert_eq!(resolve("w*"), Ok(vec![true; 3]));
+        assert_eq!(resolve("w?b,*.1"), Ok(vec![true; 3]));
+        let (name, nearest) = ("wep".to_owned(), Some("web".to_owned()));
+        assert_eq!(resolve("web,wep"), Err(Error::Nobody { name, nearest }));
+        assert_eq!(resolve("[").unwrap_err(), Error::Pattern("[".to_owned()));
+    }
+
+    #[test]
+    fn later_processes_are_included_by_the_same_rules() {
+        let names = Names::parse("web,*.7").unwrap();
+        let included = ["web.1", "web.99", "clock.7", "worker.1"].map(|name| names.include(name));
+        assert_eq!(included, [true, true, true, false]);
+    }
 }

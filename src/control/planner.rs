@@ -1,24 +1,39 @@
 //! Makes new plans for the running app, one after the other: what is scaled while
 //! files are read again is not forgotten.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::thread::Thread;
 use crate::notice::Notice;
 use crate::plan::scale::{Change, Differences, scale};
 use crate::plan::sources::{Places, Sources};
-use crate::plan::{Options, Plan, Process};
+use crate::plan::{Options, Plan};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
 use crate::supervise::listeners::listening;
 use crate::supervise::sockets::Sockets;
-use crate::supervise::supervisor::Pace;
+use crate::supervise::supervisor::{Pace, Status};
 use crate::supervise::taken::taken;
 
 /// What comes of it, or why nothing does.
-pub type Answer = Result<Differences, String>;
+pub type Answer = Result<Differences, Refused>;
+
+/// Why an order is not carried out.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// All is being stopped.
+    #[error(transparent)]
+    Stopping(#[from] Stopping),
+    /// Others have to be carried out first.
+    #[error("{MAX_WAITING} changes wait for their turn already")]
+    Busy,
+    /// It can't be.
+    #[error("{0}")]
+    Invalid(String),
+}
 
 #[derive(Debug)]
 enum Order {
@@ -43,13 +58,17 @@ impl Orders {
 
     async fn give(&self, order: impl FnOnce(oneshot::Sender<Answer>) -> Order) -> Answer {
         let (answer, differences) = oneshot::channel();
-        self.0.send(order(answer)).await.map_err(|_| Stopping.to_string())?;
-        differences.await.map_err(|_| Stopping.to_string())?
+        self.0.try_send(order(answer)).map_err(|error| match error {
+            TrySendError::Full(_) => Refused::Busy,
+            TrySendError::Closed(_) => Stopping.into(),
+        })?;
+        differences.await.map_err(|_| Stopping)?
     }
 }
 
-/// So many may wait for their turn.
-const WAITING: usize = 128;
+/// So many may wait for their turn; the others are refused, and leave room for requests that
+/// take no time.
+const MAX_WAITING: usize = 64;
 
 /// All that a plan is made from.
 #[derive(Debug)]
@@ -67,11 +86,11 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Begins to take orders; needs a tokio runtime.
+    /// Begins to take orders.
     #[must_use]
-    pub fn start(self, engine: Handle) -> Orders {
-        let (orders, receive) = mpsc::channel(WAITING);
-        tokio::spawn(self.run(receive, engine));
+    pub fn start(self, thread: &Thread, engine: Handle) -> Orders {
+        let (orders, receive) = mpsc::channel(MAX_WAITING);
+        thread.spawn(self.run(receive, engine));
         Orders(orders)
     }
 
@@ -87,14 +106,14 @@ impl Planner {
     }
 
     async fn scale(&mut self, changes: &[Change], engine: &Handle) -> Answer {
-        let scaled = scale(&self.plan, &self.options.scaled, changes).map_err(text)?;
+        let scaled = scale(&self.plan, &self.options.scaled, changes).map_err(invalid)?;
         let options = Options { scaled, ..self.options.clone() };
         let (sources, told) = (self.sources.clone(), options.clone());
         let plan = spawn_blocking(move || {
-            let known = Plan::types_of(&sources).map_err(text)?;
-            Plan::new(&sources, &told.about(&known)).map_err(text)
+            let known = Plan::types_of(&sources).map_err(invalid)?;
+            Plan::new(&sources, &told.about(&known)).map_err(invalid)
         });
-        let plan = plan.await.map_err(text)??;
+        let plan = plan.await.map_err(invalid)??;
         let differences = self.adopt(plan, Pace::AtOnce, engine).await?;
         self.options = options;
         Ok(differences)
@@ -102,19 +121,20 @@ impl Planner {
 
     async fn reload(&mut self, pace: Pace, engine: &Handle) -> Answer {
         if self.places.procfile.as_ref().is_some_and(|path| path.as_os_str() == "-") {
-            return Err("the Procfile came from standard input, which can't be read again".into());
+            let reason = "the Procfile came from standard input, which can't be read again";
+            return Err(Refused::Invalid(reason.into()));
         }
         let (places, options) = (self.places.clone(), self.options.clone());
         let environment = self.sources.environment.clone();
         let read = spawn_blocking(move || {
-            let sources = Sources::read(&places, environment).map_err(text)?;
-            let known = Plan::types_of(&sources).map_err(text)?;
+            let sources = Sources::read(&places, environment).map_err(invalid)?;
+            let known = Plan::types_of(&sources).map_err(invalid)?;
             // A type that is gone may come back, and then is what the flags say.
-            let plan = Plan::new(&sources, &options.about(&known)).map_err(text)?;
-            plan.check_folders().map_err(text)?;
-            Ok::<_, String>((sources, plan))
+            let plan = Plan::new(&sources, &options.about(&known)).map_err(invalid)?;
+            plan.check_folders().map_err(invalid)?;
+            Ok::<_, Refused>((sources, plan))
         });
-        let (sources, plan) = read.await.map_err(text)??;
+        let (sources, plan) = read.await.map_err(invalid)??;
         let differences = self.adopt(plan, pace, engine).await?;
         self.sources = sources;
         Ok(differences)
@@ -122,51 +142,50 @@ impl Planner {
 
     /// Has the engine run by this plan, if nothing speaks against it.
     async fn adopt(&mut self, plan: Plan, pace: Pace, engine: &Handle) -> Answer {
-        let snapshot = engine.look().await.map_err(text)?;
+        let snapshot = engine.look().await?;
         if snapshot.ending {
-            return Err(text(Stopping));
+            return Err(Stopping.into());
         }
         self.check_listeners(&plan)?;
         let unsure = self.check_ports(&plan, &snapshot).await?;
-        let sockets = self.sockets.of(&plan).map_err(text)?;
+        let sockets = self.sockets.of(&plan).map_err(invalid)?;
         let mut differences = Differences::between(&self.plan, &plan);
         // What was stopped stays so, and what has failed is tried again.
-        for status in &snapshot.processes {
-            let name = &status.plan.name;
-            if let Some(at) = differences.restarted.iter().position(|it| it == name)
-                && !status.is_wanted()
-            {
-                differences.restarted.remove(at);
-                differences.started.extend(status.follows_changes().then(|| name.clone()));
-            }
-        }
+        let Differences { started, restarted, .. } = &mut differences;
+        let changed: HashSet<String> = restarted.iter().cloned().collect();
+        let changed = snapshot.processes.iter().filter(|it| changed.contains(&it.plan.name));
+        let down: Vec<&Status> = changed.filter(|status| !status.is_wanted()).collect();
+        let names: HashSet<&str> = down.iter().map(|it| it.plan.name.as_str()).collect();
+        restarted.retain(|name| !names.contains(name.as_str()));
+        let tried = down.iter().filter(|status| status.follows_changes());
+        started.extend(tried.map(|status| status.plan.name.clone()));
         for notice in unsure {
-            engine.say(notice).map_err(text)?;
+            engine.say(notice)?;
         }
-        engine.plan(plan.clone(), sockets.clone(), pace).map_err(text)?;
+        engine.plan(plan.clone(), sockets.clone(), pace).await?;
         (self.plan, self.sockets) = (plan, sockets);
         Ok(differences)
     }
 
     /// A port can't go from a process to ganger, or back, while it is in use.
-    fn check_listeners(&self, plan: &Plan) -> Result<(), String> {
+    fn check_listeners(&self, plan: &Plan) -> Result<(), Refused> {
+        let before = self.plan.processes.iter().map(|was| (was.kind.as_str(), was.listen));
+        let before: HashMap<&str, bool> = before.collect();
         let changed = plan.processes.iter().find(|process| {
-            let of_kind = |was: &&Arc<Process>| was.kind == process.kind;
-            let was = self.plan.processes.iter().find(of_kind);
-            was.is_some_and(|was| was.listen != process.listen)
+            before.get(process.kind.as_str()).is_some_and(|was| *was != process.listen)
         });
         changed.map_or(Ok(()), |process| {
             let kind = &process.kind;
-            Err(format!(
+            Err(Refused::Invalid(format!(
                 "`listen` of `{kind}` can't change while it runs (take it down first: `ganger scale \
                  {kind}=0`, and then up again)"
-            ))
+            )))
         })
     }
 
     /// Whether the ports that this plan gives out and none before it are free. Fails for
     /// those that would be nothing without.
-    async fn check_ports(&self, plan: &Plan, now: &Snapshot) -> Result<Vec<Notice>, String> {
+    async fn check_ports(&self, plan: &Plan, now: &Snapshot) -> Result<Vec<Notice>, Refused> {
         let known = self.plan.processes.iter().chain(now.processes.iter().map(|it| &it.plan));
         let ours: HashSet<u16> = known.filter_map(|process| process.port).collect();
         let is_new = |port: &u16| !ours.contains(port);
@@ -179,9 +198,9 @@ impl Planner {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let all = spawn_blocking(move || taken(&new, &listening())).await.map_err(text)?;
+        let all = spawn_blocking(move || taken(&new, &listening())).await.map_err(invalid)?;
         match all.iter().find(|taken| taken.counts) {
-            Some(taken) => Err(format!("{taken} (free it, and try again)")),
+            Some(taken) => Err(Refused::Invalid(format!("{taken} (free it, and try again)"))),
             None => Ok(all
                 .iter()
                 .map(|taken| Notice::PortTaken { reason: taken.to_string() })
@@ -190,6 +209,6 @@ impl Planner {
     }
 }
 
-fn text(error: impl std::error::Error) -> String {
-    error.to_string()
+fn invalid(error: impl std::error::Error) -> Refused {
+    Refused::Invalid(error.to_string())
 }

@@ -1,35 +1,51 @@
 //! What can be asked and told, and the answer to each.
 
-use std::io;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::body::Frame;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::api::{self, About, Done, Refusal};
+use super::api::{About, Done};
+use super::body::{names, room_for_names};
+use super::connection::Connection;
 use super::describe::describe;
+use super::error::Error;
 use super::logs::logs;
-use super::names;
+use super::memory::Memory;
+use super::names::Names;
 use super::planner::Orders;
-use super::server::{Answers, LASTING, LONGEST, PATIENCE};
-use super::waiting::{check_hope, is_no_more, reach, seconds, wait};
+use super::server::{InFlight, MAX_STREAMS, Phase};
+use super::table::Table;
+use super::usage::Survey;
+use super::waiting::{Awaited, check_hope, is_no_more, reach, seconds, wait};
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
 use crate::supervise::command::{Handle, Snapshot, Stopping};
+use crate::supervise::share::Shared;
 use crate::supervise::supervisor::{Pace, Status};
+
+/// A follower that has read nothing for so long makes room for another one.
+const STALLED: Duration = Duration::from_secs(10);
+/// So long it may take to leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A refusal that comes as text is a sentence.
+const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// What every answer is made from.
 #[derive(Clone)]
@@ -38,17 +54,26 @@ pub(super) struct App {
     pub(super) orders: Orders,
     pub(super) about: Arc<About>,
     /// For those whose answer takes as long as they like: the others keep some room.
-    pub(super) lasting: Arc<Semaphore>,
-    /// In KiB, for what is said at once and may take its time to be read.
-    pub(super) memory: Arc<Semaphore>,
-    pub(super) answers: Answers,
+    pub(super) streams: Arc<Semaphore>,
+    pub(super) memory: Memory,
+    pub(super) survey: Shared<Survey>,
+    pub(super) table: Table,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) in_flight: InFlight,
 }
 
 impl App {
     /// Room for an answer that takes its time, as long as this is held.
-    pub(super) fn stay(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let room = Arc::clone(&self.lasting).try_acquire_owned();
-        room.map_err(|_| full(format!("{LASTING} others wait or follow already")))
+    pub(super) async fn stay(&self) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(room) = Arc::clone(&self.streams).try_acquire_owned() {
+            return Ok(room);
+        }
+        let full = || Error::busy(format!("{MAX_STREAMS} others wait or follow already"));
+        if !self.table.evict_follower(STALLED).await {
+            return Err(full());
+        }
+        let room = timeout(LEAVE_TIMEOUT, Arc::clone(&self.streams).acquire_owned()).await;
+        room.map_err(|_| full())?.map_err(|_| full())
     }
 }
 
@@ -58,7 +83,7 @@ pub(super) fn refusals() -> Router {
 }
 
 async fn refuse() -> Error {
-    Error(StatusCode::FORBIDDEN, "this ganger belongs to another user".into())
+    Error::new(StatusCode::FORBIDDEN, "this ganger belongs to another user")
 }
 
 /// The answers to those who may.
@@ -89,76 +114,54 @@ async fn as_json(response: Response) -> Response {
         return response;
     }
     let status = response.status();
-    let bytes = axum::body::to_bytes(response.into_body(), LONGEST).await.unwrap_or_default();
-    Error(status, String::from_utf8_lossy(&bytes).into_owned()).into_response()
-}
-
-/// Why there is no better answer.
-pub(super) struct Error(pub(super) StatusCode, pub(super) String);
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        (self.0, Json(Refusal { error: self.1 })).into_response()
-    }
-}
-
-impl From<Stopping> for Error {
-    fn from(stopping: Stopping) -> Self {
-        Self(StatusCode::SERVICE_UNAVAILABLE, stopping.to_string())
-    }
-}
-
-impl From<names::Error> for Error {
-    fn from(error: names::Error) -> Self {
-        Self(StatusCode::NOT_FOUND, error.to_string())
-    }
-}
-
-pub(super) fn bad(error: impl Into<Box<dyn std::error::Error>>) -> Error {
-    Error(StatusCode::BAD_REQUEST, error.into().to_string())
-}
-
-pub(super) fn full(reason: String) -> Error {
-    Error(StatusCode::SERVICE_UNAVAILABLE, reason)
+    let bytes =
+        axum::body::to_bytes(response.into_body(), MAX_TEXT_BYTES).await.unwrap_or_default();
+    Error::new(status, String::from_utf8_lossy(&bytes)).into_response()
 }
 
 async fn nothing() -> Error {
-    Error(StatusCode::NOT_FOUND, "there is no such page".into())
+    Error::new(StatusCode::NOT_FOUND, "there is no such page")
 }
 
 async fn about(State(app): State<App>) -> Json<About> {
     Json(About::clone(&app.about))
 }
 
-async fn list(State(app): State<App>) -> Result<Json<Vec<api::Process>>, Error> {
+async fn list(State(app): State<App>) -> Result<Response, Error> {
     let snapshot = app.engine.look().await?;
-    let all: Vec<&Status> = snapshot.processes.iter().collect();
-    Ok(Json(describe(&snapshot, &all).await))
+    let all = (0..snapshot.processes.len()).collect();
+    describe(&app, snapshot, all).await
 }
 
-async fn some(
-    State(app): State<App>,
-    Path(patterns): Path<String>,
-) -> Result<Json<Vec<api::Process>>, Error> {
+async fn some(State(app): State<App>, Path(patterns): Path<String>) -> Result<Response, Error> {
     let snapshot = app.engine.look().await?;
-    let chosen = choose(&patterns, &snapshot)?;
-    Ok(Json(describe(&snapshot, &chosen).await))
+    let chosen = choose(patterns, &snapshot).await?;
+    describe(&app, snapshot, chosen).await
 }
 
-/// Those that a list of patterns means, separated by commas.
-pub(super) fn choose<'a>(patterns: &str, snapshot: &'a Snapshot) -> Result<Vec<&'a Status>, Error> {
-    let patterns: Vec<&str> = patterns.split(',').collect();
-    Ok(names::select(&patterns, &snapshot.processes)?)
+/// The places of those that a list of patterns means, separated by commas. Matching is done on
+/// another thread.
+pub(super) async fn choose(
+    patterns: String,
+    snapshot: &Arc<Snapshot>,
+) -> Result<Vec<usize>, Error> {
+    let snapshot = Arc::clone(snapshot);
+    let chosen = spawn_blocking(move || Names::parse(&patterns)?.select(&snapshot.processes));
+    Ok(chosen.await.map_err(Error::bad_request)??)
 }
 
 /// Where things stand, unless all is being stopped: then it is too late for an order.
-async fn running(app: &App) -> Result<Snapshot, Error> {
+async fn running(app: &App) -> Result<Arc<Snapshot>, Error> {
     let snapshot = app.engine.look().await?;
     if snapshot.ending { Err(Stopping.into()) } else { Ok(snapshot) }
 }
 
-pub(super) fn names_of(chosen: &[&Status]) -> Vec<String> {
-    chosen.iter().map(|status| status.plan.name.clone()).collect()
+pub(super) fn names_of<'a>(
+    snapshot: &Snapshot,
+    chosen: impl IntoIterator<Item = &'a usize>,
+) -> Vec<String> {
+    let name = |place: &usize| snapshot.processes[*place].plan.name.clone();
+    chosen.into_iter().map(name).collect()
 }
 
 #[derive(Deserialize)]
@@ -173,24 +176,27 @@ async fn restart(
     State(app): State<App>,
     Path(patterns): Path<String>,
     Query(query): Query<Restart>,
-) -> Result<Json<Done>, Error> {
+) -> Result<Response, Error> {
     let wait = query.wait.map(seconds).transpose()?;
-    let _room = wait.map(|_| app.stay()).transpose()?;
+    let _stream = if wait.is_some() { Some(app.stay().await?) } else { None };
+    let room = room_for_names(&app).await?;
     let before = running(&app).await?;
-    let mut chosen = choose(&patterns, &before)?;
-    chosen.retain(|status| status.is_planned());
-    let (up, down): (Vec<&Status>, Vec<&Status>) =
-        chosen.iter().partition(|status| status.state.runs());
-    let done = Done { started: names_of(&down), restarted: names_of(&up), ..Done::default() };
-    app.engine.restart(names_of(&chosen), pace(query.rolling))?;
+    let mut chosen = choose(patterns, &before).await?;
+    let status = |place: &usize| &before.processes[*place];
+    chosen.retain(|place| status(place).is_planned());
+    let (up, down): (Vec<usize>, Vec<usize>) =
+        chosen.iter().partition(|place| status(place).state.runs());
+    let started = names_of(&before, &down);
+    let done = Done { started, restarted: names_of(&before, &up), ..Done::default() };
+    let awaited: Vec<Awaited> = chosen.iter().map(|place| Awaited::new(status(place))).collect();
+    app.engine.restart(names_of(&before, &chosen), pace(query.rolling)).await?;
+    drop(before);
     if wait.is_some() {
         let anew = |snapshot: &Snapshot| {
-            for was in &chosen {
-                let name = &was.plan.name;
-                let now = snapshot.processes.iter().find(|status| status.plan.name == *name);
-                let Some(now) = now else { return Err(is_no_more(name)) };
-                // Its turn is still to come, or it is on its way down.
-                if now.due || (now.restarts == was.restarts && was.state.runs()) {
+            for was in &awaited {
+                let name = was.name();
+                let Some(now) = snapshot.find(name) else { return Err(is_no_more(name)) };
+                if !has_begun_anew(was, now) {
                     return Ok(false);
                 }
                 check_hope(now)?;
@@ -202,18 +208,25 @@ async fn restart(
         };
         reach(&app, wait, anew).await?;
     }
-    Ok(Json(done))
+    names(&done, room)
+}
+
+/// Whether it is past what it `was`: its turn is not still to come, and it is not on its way
+/// down.
+fn has_begun_anew(was: &Awaited, now: &Status) -> bool {
+    !now.due && (now.restarts != was.restarts || !was.ran)
 }
 
 fn pace(rolling: bool) -> Pace {
     if rolling { Pace::Rolling } else { Pace::AtOnce }
 }
 
-async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Json<Done>, Error> {
+async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Response, Error> {
+    let room = room_for_names(&app).await?;
     let snapshot = running(&app).await?;
-    let names = names_of(&choose(&patterns, &snapshot)?);
-    app.engine.stop(names.clone())?;
-    Ok(Json(Done { stopped: names, ..Done::default() }))
+    let stopped = names_of(&snapshot, &choose(patterns, &snapshot).await?);
+    app.engine.stop(stopped.clone()).await?;
+    names(&Done { stopped, ..Done::default() }, room)
 }
 
 #[derive(Deserialize)]
@@ -225,14 +238,15 @@ async fn signal(
     State(app): State<App>,
     Path(patterns): Path<String>,
     Query(query): Query<Signalled>,
-) -> Result<Json<Done>, Error> {
-    let signal: Signal = parse_signal(&query.signal).map_err(bad)?;
+) -> Result<Response, Error> {
+    let signal: Signal = parse_signal(&query.signal).map_err(Error::bad_request)?;
+    let room = room_for_names(&app).await?;
     let snapshot = app.engine.look().await?;
-    let mut chosen = choose(&patterns, &snapshot)?;
-    chosen.retain(|status| status.state.runs());
-    let names = names_of(&chosen);
-    app.engine.signal(names.clone(), signal)?;
-    Ok(Json(Done { signalled: names, ..Done::default() }))
+    let mut chosen = choose(patterns, &snapshot).await?;
+    chosen.retain(|place| snapshot.processes[*place].state.runs());
+    let signalled = names_of(&snapshot, &chosen);
+    app.engine.signal(signalled.iter().cloned().collect(), signal).await?;
+    names(&Done { signalled, ..Done::default() }, room)
 }
 
 async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
@@ -246,22 +260,20 @@ async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Er
 }
 
 /// The body is an object: `{"web": 2, "worker": "+1"}`.
-async fn scale(State(app): State<App>, request: Request) -> Result<Json<Done>, Error> {
-    let body = timeout(PATIENCE, axum::body::to_bytes(request.into_body(), LONGEST));
-    let body = body.await.map_err(|_| bad("the request did not arrive"))?;
-    let body = body.map_err(|error| Error(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))?;
+async fn scale(State(app): State<App>, body: Bytes) -> Result<Response, Error> {
     let body: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&body).map_err(bad)?;
+        serde_json::from_slice(&body).map_err(Error::bad_request)?;
     let change = |(name, to): (&String, &serde_json::Value)| -> Result<Change, Error> {
         let to = match to {
             serde_json::Value::Number(to) => format!("={to}"),
             serde_json::Value::String(to) if to.starts_with(['+', '-']) => to.clone(),
             other => format!("={other}"),
         };
-        format!("{name}{to}").parse().map_err(bad)
+        format!("{name}{to}").parse().map_err(Error::bad_request)
     };
     let changes = body.iter().map(change).collect::<Result<_, _>>()?;
-    Ok(Json(done(app.orders.scale(changes).await.map_err(bad)?)))
+    let room = room_for_names(&app).await?;
+    names(&done(app.orders.scale(changes).await?), room)
 }
 
 #[derive(Deserialize)]
@@ -270,8 +282,9 @@ struct Reload {
     rolling: bool,
 }
 
-async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Json<Done>, Error> {
-    Ok(Json(done(app.orders.reload(pace(query.rolling)).await.map_err(bad)?)))
+async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Response, Error> {
+    let room = room_for_names(&app).await?;
+    names(&done(app.orders.reload(pace(query.rolling)).await?), room)
 }
 
 fn done(differences: Differences) -> Done {
@@ -279,25 +292,30 @@ fn done(differences: Differences) -> Done {
     Done { started, stopped, restarted, adjusted, ..Done::default() }
 }
 
-/// The answer begins now, and ends when everything has.
-async fn quit(State(app): State<App>) -> Result<Response, Error> {
-    app.engine.quit()?;
-    let mut engine = app.engine;
-    let end = async move { while engine.changed().await.is_ok() {} };
-    Ok(Body::new(Until(Box::pin(end))).into_response())
+/// The answer begins now, and ends when nothing is left of ganger but a process that exits.
+async fn quit(
+    State(app): State<App>,
+    Extension(connection): Extension<Arc<Connection>>,
+) -> Response {
+    connection.wait_for_end();
+    // If the engine is gone, all the better.
+    let _ = app.engine.quit();
+    let mut phase = app.phase;
+    let end = async move { drop(phase.wait_for(|phase| *phase == Phase::Over).await.map(drop)) };
+    Body::new(Until(Box::pin(end))).into_response()
 }
 
 /// A body that has nothing, and takes until then.
 struct Until(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl hyper::body::Body for Until {
-    type Data = hyper::body::Bytes;
-    type Error = io::Error;
+    type Data = Bytes;
+    type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.as_mut().poll(context).map(|()| None)
     }
 }

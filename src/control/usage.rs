@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use tokio::task::spawn_blocking;
+
 /// What the members of one process use together.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Usage {
@@ -13,26 +16,46 @@ pub(super) struct Usage {
     pub(super) bound: bool,
 }
 
-/// For each leader, with its port; takes a look at every process of the system.
+/// All processes of the system and all sockets that listen, at one moment.
 #[cfg(target_os = "linux")]
-pub(super) fn of(leaders: &[(i32, Option<u16>)]) -> Vec<Usage> {
-    use crate::supervise::listeners::{Census, listening};
+pub(super) struct Survey {
+    census: crate::supervise::listeners::Census,
+    listening: crate::supervise::listeners::Listening,
+}
 
-    let (census, listening) = (Census::take(), listening());
-    let of = |&(leader, port): &(i32, Option<u16>)| {
+#[cfg(target_os = "linux")]
+impl Survey {
+    /// Takes a while, and is done on another thread.
+    pub(super) async fn take() -> Option<Self> {
+        use crate::supervise::listeners::{Census, listening};
+
+        let take = || Self { census: Census::take(), listening: listening() };
+        spawn_blocking(take).await.ok()
+    }
+
+    /// Of the process that was started as `leader`, and was given a port.
+    pub(super) fn usage(&self, leader: i32, port: Option<u16>) -> Usage {
         let mut usage = Usage::default();
-        for (_, stat) in census.members(leader) {
+        for (_, stat) in self.census.members(leader) {
             let ticks = (stat.utime + stat.stime) * 1000 / procfs::ticks_per_second();
             usage.cpu += Duration::from_millis(ticks);
             usage.memory += stat.rss * procfs::page_size();
         }
-        usage.bound = port.is_some_and(|port| census.listens(leader, port, &listening));
+        usage.bound = port.is_some_and(|port| self.census.listens(leader, port, &self.listening));
         usage
-    };
-    leaders.iter().map(of).collect()
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn of(leaders: &[(i32, Option<u16>)]) -> Vec<Usage> {
-    vec![Usage::default(); leaders.len()]
+pub(super) struct Survey;
+
+#[cfg(not(target_os = "linux"))]
+impl Survey {
+    pub(super) async fn take() -> Option<Self> {
+        Some(Self)
+    }
+
+    pub(super) fn usage(&self, _leader: i32, _port: Option<u16>) -> Usage {
+        Usage::default()
+    }
 }

@@ -1,17 +1,18 @@
 //! Waiting for processes, and when there is nothing to wait for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::api;
 use super::describe::describe;
-use super::routes::{App, Error, bad, choose, names_of};
+use super::error::Error;
+use super::routes::{App, choose};
 use crate::notice::time;
+use crate::plan;
 use crate::supervise::command::{Snapshot, Stopping};
 use crate::supervise::supervisor::{Status, Want, Why};
 
@@ -30,18 +31,40 @@ pub(super) struct Wait {
     timeout: Option<f64>,
 }
 
+/// A process as it was when a client began to wait for it: what others know of it, a client
+/// doesn't keep.
+pub(super) struct Awaited {
+    plan: Arc<plan::Process>,
+    pub(super) restarts: u32,
+    pub(super) ran: bool,
+}
+
+impl Awaited {
+    pub(super) fn new(status: &Status) -> Self {
+        let (restarts, ran) = (status.restarts, status.state.runs());
+        Self { plan: Arc::clone(&status.plan), restarts, ran }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.plan.name
+    }
+}
+
 pub(super) async fn wait(
     State(app): State<App>,
     Path(patterns): Path<String>,
     Query(query): Query<Wait>,
-) -> Result<Json<Vec<api::Process>>, Error> {
+) -> Result<Response, Error> {
+    let longest = query.timeout.map(seconds).transpose()?;
     let before = app.engine.look().await?;
-    let names = names_of(&choose(&patterns, &before)?);
-    let lives: Vec<u32> = choose(&patterns, &before)?.iter().map(|it| it.restarts).collect();
+    let chosen = choose(patterns, &before).await?;
+    let awaited: Vec<Awaited> =
+        chosen.iter().map(|at| Awaited::new(&before.processes[*at])).collect();
+    drop(before);
     let is_reached = |snapshot: &Snapshot| {
-        for (name, life) in names.iter().zip(&lives) {
-            let status = snapshot.processes.iter().find(|status| status.plan.name == *name);
-            let reached = match (query.r#for, status) {
+        for was in &awaited {
+            let name = was.name();
+            let reached = match (query.r#for, snapshot.find(name)) {
                 (For::Ready, _) if snapshot.ending => return Err(Stopping.into()),
                 (For::Ready, Some(status)) => {
                     check_hope(status)?;
@@ -49,9 +72,8 @@ pub(super) async fn wait(
                 }
                 (For::Ready, None) => return Err(is_no_more(name)),
                 // Gone, or no longer what it was.
-                (For::Exit, status) => {
-                    status.is_none_or(|status| !status.state.runs() || status.restarts > *life)
-                }
+                (For::Exit, status) => status
+                    .is_none_or(|status| !status.state.runs() || status.restarts > was.restarts),
             };
             if !reached {
                 return Ok(false);
@@ -59,12 +81,11 @@ pub(super) async fn wait(
         }
         Ok(true)
     };
-    let _room = app.stay()?;
-    reach(&app, query.timeout.map(seconds).transpose()?, is_reached).await?;
+    let _room = app.stay().await?;
+    reach(&app, longest, is_reached).await?;
     let now = app.engine.look().await?;
-    let chosen: Vec<&Status> =
-        now.processes.iter().filter(|status| names.contains(&status.plan.name)).collect();
-    Ok(Json(describe(&now, &chosen).await))
+    let chosen = awaited.iter().filter_map(|was| now.place(was.name())).collect();
+    describe(&app, now, chosen).await
 }
 
 /// Fails for one that will not be ready, or not in its time.
@@ -81,17 +102,17 @@ pub(super) fn check_hope(status: &Status) -> Result<(), Error> {
         }
         (Want::Down(Why::Gone), _) => return Err(is_no_more(name)),
     };
-    Err(Error(StatusCode::REQUEST_TIMEOUT, message))
+    Err(Error::timed_out(message))
 }
 
 pub(super) fn is_no_more(name: &str) -> Error {
-    Error(StatusCode::REQUEST_TIMEOUT, format!("{name} is no part of the formation any more"))
+    Error::timed_out(format!("{name} is no part of the formation any more"))
 }
 
 /// So many seconds, if they are a time.
 pub(super) fn seconds(seconds: f64) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(seconds)
-        .map_err(|_| bad(format!("`{seconds}` is no time; expected seconds")))
+        .map_err(|_| Error::bad_request(format!("`{seconds}` is no time; expected seconds")))
 }
 
 /// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
@@ -102,14 +123,18 @@ pub(super) async fn reach(
 ) -> Result<(), Error> {
     let mut engine = app.engine.clone();
     let reached = async {
-        while !is_reached(&engine.look().await?)? {
+        loop {
+            let snapshot = engine.look().await?;
+            if is_reached(&snapshot)? {
+                return Ok(());
+            }
+            drop(snapshot);
             engine.changed().await?;
         }
-        Ok::<(), Error>(())
     };
     let Some(longest) = longest else { return reached.await };
     timeout(longest, reached).await.map_err(|_| {
         let seconds = longest.as_secs_f64();
-        Error(StatusCode::REQUEST_TIMEOUT, format!("it did not come to that in {seconds} s"))
+        Error::timed_out(format!("it did not come to that in {seconds} s"))
     })?
 }

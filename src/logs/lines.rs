@@ -75,6 +75,29 @@ impl Cutter {
         !self.tail.is_empty()
     }
 
+    /// Whether something of a line was taken in or put out, but not its end.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.tail.is_empty() || self.begun != Begun::Not
+    }
+
+    /// How many bytes wait for the end of their line.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.tail.len()
+    }
+
+    /// Puts out what waits for the end of its line; the rest continues on a line of its own.
+    pub fn cut(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+        if !self.tail.is_empty() {
+            self.begin(prefix, out);
+            out.append(&mut self.tail);
+            self.tail = Vec::new();
+            out.push(b'\n');
+            self.begun = Begun::Broken;
+        }
+    }
+
     /// Puts out the beginning of a line whose end is still to come (a prompt).
     pub fn show(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         let whole = complete_chars(&self.tail);

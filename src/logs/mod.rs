@@ -24,7 +24,7 @@ use mio::{Poll, Token, Waker};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::notice::Notice;
-use follow::Question;
+use follow::Queries;
 use format::{Label, Style};
 use mux::{Mux, Setup};
 pub use sources::SourceId;
@@ -34,7 +34,6 @@ pub use sources::SourceId;
 enum Command {
     Add(Box<Addition>),
     Expect { id: SourceId, text: Box<[u8]> },
-    Look(Box<Question>),
     Drain { id: SourceId },
     Say(Notice),
     Detach,
@@ -70,6 +69,7 @@ pub struct Logs {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     events: UnboundedReceiver<Event>,
+    queries: Queries,
 }
 
 impl Logs {
@@ -80,12 +80,14 @@ impl Logs {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let (commands, receive) = channel();
+        let (query, queries) = channel();
         let (send, events) = unbounded_channel();
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let setup = Setup {
             poll,
             waker: Arc::clone(&waker),
             commands: receive,
+            queries,
             events: send,
             style,
             notice_style: Style { color: colored, ..style },
@@ -95,7 +97,8 @@ impl Logs {
         let apart = !mux::is_same_file(&stdout, &stderr);
         let mux = Mux::new(setup, stdout.as_fd(), apart.then(|| stderr.as_fd()))?;
         std::thread::Builder::new().name("mux".into()).stack_size(128 << 10).spawn(|| mux.run())?;
-        Ok(Self { commands, waker, events })
+        let queries = Queries::new(query, Arc::clone(&waker));
+        Ok(Self { commands, waker, events, queries })
     }
 
     /// Reads from `file`, which must not block, until its end; without a label,
@@ -110,9 +113,10 @@ impl Logs {
         self.send(Command::Expect { id, text: text.as_bytes().into() });
     }
 
-    /// Answers a question about what was said, whoever blocks the stream.
-    pub fn look(&self, question: Question) {
-        self.send(Command::Look(Box::new(question)));
+    /// Asks about what is kept, also while nobody reads the stream.
+    #[must_use]
+    pub fn queries(&self) -> &Queries {
+        &self.queries
     }
 
     /// Reads at once what a process that has ended left in its pipe, before

@@ -16,7 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::follow::Question;
+use super::follow::Query;
 use super::format::Style;
 use super::sink::{Sink, Trouble};
 use super::sources::{PIPE_MAX, SourceId, Sources};
@@ -30,12 +30,16 @@ const STDOUT: Token = Token(usize::MAX - 1);
 const SOON: Duration = Duration::from_millis(1);
 const LITTLE: usize = 32 << 10;
 const BREATH: Duration = Duration::from_micros(250);
+/// So many queries are taken in for a round, and answered for so long.
+const MAX_QUERIES: usize = 64;
+const MAX_ANSWER_TIME: Duration = Duration::from_millis(1);
 
 /// What the thread is made from.
 pub(super) struct Setup {
     pub(super) poll: Poll,
     pub(super) waker: Arc<Waker>,
     pub(super) commands: Receiver<Command>,
+    pub(super) queries: Receiver<Query>,
     pub(super) events: UnboundedSender<Event>,
     pub(super) style: Style,
     /// How notices are put out, which may go elsewhere.
@@ -56,8 +60,11 @@ pub(super) struct Mux {
     sources: Sources,
     /// What is still to be done, in order.
     inbox: VecDeque<Task>,
-    /// What was asked, to be answered once that is done, as far as there is room for it.
-    questions: Vec<Question>,
+    /// What clients ask.
+    queries: Receiver<Query>,
+    /// What they asked before the present round began: it is answered once that is done which
+    /// the engine has asked for before, as far as there is room.
+    asked: VecDeque<Query>,
     output: Sink,
     /// Where notices go, if that is elsewhere.
     notices: Option<Sink>,
@@ -106,7 +113,8 @@ impl Mux {
             notice_style: setup.notice_style,
             sources: Sources::new(setup.terminal, setup.kept),
             inbox: VecDeque::new(),
-            questions: Vec::new(),
+            queries: setup.queries,
+            asked: VecDeque::new(),
             stopping: None,
             finished: false,
             closed: false,
@@ -132,12 +140,11 @@ impl Mux {
                     token => self.sources.on_readable(token, event.is_read_closed()),
                 }
             }
+            self.take_queries();
             self.take_commands();
             let stamp = self.style.stamp();
             self.work(&stamp);
-            for question in self.questions.drain(..) {
-                self.sources.audience.answer(question);
-            }
+            self.answer_queries();
             let read = self.sources.read_round(&stamp, &mut self.output);
             for matched in self.sources.matched.drain(..) {
                 let _ = self.events.send(Event::Matched(matched));
@@ -168,7 +175,10 @@ impl Mux {
     /// How long nothing has to be done if nothing happens.
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
         let may_detach = matches!(self.inbox.front(), Some(Task::Detach)) && self.is_drained();
-        if may_detach || (self.sources.has_ready() && !self.output.is_full()) {
+        if may_detach
+            || !self.asked.is_empty()
+            || (self.sources.has_ready() && !self.output.is_full())
+        {
             return Some(Duration::ZERO);
         }
         let prompt = self.sources.next_prompt();
@@ -183,7 +193,6 @@ impl Mux {
             match self.commands.try_recv() {
                 Ok(Command::Add(addition)) => self.inbox.push_back(Task::Add(addition)),
                 Ok(Command::Expect { id, text }) => self.sources.expect(id, text),
-                Ok(Command::Look(question)) => self.questions.push(*question),
                 Ok(Command::Drain { id }) => {
                     self.inbox.push_back(Task::Drain { id, most: PIPE_MAX });
                 }
@@ -200,6 +209,24 @@ impl Mux {
                     return;
                 }
             }
+        }
+    }
+
+    /// Answers clients for a while, and then goes on with what is more important.
+    fn answer_queries(&mut self) {
+        let since = Instant::now();
+        while since.elapsed() < MAX_ANSWER_TIME
+            && let Some(query) = self.asked.pop_front()
+        {
+            self.sources.subscribers.answer(query);
+        }
+        self.take_queries();
+    }
+
+    /// Before the commands are taken that were given before them.
+    fn take_queries(&mut self) {
+        if self.asked.is_empty() {
+            self.asked.extend(self.queries.try_iter().take(MAX_QUERIES));
         }
     }
 

@@ -1,67 +1,98 @@
-//! The last that each process said, kept in memory: there are no log files.
+//! The last output of each process, kept in memory: there are no log files.
+//!
+//! It lies in segments that are shared with their readers. What a reader gets, an
+//! [`Excerpt`], costs the thread that keeps the output some pointers for each process, and
+//! no copy; choosing and reading lines is the reader's own work.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// So much is kept of each process.
+use memchr::{memchr, memchr_iter, memrchr};
+
+/// So many bytes are kept of each process, unless the user chose another number.
 pub const KEPT: usize = 256 << 10;
-/// And so much of all together; what was silent the longest goes first.
-const KEPT_OF_ALL: usize = 64 << 20;
+/// So much memory is used for all together; what was silent the longest goes first.
+pub const MAX_MEMORY: usize = 64 << 20;
 
-/// Who says little at a time is remembered less exactly, so that what is known of the
-/// bytes takes no more room than they do.
-const BYTES_PER_CHUNK: usize = 32;
-const FEW_CHUNKS: usize = 32;
+/// The size of a segment, which is less where little is kept.
+const MAX_SEGMENT_BYTES: usize = 32 << 10;
+const MIN_SEGMENT_BYTES: usize = 256;
+const SEGMENTS: usize = 4;
 
-/// A line, or the beginning of one, and when its end came.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Line {
-    /// Whose.
-    pub name: Arc<str>,
-    /// When.
-    pub at: SystemTime,
-    /// With its newline, if that has come.
-    pub bytes: Vec<u8>,
-}
+/// A process that writes little at a time is remembered less exactly after some chunks, so
+/// that they take no more room than the bytes.
+const MIN_CHUNK_BYTES: usize = 64;
+const EXACT_CHUNKS: usize = 32;
 
-/// What came at once.
+/// The most that is read at once, and looked through for something to read.
+const PIECE_BYTES: usize = 1 << 10;
+const SCAN_BYTES: usize = 256 << 10;
+
+/// What came at once, or a part of it.
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
-    /// Where it stands among all that came from all.
+    /// Its place among all that came from all.
     number: u64,
     at: SystemTime,
-    length: usize,
+    /// Where it ends in its segment; it begins where the one before it ends.
+    end: usize,
 }
 
-/// The last of one process.
+#[derive(Debug, Default)]
+struct Segment {
+    bytes: Vec<u8>,
+    chunks: Vec<Chunk>,
+}
+
+impl Segment {
+    /// What it takes in memory.
+    fn memory(&self) -> usize {
+        let chunks = self.chunks.capacity() * size_of::<Chunk>();
+        size_of::<Self>() + self.bytes.capacity() + chunks
+    }
+
+    fn start_of(&self, chunk: usize) -> usize {
+        chunk.checked_sub(1).map_or(0, |before| self.chunks[before].end)
+    }
+}
+
+/// The last output of one process.
 #[derive(Debug, Default)]
 struct Tail {
-    bytes: VecDeque<u8>,
-    chunks: VecDeque<Chunk>,
-    /// Whether it begins in the middle of a line.
+    /// The last one is written to as long as no reader has it.
+    segments: VecDeque<Arc<Segment>>,
+    /// So many bytes of the first segment are not kept any more.
+    skipped: usize,
+    /// So many bytes are kept.
+    length: usize,
+    /// Whether they begin in the middle of a line.
     cut: bool,
-    /// Whether there are so many chunks that the last one is to take more.
-    full: bool,
+    /// How many chunks there are.
+    chunks: usize,
+    memory: usize,
 }
 
-/// The last of all processes.
+/// The last output of all processes.
 #[derive(Debug)]
 pub struct Recent {
     tails: HashMap<Arc<str>, Tail>,
     kept: usize,
-    held: usize,
+    memory: usize,
     next: u64,
+    /// A segment that is free to be used again.
+    spare: Option<Segment>,
 }
 
 impl Recent {
     /// Keeps so many bytes of each process.
     #[must_use]
     pub fn new(kept: usize) -> Self {
-        Self { tails: HashMap::new(), kept, held: 0, next: 0 }
+        Self { tails: HashMap::new(), kept, memory: 0, next: 0, spare: None }
     }
 
-    /// Takes note of what a process said.
+    /// Keeps what a process has written.
     pub fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
         if bytes.is_empty() || self.kept == 0 {
             return;
@@ -74,19 +105,14 @@ impl Recent {
         self.next += 1;
         // Of more than is kept, the end.
         let (start, end) = bytes.split_at(bytes.len().saturating_sub(self.kept));
-        let before = tail.bytes.len();
-        tail.make_room(self.kept - end.len());
+        let before = tail.memory;
+        tail.make_room(self.kept - end.len(), &mut self.spare);
         if let Some(last) = start.last() {
             tail.cut = *last != b'\n';
         }
-        tail.bytes.extend(end);
-        match tail.chunks.back_mut().filter(|_| tail.full) {
-            Some(last) => (last.at, last.length) = (at, last.length + end.len()),
-            None => tail.chunks.push_back(Chunk { number, at, length: end.len() }),
-        }
-        tail.full = tail.chunks.len() > self.kept / BYTES_PER_CHUNK + FEW_CHUNKS;
-        self.held = self.held + tail.bytes.len() - before;
-        while self.held > KEPT_OF_ALL {
+        tail.append(number, at, end, self.kept, &mut self.spare);
+        self.memory = self.memory + tail.memory - before;
+        while self.memory > MAX_MEMORY {
             self.drop_oldest();
         }
     }
@@ -94,78 +120,508 @@ impl Recent {
     /// Whether the last line of a process has no end yet.
     #[must_use]
     pub fn is_open(&self, name: &str) -> bool {
-        let last = self.tails.get(name).and_then(|tail| tail.bytes.back());
-        last.is_some_and(|byte| *byte != b'\n')
+        let last = self.tails.get(name).and_then(|tail| tail.segments.back());
+        last.and_then(|segment| segment.bytes.last()).is_some_and(|byte| *byte != b'\n')
     }
 
     fn drop_oldest(&mut self) {
-        let last = |tail: &Tail| tail.chunks.back().map(|chunk| chunk.number);
+        let last = |tail: &Tail| Some(tail.segments.back()?.chunks.last()?.number);
         let oldest = self.tails.iter().min_by_key(|(_, tail)| last(tail));
         if let Some(name) = oldest.map(|(name, _)| Arc::clone(name))
             && let Some(tail) = self.tails.remove(&name)
         {
-            self.held -= tail.bytes.len();
+            self.memory -= tail.memory;
         }
     }
 
-    /// The last lines, at most `most`, of those whose name is right, in the order
-    /// in which they came; none that is older than `since`.
+    /// The processes of which something is kept, and how much memory that takes.
     #[must_use]
-    pub fn lines(
+    pub fn sizes(&self) -> Vec<(Arc<str>, usize)> {
+        self.tails.iter().map(|(name, tail)| (Arc::clone(name), tail.memory)).collect()
+    }
+
+    /// What is kept of the processes that are meant. If that takes more than `limit` bytes of
+    /// memory, how much it takes.
+    pub fn excerpt(
         &self,
-        is_right: impl Fn(&str) -> bool,
-        since: Option<SystemTime>,
-        most: usize,
-    ) -> Vec<Line> {
-        let mut lines = Vec::new();
-        for (name, tail) in self.tails.iter().filter(|(name, _)| is_right(name)) {
-            tail.lines(name, &mut lines);
+        mut is_meant: impl FnMut(&Arc<str>) -> bool,
+        limit: usize,
+    ) -> Result<Excerpt, usize> {
+        let meant = self.tails.iter().filter(|(name, _)| is_meant(name));
+        let meant: Vec<(&Arc<str>, &Tail)> = meant.collect();
+        let memory = meant.iter().map(|(_, tail)| tail.memory).sum();
+        if memory > limit {
+            return Err(memory);
         }
-        lines.retain(|(_, line)| since.is_none_or(|since| line.at >= since));
-        lines.sort_by_key(|(number, _)| *number);
-        let first = lines.len().saturating_sub(most);
-        lines.drain(first..).map(|(_, line)| line).collect()
+        let part = |(name, tail): (&Arc<str>, &Tail)| Part {
+            name: Arc::clone(name),
+            segments: tail.segments.clone(),
+            skipped: tail.skipped,
+            cut: tail.cut,
+        };
+        Ok(Excerpt { parts: meant.into_iter().map(part).collect() })
     }
 }
 
 impl Tail {
     /// Leaves at most `room` bytes of what is there.
-    fn make_room(&mut self, room: usize) {
-        while self.bytes.len() > room {
-            let Some(first) = self.chunks.front_mut() else { return };
-            let excess = self.bytes.len() - room;
-            let gone = first.length.min(excess);
-            self.cut = self.bytes.get(gone - 1) != Some(&b'\n');
-            self.bytes.drain(..gone);
-            first.length -= gone;
-            if first.length == 0 {
-                self.chunks.pop_front();
+    fn make_room(&mut self, room: usize, spare: &mut Option<Segment>) {
+        while self.length > room {
+            let Some(first) = self.segments.front() else { return };
+            let there = first.bytes.len() - self.skipped;
+            let gone = there.min(self.length - room);
+            self.cut = first.bytes[self.skipped + gone - 1] != b'\n';
+            self.skipped += gone;
+            self.length -= gone;
+            if gone == there
+                && let Some(first) = self.segments.pop_front()
+            {
+                self.skipped = 0;
+                self.chunks -= first.chunks.len();
+                self.memory -= first.memory();
+                *spare = Arc::into_inner(first).or(spare.take());
             }
         }
     }
 
-    fn lines(&self, name: &Arc<str>, into: &mut Vec<(u64, Line)>) {
-        let line = |chunk: &Chunk, bytes| {
-            (chunk.number, Line { name: Arc::clone(name), at: chunk.at, bytes })
-        };
-        let mut bytes = self.bytes.iter().copied();
-        let (mut open, mut skip) = (Vec::new(), self.cut);
-        for chunk in &self.chunks {
-            for byte in bytes.by_ref().take(chunk.length) {
-                open.push(byte);
-                if byte == b'\n' {
-                    let whole = std::mem::take(&mut open);
-                    if !std::mem::take(&mut skip) {
-                        into.push(line(chunk, whole));
-                    }
+    fn append(
+        &mut self,
+        number: u64,
+        at: SystemTime,
+        bytes: &[u8],
+        kept: usize,
+        spare: &mut Option<Segment>,
+    ) {
+        let size = (kept / SEGMENTS).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        let is_exact = self.chunks <= kept / MIN_CHUNK_BYTES + EXACT_CHUNKS;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let last = self.segments.back_mut().and_then(Arc::get_mut);
+            let Some(segment) = last.filter(|segment| segment.bytes.len() < size) else {
+                let mut segment = spare.take().unwrap_or_default();
+                segment.bytes.clear();
+                segment.chunks.clear();
+                self.memory += segment.memory();
+                self.segments.push_back(Arc::new(segment));
+                continue;
+            };
+            let before = segment.memory();
+            let (now, later) = rest.split_at(rest.len().min(size - segment.bytes.len()));
+            segment.bytes.extend_from_slice(now);
+            let end = segment.bytes.len();
+            let start = segment.chunks.len().checked_sub(1).map(|last| segment.start_of(last));
+            match (segment.chunks.last_mut(), start) {
+                (Some(last), Some(start)) if !is_exact && last.end - start < MIN_CHUNK_BYTES => {
+                    (last.at, last.end) = (at, end);
+                }
+                (_, _) => {
+                    segment.chunks.push(Chunk { number, at, end });
+                    self.chunks += 1;
                 }
             }
+            self.memory = self.memory + segment.memory() - before;
+            self.length += now.len();
+            rest = later;
         }
-        if let Some(last) = self.chunks.back()
-            && !open.is_empty()
-            && !skip
-        {
-            into.push(line(last, open));
+    }
+}
+
+/// What was kept of some processes at one moment.
+#[derive(Debug, Default)]
+pub struct Excerpt {
+    parts: Vec<Part>,
+}
+
+/// What was kept of one process.
+#[derive(Debug)]
+struct Part {
+    name: Arc<str>,
+    segments: VecDeque<Arc<Segment>>,
+    skipped: usize,
+    cut: bool,
+}
+
+impl Excerpt {
+    /// Reads the last lines, at most `most`, in the order in which they ended; none that is
+    /// older than `since`.
+    #[must_use]
+    pub fn read(self, most: usize, since: Option<SystemTime>) -> Reader {
+        let cursors: Vec<Cursor> = self.parts.into_iter().filter_map(Cursor::new).collect();
+        let mut reader =
+            Reader { cursors, order: BinaryHeap::new(), since, reading: None, skip: 0, memory: 0 };
+        if most < usize::MAX {
+            reader.find_last(most);
+        }
+        let next = reader.cursors.iter().enumerate();
+        reader.order = next.map(|(at, cursor)| Reverse((cursor.number(), at))).collect();
+        reader.memory = reader.cursors.iter().map(Cursor::memory).sum();
+        reader
+    }
+
+    /// The last lines, at most `most`, and of each at most `longest` bytes.
+    #[must_use]
+    pub fn last_lines(self, most: usize, longest: usize) -> Vec<Vec<u8>> {
+        let mut reader = self.read(most, None);
+        let mut lines = Vec::new();
+        let mut line = Vec::new();
+        while let Some(piece) = reader.next_piece() {
+            for part in piece.bytes.split_inclusive(|byte| *byte == b'\n') {
+                let room = longest.saturating_sub(line.len());
+                line.extend_from_slice(&part[..part.len().min(room)]);
+                if part.ends_with(b"\n") {
+                    lines.push(std::mem::take(&mut line));
+                }
+            }
+            if piece.is_end && !line.is_empty() {
+                lines.push(std::mem::take(&mut line));
+            }
+        }
+        lines
+    }
+}
+
+/// What is read next.
+#[derive(Debug)]
+pub struct Piece<'a> {
+    /// The process that wrote it.
+    pub name: &'a Arc<str>,
+    /// When the line ended that it belongs to.
+    pub at: SystemTime,
+    /// Some bytes; none at the end, or after a long search for more.
+    pub bytes: &'a [u8],
+    /// Whether nothing more of this process follows.
+    pub is_end: bool,
+}
+
+/// Reads an excerpt, in small pieces of which each costs little time.
+#[derive(Debug)]
+pub struct Reader {
+    cursors: Vec<Cursor>,
+    /// Those that have something left, by the number of their next chunk.
+    order: BinaryHeap<Reverse<(u64, usize)>>,
+    since: Option<SystemTime>,
+    /// The cursor that is being read from.
+    reading: Option<usize>,
+    /// So many of the lines that come first are not wanted.
+    skip: usize,
+    memory: usize,
+}
+
+/// What a reader does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    Read,
+    /// It goes on looking for something to read.
+    Search,
+    End,
+}
+
+/// Goes through what was kept of one process, chunk by chunk: the lines that end in a chunk
+/// are read when it is its turn.
+#[derive(Debug)]
+struct Cursor {
+    name: Arc<str>,
+    segments: VecDeque<Arc<Segment>>,
+    /// The present chunk; there always is one.
+    chunk: ChunkPlace,
+    /// What comes next begins here.
+    line: Place,
+    /// What is to be read now ends here.
+    until: Place,
+    /// Whether nothing follows that.
+    is_last: bool,
+}
+
+/// A place among the bytes of a part.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Place {
+    segment: usize,
+    byte: usize,
+}
+
+/// A place among its chunks.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct ChunkPlace {
+    segment: usize,
+    chunk: usize,
+}
+
+impl Cursor {
+    /// At the first line that is whole, if there is one.
+    fn new(part: Part) -> Option<Self> {
+        let Part { name, segments, skipped, cut } = part;
+        let mut line = Place { segment: 0, byte: skipped };
+        if cut {
+            let is_in = |segment: &Arc<Segment>, start| memchr(b'\n', &segment.bytes[start..]);
+            while is_in(segments.get(line.segment)?, line.byte).is_none() {
+                line = Place { segment: line.segment + 1, byte: 0 };
+            }
+            line.byte += is_in(&segments[line.segment], line.byte)? + 1;
+        }
+        let chunk = ChunkPlace { segment: 0, chunk: 0 };
+        let mut cursor = Self { name, segments, chunk, line, until: line, is_last: false };
+        while cursor.end_of(cursor.chunk) <= line {
+            cursor.chunk = cursor.after(cursor.chunk)?;
+        }
+        Some(cursor)
+    }
+
+    fn get(&self, place: ChunkPlace) -> &Chunk {
+        &self.segments[place.segment].chunks[place.chunk]
+    }
+
+    fn number(&self) -> u64 {
+        self.get(self.chunk).number
+    }
+
+    fn end_of(&self, place: ChunkPlace) -> Place {
+        Place { segment: place.segment, byte: self.get(place).end }
+    }
+
+    fn after(&self, place: ChunkPlace) -> Option<ChunkPlace> {
+        let ChunkPlace { segment, chunk } = place;
+        let next = ChunkPlace { segment, chunk: chunk + 1 };
+        let first = ChunkPlace { segment: segment + 1, chunk: 0 };
+        [next, first].into_iter().find(|it| {
+            self.segments.get(it.segment).is_some_and(|segment| it.chunk < segment.chunks.len())
+        })
+    }
+
+    /// Not before the present one.
+    fn before(&self, place: ChunkPlace) -> Option<ChunkPlace> {
+        let ChunkPlace { segment, chunk } = place;
+        let before = match chunk.checked_sub(1) {
+            Some(chunk) => ChunkPlace { segment, chunk },
+            None => self.last_of(segment.checked_sub(1)?),
+        };
+        (before >= self.chunk).then_some(before)
+    }
+
+    fn last_of(&self, segment: usize) -> ChunkPlace {
+        ChunkPlace { segment, chunk: self.segments[segment].chunks.len() - 1 }
+    }
+
+    fn last(&self) -> ChunkPlace {
+        self.last_of(self.segments.len() - 1)
+    }
+
+    /// What there is still to read of a chunk, and where that begins.
+    fn bytes_of(&self, place: ChunkPlace) -> (usize, &[u8]) {
+        let segment = &self.segments[place.segment];
+        let (start, end) = (segment.start_of(place.chunk), segment.chunks[place.chunk].end);
+        let start = match place.segment.cmp(&self.line.segment) {
+            Ordering::Less => end,
+            Ordering::Equal => start.max(self.line.byte).min(end),
+            Ordering::Greater => start,
+        };
+        (start, &segment.bytes[start..end])
+    }
+
+    /// So many lines end there.
+    fn count(&self, place: ChunkPlace) -> usize {
+        memchr_iter(b'\n', self.bytes_of(place).1).count()
+    }
+
+    /// Where the last line ends that does so in this chunk.
+    fn last_line(&self, place: ChunkPlace) -> Option<Place> {
+        let (start, bytes) = self.bytes_of(place);
+        let at = memrchr(b'\n', bytes)?;
+        Some(Place { segment: place.segment, byte: start + at + 1 })
+    }
+
+    /// Where the line ends that is the `count`th to do so in this chunk.
+    fn nth_line(&self, place: ChunkPlace, count: usize) -> Option<Place> {
+        let (start, bytes) = self.bytes_of(place);
+        let at = memchr_iter(b'\n', bytes).nth(count.checked_sub(1)?)?;
+        Some(Place { segment: place.segment, byte: start + at + 1 })
+    }
+
+    fn end(&self) -> Place {
+        self.end_of(self.last())
+    }
+
+    /// Whether its last line has no end.
+    fn is_open(&self) -> bool {
+        let last = self.segments.back().and_then(|segment| segment.bytes.last());
+        last.is_some_and(|byte| *byte != b'\n')
+    }
+
+    /// Leaves out what ends before this chunk.
+    fn go_to(&mut self, first: ChunkPlace) {
+        let mut place = first;
+        while let Some(before) = self.before(place) {
+            place = before;
+            if let Some(end) = self.last_line(place) {
+                self.line = end;
+                break;
+            }
+        }
+        (self.chunk, self.until) = (first, self.line);
+        self.drop_read();
+    }
+
+    /// Lets go of what has been read, and returns how much memory that held.
+    fn drop_read(&mut self) -> usize {
+        let mut memory = 0;
+        while self.line.segment > 0 && self.chunk.segment > 0 {
+            memory += self.segments.pop_front().map_or(0, |segment| segment.memory());
+            self.line.segment -= 1;
+            self.until.segment -= 1;
+            self.chunk.segment -= 1;
+        }
+        memory
+    }
+
+    fn memory(&self) -> usize {
+        self.segments.iter().map(|segment| segment.memory()).sum()
+    }
+
+    /// Reads on, to the end of a segment at most.
+    fn read(&mut self) -> Piece<'_> {
+        let at = self.get(self.chunk).at;
+        let Place { segment, byte: start } = self.line;
+        let bytes = &self.segments[segment].bytes;
+        let end = if self.until.segment == segment { self.until.byte } else { bytes.len() };
+        let end = end.min(start + PIECE_BYTES);
+        self.line = if end == bytes.len() && self.until.segment > segment {
+            Place { segment: segment + 1, byte: 0 }
+        } else {
+            Place { segment, byte: end }
+        };
+        Piece { name: &self.name, at, bytes: &bytes[start..end], is_end: false }
+    }
+}
+
+impl Reader {
+    /// How much memory is held by what has not been read.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    fn is_wanted(&self, chunk: &Chunk) -> bool {
+        self.since.is_none_or(|since| chunk.at >= since)
+    }
+
+    /// Goes to the first of the last `most` lines. They are counted from the end on, where
+    /// there is little to count if they are few.
+    fn find_last(&mut self, most: usize) {
+        let mut firsts: Vec<Option<ChunkPlace>> = vec![None; self.cursors.len()];
+        let last = |(at, cursor): (usize, &Cursor)| {
+            let last = cursor.last();
+            (cursor.get(last).number, at, last)
+        };
+        let mut order: BinaryHeap<(u64, usize, ChunkPlace)> =
+            self.cursors.iter().enumerate().map(last).collect();
+        let (mut count, mut counted) = (0, None);
+        while let Some((number, at, place)) = order.pop() {
+            // What came at once may lie in two segments.
+            if count >= most && counted != Some(number) {
+                break;
+            }
+            counted = Some(number);
+            firsts[at] = Some(place);
+            let cursor = &self.cursors[at];
+            if self.is_wanted(cursor.get(place)) {
+                count += cursor.count(place);
+                count += usize::from(place == cursor.last() && cursor.is_open());
+            }
+            order.extend(cursor.before(place).map(|it| (cursor.get(it).number, at, it)));
+        }
+        self.skip = count.saturating_sub(most);
+        let mut firsts = firsts.into_iter();
+        self.cursors.retain_mut(|cursor| {
+            let first = firsts.next().flatten();
+            first.inspect(|first| cursor.go_to(*first)).is_some()
+        });
+    }
+
+    /// The next piece: some bytes of one process, lines in the order in which they ended.
+    /// None at the end.
+    pub fn next_piece(&mut self) -> Option<Piece<'_>> {
+        let (at, step) = self.advance()?;
+        let cursor = &mut self.cursors[at];
+        let is_end = match step {
+            Step::Read => return Some(cursor.read()),
+            Step::Search => false,
+            Step::End => true,
+        };
+        let at = cursor.get(cursor.chunk).at;
+        if is_end {
+            self.memory -= cursor.memory();
+            cursor.segments.clear();
+        }
+        Some(Piece { name: &cursor.name, at, bytes: &[], is_end })
+    }
+
+    /// Goes on to the next thing to read, and says of which cursor.
+    fn advance(&mut self) -> Option<(usize, Step)> {
+        let mut scanned = 0;
+        loop {
+            let Some(at) = self.reading else {
+                let Reverse((_, at)) = self.order.pop()?;
+                self.reading = Some(at);
+                scanned += self.begin(at);
+                continue;
+            };
+            let cursor = &mut self.cursors[at];
+            if cursor.line < cursor.until {
+                return Some((at, Step::Read));
+            }
+            if cursor.is_last {
+                self.reading = None;
+                return Some((at, Step::End));
+            }
+            match cursor.after(cursor.chunk) {
+                Some(next) => {
+                    cursor.chunk = next;
+                    self.memory -= cursor.drop_read();
+                    self.order.push(Reverse((cursor.number(), at)));
+                    self.reading = None;
+                }
+                None => self.end(at),
+            }
+            if scanned > SCAN_BYTES {
+                return Some((at, Step::Search));
+            }
+        }
+    }
+
+    /// Begins with the lines that end in the present chunk, and returns how many bytes were
+    /// looked through for them.
+    fn begin(&mut self, at: usize) -> usize {
+        let cursor = &self.cursors[at];
+        let place = cursor.chunk;
+        let scanned = cursor.bytes_of(place).1.len();
+        if let Some(end) = cursor.last_line(place) {
+            let mut line = cursor.line;
+            if !self.is_wanted(cursor.get(place)) {
+                line = end;
+            } else if self.skip > 0 {
+                let skipped = self.skip.min(cursor.count(place));
+                line = cursor.nth_line(place, skipped).unwrap_or(line);
+                self.skip -= skipped;
+            }
+            let cursor = &mut self.cursors[at];
+            (cursor.line, cursor.until) = (line, end);
+        }
+        scanned
+    }
+
+    /// Ends with what has no end yet.
+    fn end(&mut self, at: usize) {
+        let cursor = &self.cursors[at];
+        let end = cursor.end();
+        let mut is_wanted = self.is_wanted(cursor.get(cursor.chunk));
+        if is_wanted && self.skip > 0 && cursor.line < end {
+            self.skip -= 1;
+            is_wanted = false;
+        }
+        let cursor = &mut self.cursors[at];
+        cursor.is_last = true;
+        cursor.until = end;
+        if !is_wanted {
+            cursor.line = end;
         }
     }
 }
@@ -175,9 +631,38 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// `NAME LINE`, with a `$` where a process ends.
+    fn shown_since(recent: &Recent, most: usize, since: Option<SystemTime>) -> Vec<String> {
+        let mut reader = recent.excerpt(|_| true, usize::MAX).unwrap().read(most, since);
+        let mut lines: Vec<String> = Vec::new();
+        let mut open: Option<Arc<str>> = None;
+        while let Some(piece) = reader.next_piece() {
+            let text = String::from_utf8(piece.bytes.to_vec()).unwrap();
+            for part in text.split_inclusive('\n') {
+                match (open.take(), lines.last_mut()) {
+                    // A line that has begun goes on, whatever else there is.
+                    (Some(name), Some(line)) => {
+                        assert_eq!(name, *piece.name);
+                        line.push_str(part);
+                    }
+                    (_, _) => lines.push(format!("{} {part}", piece.name)),
+                }
+                open = (!part.ends_with('\n')).then(|| Arc::clone(piece.name));
+            }
+            if piece.is_end {
+                open = None;
+            }
+        }
+        assert_eq!(reader.memory(), 0);
+        lines
+    }
+
     fn shown(recent: &Recent, most: usize) -> Vec<String> {
-        let line = |line: Line| format!("{} {}", line.name, String::from_utf8_lossy(&line.bytes));
-        recent.lines(|_| true, None, most).into_iter().map(line).collect()
+        shown_since(recent, most, None)
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
     }
 
     #[test]
@@ -189,18 +674,17 @@ mod tests {
         }
         assert_eq!(shown(&recent, 9), ["a one\n", "b three\n", "a two\n", "a fo"]);
         assert_eq!(shown(&recent, 2), ["a two\n", "a fo"]);
-        let of_b = recent.lines(|name| name == "b", None, 9);
-        assert_eq!(of_b.len(), 1);
+        let of_b = recent.excerpt(|name| &**name == "b", usize::MAX).unwrap();
+        assert_eq!(of_b.last_lines(9, 9), [b"three\n"]);
     }
 
     #[test]
     fn what_is_too_old_is_left_out() {
         let mut recent = Recent::new(100);
         let name: Arc<str> = "a".into();
-        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
         recent.push(&name, at(1), b"one\n");
         recent.push(&name, at(2), b"two\n");
-        assert_eq!(recent.lines(|_| true, Some(at(2)), 9).len(), 1);
+        assert_eq!(shown_since(&recent, 9, Some(at(2))), ["a two\n"]);
     }
 
     #[test]
@@ -212,8 +696,44 @@ mod tests {
             recent.push(&name, SystemTime::UNIX_EPOCH, b"\n");
         }
         assert_eq!(shown(&recent, usize::MAX).len(), 512);
-        assert!(recent.tails[&name].chunks.len() <= 65);
+        let tail = &recent.tails[&name];
+        assert!(tail.chunks <= 65, "{}", tail.chunks);
+        let chunks: usize = tail.segments.iter().map(|it| it.chunks.len()).sum();
+        assert_eq!(tail.chunks, chunks);
         assert!(!recent.is_open("a"));
+    }
+
+    #[test]
+    fn what_a_reader_has_stays_as_it_was() {
+        let mut recent = Recent::new(1000);
+        let name: Arc<str> = "a".into();
+        recent.push(&name, at(1), b"one\n");
+        let before = recent.excerpt(|_| true, usize::MAX).unwrap();
+        for _ in 0..1000 {
+            recent.push(&name, at(2), b"another\n");
+        }
+        assert_eq!(before.last_lines(9, 9), [b"one\n"]);
+        let excerpt = recent.excerpt(|_| true, usize::MAX).unwrap();
+        assert_eq!(excerpt.last_lines(1, 4), [b"anot"]);
+    }
+
+    #[test]
+    fn an_excerpt_has_a_limit_and_the_memory_of_all_too() {
+        let mut recent = Recent::new(4 << 20);
+        let names: Vec<Arc<str>> = (0..20).map(|at| format!("a.{at}").into()).collect();
+        for name in &names {
+            for _ in 0..(4 << 10) {
+                recent.push(name, at(1), &[b'x'; 1 << 10]);
+            }
+        }
+        assert!(recent.memory <= MAX_MEMORY, "{}", recent.memory);
+        let sizes = recent.sizes();
+        assert_eq!(recent.memory, sizes.iter().map(|(_, size)| size).sum::<usize>());
+        let size = sizes.iter().find(|(name, _)| **name == *names[19]).unwrap().1;
+        assert!((4 << 20..5 << 20).contains(&size), "{size}");
+        let last = |name: &Arc<str>| *name == names[19];
+        assert_eq!(recent.excerpt(last, size - 1).unwrap_err(), size);
+        assert!(recent.excerpt(last, size).is_ok());
     }
 
     proptest! {
@@ -228,8 +748,8 @@ mod tests {
             for piece in &pieces {
                 recent.push(&name, SystemTime::UNIX_EPOCH, piece.as_bytes());
             }
-            let lines = recent.lines(|_| true, None, usize::MAX);
-            let said: Vec<u8> = lines.into_iter().flat_map(|line| line.bytes).collect();
+            let lines = recent.excerpt(|_| true, usize::MAX).unwrap().last_lines(usize::MAX, 99);
+            let said = lines.concat();
             let end = &text.as_bytes()[text.len().saturating_sub(kept)..];
             // From the first whole line on, or all of it if it was never cut.
             let whole = if end.len() == text.len() || text.as_bytes()[text.len() - end.len() - 1] == b'\n' {
@@ -238,6 +758,41 @@ mod tests {
                 end.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &end[at + 1..])
             };
             prop_assert_eq!(String::from_utf8(said).unwrap(), String::from_utf8(whole.to_vec()).unwrap());
+        }
+
+        /// Against a list of lines.
+        #[test]
+        fn lines_are_those_of_a_simple_list(
+            pushes in proptest::collection::vec((0usize..3, "[ab\n]{1,3000}", 0u64..9), 1..60),
+            most in prop_oneof![0usize..9, Just(usize::MAX)],
+            since in proptest::option::of(0u64..9),
+        ) {
+            let names: Vec<Arc<str>> = (0..3).map(|at| format!("p{at}").into()).collect();
+            let mut recent = Recent::new(1 << 20);
+            let mut lines: Vec<(String, u64)> = Vec::new();
+            let mut open = vec![(String::new(), 0, 0, 0); 3];
+            for (number, (process, text, time)) in pushes.iter().enumerate() {
+                recent.push(&names[*process], at(*time), text.as_bytes());
+                for part in text.split_inclusive('\n') {
+                    open[*process].0.push_str(part);
+                    if part.ends_with('\n') {
+                        let line = std::mem::take(&mut open[*process].0);
+                        lines.push((format!("{} {line}", names[*process]), *time));
+                    }
+                }
+                let line = std::mem::take(&mut open[*process].0);
+                open[*process] = (line, *time, lines.len(), number);
+            }
+            // A line without an end stands where its last piece came.
+            let mut unfinished: Vec<_> = open.iter().enumerate().filter(|(_, it)| !it.0.is_empty()).collect();
+            unfinished.sort_by_key(|(_, it)| Reverse(it.3));
+            for (process, (line, time, place, _)) in unfinished {
+                lines.insert(*place, (format!("{} {line}", names[process]), *time));
+            }
+            lines.retain(|(_, time)| since.is_none_or(|since| *time >= since));
+            let first = lines.len().saturating_sub(most);
+            let expected: Vec<String> = lines.drain(first..).map(|(line, _)| line).collect();
+            prop_assert_eq!(shown_since(&recent, most, since.map(at)), expected);
         }
     }
 }

@@ -12,7 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::Addition;
-use super::follow::Audience;
+use super::follow::Subscribers;
 use super::format::Label;
 use super::lines::{Cutter, LONGEST};
 use super::sink::Sink;
@@ -85,8 +85,8 @@ pub(super) struct Sources {
     awaited: HashMap<SourceId, Awaited>,
     /// Those that have said it.
     pub(super) matched: Vec<SourceId>,
-    /// Whoever else hears it.
-    pub(super) audience: Audience,
+    /// What is kept of it, and passed on to clients.
+    pub(super) subscribers: Subscribers,
 }
 
 impl Sources {
@@ -101,7 +101,7 @@ impl Sources {
             row: None,
             awaited: HashMap::new(),
             matched: Vec::new(),
-            audience: Audience::new(kept),
+            subscribers: Subscribers::new(kept),
         }
     }
 
@@ -216,7 +216,7 @@ impl Sources {
                 // Less than was asked for: there was no more, but perhaps its end.
                 source.ready = count == self.buffer.len() || source.ending;
                 let bytes = &self.buffer[..count];
-                self.audience.hear(&source.name, bytes);
+                self.subscribers.publish(&source.name, bytes);
                 if self.awaited.get_mut(&id).is_some_and(|awaited| awaited.is_said(bytes)) {
                     self.awaited.remove(&id);
                     self.matched.push(id);
@@ -253,7 +253,7 @@ impl Sources {
         self.row.take_if(|row| *row == id);
         if let Some(source) = self.by_id.remove(&id) {
             self.by_token.remove(&source.token);
-            self.audience.end(&source.name);
+            self.subscribers.end(&source.name);
         }
         self.awaited.remove(&id);
         self.ready.retain(|ready| *ready != id);

@@ -1,15 +1,17 @@
 //! What a running engine is asked, by others in this process.
 
-use std::time::{Instant, SystemTime};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::share::Shared;
 use super::sockets::Sockets;
 use super::supervisor::{Pace, Status};
-use crate::logs::follow::{BEHIND, Filter, Question, Said};
+use crate::logs::follow::Queries;
 use crate::logs::format::Color;
-use crate::logs::recent::Line;
 use crate::notice::Notice;
 use crate::plan::Plan;
 
@@ -20,15 +22,23 @@ pub(super) enum Command {
     Plan(Box<Plan>, Sockets, Pace),
     Restart(Vec<String>, Pace),
     Stop(Vec<String>),
-    Signal(Vec<String>, Signal),
-    Logs(Box<Question>),
+    Signal(HashSet<String>, Signal),
+    /// All that was sent before this is done.
+    Sync(oneshot::Sender<()>),
     Detach(oneshot::Sender<()>),
     Say(Notice),
     Quit,
 }
 
+/// Of the engine's time, clients that look get at most a part: so many times as long as
+/// the last look took, there is none.
+const REST: u32 = 4;
+/// Shorter pauses are not worth a timer, and longer ones come of a busy machine.
+const MIN_REST: Duration = Duration::from_millis(1);
+const MAX_REST: Duration = Duration::from_millis(200);
+
 /// Where things stand.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Snapshot {
     /// By the clock that the states of the processes go by.
     pub now: Instant,
@@ -37,19 +47,55 @@ pub struct Snapshot {
     /// Whether all is being stopped.
     pub ending: bool,
     /// The colour of each process type.
-    pub colors: Vec<(String, Color)>,
+    pub colors: Arc<HashMap<String, Color>>,
+    /// How long the engine took for it.
+    took: Duration,
+    /// Where each process stands, by its name: made by the first client that wants to know.
+    places: OnceLock<HashMap<String, usize>>,
+}
+
+impl Snapshot {
+    /// Of the processes as they are now; the engine has worked on it `since`.
+    pub(super) fn new(
+        now: Instant,
+        processes: Vec<Status>,
+        ending: bool,
+        colors: HashMap<String, Color>,
+        since: Instant,
+    ) -> Self {
+        let (colors, places) = (Arc::new(colors), OnceLock::new());
+        Self { now, processes, ending, colors, took: since.elapsed(), places }
+    }
+
+    /// The process of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Status> {
+        self.place(name).map(|at| &self.processes[at])
+    }
+
+    /// Where the process of this name stands.
+    #[must_use]
+    pub fn place(&self, name: &str) -> Option<usize> {
+        let places = self.places.get_or_init(|| {
+            let names = self.processes.iter().map(|status| status.plan.name.clone());
+            names.enumerate().map(|(at, name)| (name, at)).collect()
+        });
+        places.get(name).copied()
+    }
 }
 
 /// The engine is gone, or about to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("ganger is stopping")]
+#[error("ganger is shutting down")]
 pub struct Stopping;
 
-/// The engine, to whoever asks.
+/// The engine, to its clients in this process.
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
+    looks: Shared<Snapshot>,
     changes: watch::Receiver<()>,
+    output: Queries,
 }
 
 /// The engine's own end.
@@ -57,15 +103,18 @@ pub struct Handle {
 pub(super) struct Commands {
     receiver: mpsc::UnboundedReceiver<Command>,
     changes: watch::Sender<()>,
-    /// So that there is always somebody who could ask.
+    /// So that there is always a client.
     handle: Handle,
 }
 
 impl Commands {
-    pub(super) fn new() -> Self {
+    /// Needs a tokio runtime.
+    pub(super) fn new(output: Queries) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (sender, changes) = watch::channel(());
-        Self { receiver, changes: sender, handle: Handle { commands, changes } }
+        let looks = share_looks(commands.clone());
+        let handle = Handle { commands, looks, changes, output };
+        Self { receiver, changes: sender, handle }
     }
 
     pub(super) fn handle(&self) -> Handle {
@@ -86,51 +135,53 @@ impl Commands {
     }
 }
 
+/// Has the engine make snapshots: one for all clients that have asked until then, and not one
+/// after the other.
+fn share_looks(commands: mpsc::UnboundedSender<Command>) -> Shared<Snapshot> {
+    let make = move || {
+        let (answer, snapshot) = oneshot::channel();
+        let sent = commands.send(Command::Look(answer));
+        async move {
+            sent.ok()?;
+            snapshot.await.ok()
+        }
+    };
+    Shared::new(make, |snapshot| {
+        let rest = (snapshot.took * REST).min(MAX_REST);
+        if rest < MIN_REST { Duration::ZERO } else { rest }
+    })
+}
+
 impl Handle {
     /// Where things stand.
-    pub async fn look(&self) -> Result<Snapshot, Stopping> {
-        let (answer, snapshot) = oneshot::channel();
-        self.send(Command::Look(answer))?;
-        snapshot.await.map_err(|_| Stopping)
+    pub async fn look(&self) -> Result<Arc<Snapshot>, Stopping> {
+        self.looks.get().await.ok_or(Stopping)
+    }
+
+    /// What processes write.
+    #[must_use]
+    pub fn output(&self) -> &Queries {
+        &self.output
     }
 
     /// Runs by this plan from now on.
-    pub fn plan(&self, plan: Plan, sockets: Sockets, pace: Pace) -> Result<(), Stopping> {
-        self.send(Command::Plan(Box::new(plan), sockets, pace))
+    pub async fn plan(&self, plan: Plan, sockets: Sockets, pace: Pace) -> Result<(), Stopping> {
+        self.order(Command::Plan(Box::new(plan), sockets, pace)).await
     }
 
     /// Starts these again, or starts them.
-    pub fn restart(&self, names: Vec<String>, pace: Pace) -> Result<(), Stopping> {
-        self.send(Command::Restart(names, pace))
+    pub async fn restart(&self, names: Vec<String>, pace: Pace) -> Result<(), Stopping> {
+        self.order(Command::Restart(names, pace)).await
     }
 
     /// Lets these go down.
-    pub fn stop(&self, names: Vec<String>) -> Result<(), Stopping> {
-        self.send(Command::Stop(names))
+    pub async fn stop(&self, names: Vec<String>) -> Result<(), Stopping> {
+        self.order(Command::Stop(names)).await
     }
 
     /// Sends a signal to these, as far as they run.
-    pub fn signal(&self, names: Vec<String>, signal: Signal) -> Result<(), Stopping> {
-        self.send(Command::Signal(names, signal))
-    }
-
-    /// What those whose name is right have said; with `follow`, also what they say
-    /// from then on, as far as whoever listens keeps up.
-    pub async fn logs(
-        &self,
-        filter: Filter,
-        since: Option<SystemTime>,
-        most: usize,
-        follow: bool,
-    ) -> Result<(Vec<Line>, Option<mpsc::Receiver<Said>>), Stopping> {
-        let (answer, lines) = oneshot::channel();
-        let (follow, said) = match follow.then(|| mpsc::channel(BEHIND)) {
-            Some((follow, said)) => (Some(follow), Some(said)),
-            None => (None, None),
-        };
-        let question = Question { filter, most, since, answer, follow };
-        self.send(Command::Logs(Box::new(question)))?;
-        Ok((lines.await.map_err(|_| Stopping)?, said))
+    pub async fn signal(&self, names: HashSet<String>, signal: Signal) -> Result<(), Stopping> {
+        self.order(Command::Signal(names, signal)).await
     }
 
     /// Has the terminal let go, once all that was said so far is written to it.
@@ -153,6 +204,14 @@ impl Handle {
     /// Waits until something may have changed since the last call.
     pub async fn changed(&mut self) -> Result<(), Stopping> {
         self.changes.changed().await.map_err(|_| Stopping)
+    }
+
+    /// Returns once it is done: a client that waits for that can't fill the queue.
+    async fn order(&self, command: Command) -> Result<(), Stopping> {
+        let (tell, done) = oneshot::channel();
+        self.send(command)?;
+        self.send(Command::Sync(tell))?;
+        done.await.map_err(|_| Stopping)
     }
 
     fn send(&self, command: Command) -> Result<(), Stopping> {

@@ -11,6 +11,7 @@ mod oom;
 mod order;
 mod process;
 mod readiness;
+pub mod share;
 mod shutdown;
 pub mod signals;
 pub mod sockets;

@@ -1,6 +1,5 @@
 //! What the engine is asked for, by signals and by others in this process.
 
-use std::collections::HashSet;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
@@ -18,12 +17,13 @@ impl Engine {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::Look(answer) => {
+                let since = Instant::now();
                 let processes = self.supervisor.status().collect();
-                // Whoever asked may be gone.
                 let colors = self.plan.types().into_iter().map(str::to_owned);
                 let colors = colors.zip(self.colors.iter().copied()).collect();
-                let ending = self.supervisor.is_ending();
-                let _ = answer.send(Snapshot { now: self.now(), processes, ending, colors });
+                let (now, ending) = (self.now(), self.supervisor.is_ending());
+                // Whoever asked may be gone.
+                let _ = answer.send(Snapshot::new(now, processes, ending, colors, since));
             }
             Command::Plan(plan, sockets, pace) => {
                 let processes = plan.processes.clone();
@@ -33,10 +33,9 @@ impl Engine {
             Command::Restart(names, pace) => self.happen(Event::Restart(names, pace)),
             Command::Stop(names) => self.happen(Event::Stop(names)),
             Command::Signal(names, signal) => {
-                let names: HashSet<String> = names.into_iter().collect();
                 self.signal(signal, |name| names.contains(name));
             }
-            Command::Logs(question) => self.logs.look(*question),
+            Command::Sync(done) => drop(done.send(())),
             Command::Detach(detached) => {
                 self.detaching = Some(detached);
                 self.logs.detach();

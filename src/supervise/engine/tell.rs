@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Engine;
-use crate::logs::follow::{Filter, Question};
-use crate::logs::recent::Line;
+use crate::logs::follow::Selection;
 use crate::notice::{Notice, time};
 use crate::supervise::exit::{Exit, Failure, Outcome};
 use crate::supervise::oom::OomKills;
@@ -17,6 +15,8 @@ use crate::supervise::supervisor::{ProcessId, Readiness, State, Status};
 /// long.
 const REPORTED: usize = 10;
 const LONGEST_LINE: usize = 200;
+/// Of which this is enough, whatever stands in it that is not shown.
+const LONGEST_LINE_BYTES: usize = 16 << 10;
 const REPORT_IN: Duration = Duration::from_secs(1);
 
 impl Engine {
@@ -94,13 +94,11 @@ impl Engine {
     }
 
     pub(super) async fn last_words(&mut self, name: String, most: usize) -> Vec<String> {
-        let (answer, lines) = oneshot::channel();
-        let filter = Filter(Box::new(move |of| of == name));
-        self.logs.look(Question { filter, most, since: None, answer, follow: None });
-        let line = |line: Line| plain(&line.bytes);
+        let selection = Selection::new([], move |of| of == name);
+        let excerpt = self.logs.queries().excerpt(selection, usize::MAX);
         // Only whoever blocks the stream for good keeps it from being answered.
-        let lines = timeout(REPORT_IN, lines).await;
-        lines.into_iter().flatten().flatten().map(line).collect()
+        let Ok(Ok(Ok(excerpt))) = timeout(REPORT_IN, excerpt).await else { return Vec::new() };
+        excerpt.last_lines(most, LONGEST_LINE_BYTES).iter().map(|line| plain(line)).collect()
     }
 }
 

@@ -1,0 +1,72 @@
+//! Bodies that have their room in memory until they are read.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Bytes, Frame, SizeHint};
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::Error;
+use super::memory::shrink;
+use super::routes::App;
+
+/// So much is handed over at once: what is behind it is counted until it is read.
+pub(super) const PIECE_BYTES: usize = 16 << 10;
+
+/// A response with this JSON.
+pub(super) fn json(text: Vec<u8>, mut room: OwnedSemaphorePermit) -> Response {
+    shrink(&mut room, text.len());
+    let body = Body::new(Whole { text, sent: 0, _room: room });
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A response with a list of names, for which `room` is there.
+pub(super) fn names<T: Serialize>(list: &T, room: OwnedSemaphorePermit) -> Result<Response, Error> {
+    Ok(json(serde_json::to_vec(list).map_err(Error::bad_request)?, room))
+}
+
+/// Room for the names of all processes, which is more than most answers need.
+pub(super) async fn room_for_names(app: &App) -> Result<OwnedSemaphorePermit, Error> {
+    let snapshot = app.engine.look().await?;
+    let size: usize = snapshot.processes.iter().map(|it| it.plan.name.len() + 3).sum();
+    app.memory.for_list(size + 128).await
+}
+
+/// A body that is there as a whole.
+struct Whole {
+    text: Vec<u8>,
+    sent: usize,
+    _room: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.is_end_stream() {
+            return Poll::Ready(None);
+        }
+        let end = self.text.len().min(self.sent + PIECE_BYTES);
+        // A copy: what is sent last doesn't keep all of it.
+        let piece = Bytes::copy_from_slice(&self.text[self.sent..end]);
+        self.sent = end;
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.sent == self.text.len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact((self.text.len() - self.sent) as u64)
+    }
+}

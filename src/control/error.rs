@@ -1,0 +1,103 @@
+//! Answers that aren't what was asked for.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::response::{IntoResponse, Response};
+
+use super::api::Refusal;
+use super::names;
+use super::planner::Refused;
+use crate::logs::follow::Ended;
+use crate::supervise::command::Stopping;
+
+/// In seconds.
+const RETRY_IN: &str = "1";
+
+/// Why there is no better answer.
+#[derive(Debug)]
+pub(super) struct Error {
+    status: StatusCode,
+    message: String,
+    /// Whether the same request may succeed soon.
+    is_passing: bool,
+}
+
+impl Error {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), is_passing: false }
+    }
+
+    pub(super) fn bad_request(error: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error.to_string())
+    }
+
+    pub(super) fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, message)
+    }
+
+    /// Other clients need what this one needs.
+    pub(super) fn busy(message: String) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, message, is_passing: true }
+    }
+
+    /// The response as it goes over the wire, for a client that never got as far as a page.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let body = serde_json::to_string(&Refusal { error: self.message.clone() });
+        let body = body.unwrap_or_default();
+        format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: \
+             close\r\n\r\n{body}",
+            self.status,
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let body = Json(Refusal { error: self.message });
+        if self.is_passing {
+            (self.status, [(RETRY_AFTER, RETRY_IN)], body).into_response()
+        } else {
+            (self.status, body).into_response()
+        }
+    }
+}
+
+/// No later request succeeds either: without RETRY-AFTER.
+impl From<Stopping> for Error {
+    fn from(stopping: Stopping) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, stopping.to_string())
+    }
+}
+
+impl From<Ended> for Error {
+    fn from(_: Ended) -> Self {
+        Stopping.into()
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Stopping(stopping) => stopping.into(),
+            Refused::Busy => Self::busy(refused.to_string()),
+            Refused::Invalid(reason) => Self::bad_request(reason),
+        }
+    }
+}
+
+impl From<names::Error> for Error {
+    fn from(error: names::Error) -> Self {
+        let status = match error {
+            names::Error::Nobody { .. } => StatusCode::NOT_FOUND,
+            names::Error::Pattern(_)
+            | names::Error::TooLong
+            | names::Error::TooManyNames
+            | names::Error::TooManyPatterns => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.to_string())
+    }
+}

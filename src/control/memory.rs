@@ -1,0 +1,101 @@
+//! The memory that answers may take: one bound for all of them, taken before they are made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::Error;
+use super::table::Table;
+use crate::logs::recent;
+
+/// What is shown to users: the sum of the parts below, with what each connection has in its
+/// own buffers.
+const TOTAL: &str = "160 MiB";
+
+/// What was kept, for those that read it: as much as there ever is.
+const READERS: usize = recent::MAX_MEMORY;
+/// Output grows by so much while it is read, or faster than it can be.
+const GROWTH: usize = 256 << 10;
+/// What a follower may be behind, beyond what each has for itself.
+const FOLLOWERS: usize = 8 << 20;
+/// Lists of processes.
+const LISTS: usize = 32 << 20;
+
+/// So long a client waits for others to read their answers.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+/// Meanwhile, one that has read nothing for so long makes room.
+const STALLED: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Memory for answers, in bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    readers: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
+    table: Table,
+}
+
+impl Memory {
+    pub(super) fn new(table: Table) -> Self {
+        let pool = |bytes| Arc::new(Semaphore::new(bytes));
+        Self { readers: pool(READERS), followers: pool(FOLLOWERS), lists: pool(LISTS), table }
+    }
+
+    /// For what was kept.
+    pub(super) async fn for_reader(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        self.take(&self.readers, bytes).await
+    }
+
+    /// For a list of processes.
+    pub(super) async fn for_list(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        self.take(&self.lists, bytes).await
+    }
+
+    /// Room for what takes so many bytes now, and grows.
+    pub(super) fn generous(bytes: usize) -> usize {
+        (bytes + bytes / 4 + GROWTH).min(READERS).max(bytes)
+    }
+
+    /// For something that a follower keeps as long as it stays.
+    pub(super) fn for_follower(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.followers).try_acquire_many_owned(size).map_err(|_| used_up())
+    }
+
+    /// What followers share.
+    pub(super) fn of_followers(&self) -> &Arc<Semaphore> {
+        &self.followers
+    }
+
+    /// Waits for its turn, and for others to read their answers; those that don't make room.
+    async fn take(
+        &self,
+        pool: &Arc<Semaphore>,
+        bytes: usize,
+    ) -> Result<OwnedSemaphorePermit, Error> {
+        let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut turn = std::pin::pin!(Arc::clone(pool).acquire_many_owned(size));
+        let begun = Instant::now();
+        loop {
+            match timeout_at(Instant::now() + LOOK_AGAIN, &mut turn).await {
+                Ok(room) => return room.map_err(|_| used_up()),
+                Err(_) if begun.elapsed() < MAX_WAIT => {
+                    self.table.evict_stalled(STALLED).await;
+                }
+                Err(_) => return Err(used_up()),
+            }
+        }
+    }
+}
+
+fn used_up() -> Error {
+    Error::busy(format!("answers that other clients have not read yet take all of {TOTAL}"))
+}
+
+/// Gives back what is more than `bytes`.
+pub(super) fn shrink(room: &mut OwnedSemaphorePermit, bytes: usize) {
+    drop(room.num_permits().checked_sub(bytes).and_then(|extra| room.split(extra)));
+}

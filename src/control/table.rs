@@ -1,0 +1,94 @@
+//! The connections that are open, and which of them makes room when there are too many.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::Connection;
+
+/// So many wishes for room may wait; what is more finds none.
+const WISHES: usize = 64;
+
+/// The open connections, to others than their owner.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    wishes: mpsc::Sender<Wish>,
+}
+
+/// That one makes room which its client has not read from for so long.
+#[derive(Debug)]
+pub(super) struct Wish {
+    stalled: Duration,
+    is_follower: bool,
+    granted: oneshot::Sender<bool>,
+}
+
+impl Table {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Wish>) {
+        let (wishes, receive) = mpsc::channel(WISHES);
+        (Self { wishes }, receive)
+    }
+
+    /// Closes the connection with an answer that has not been read from for the longest time,
+    /// if that is long enough. Whether there is one.
+    pub(super) async fn evict_stalled(&self, stalled: Duration) -> bool {
+        self.evict(stalled, false).await
+    }
+
+    /// The same, of those that follow output: they may be slow, as long as others find room.
+    pub(super) async fn evict_follower(&self, stalled: Duration) -> bool {
+        self.evict(stalled, true).await
+    }
+
+    async fn evict(&self, stalled: Duration, is_follower: bool) -> bool {
+        let (granted, answer) = oneshot::channel();
+        let wish = Wish { stalled, is_follower, granted };
+        self.wishes.try_send(wish).is_ok() && answer.await.unwrap_or_default()
+    }
+}
+
+/// All open connections, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Connections(Vec<Weak<Connection>>);
+
+impl Connections {
+    pub(super) fn add(&mut self, connection: &Arc<Connection>) {
+        self.0.retain(|it| it.strong_count() > 0);
+        self.0.push(Arc::downgrade(connection));
+    }
+
+    pub(super) fn grant(&mut self, wish: Wish) {
+        let Wish { stalled, is_follower, granted } = wish;
+        let is_one = |it: &Connection| it.is_follower() == is_follower;
+        let _ = granted.send(self.evict_stalled(stalled, is_one));
+    }
+
+    /// Makes room for a new connection: in place of the oldest whose request has not arrived,
+    /// or else of one whose client doesn't read.
+    pub(super) fn make_room(&mut self, stalled: Duration) {
+        let idle = self.0.iter().filter_map(Weak::upgrade).find(|it| !it.has_request());
+        if let Some(idle) = idle {
+            self.close(&idle);
+        } else {
+            self.evict_stalled(stalled, |_| true);
+        }
+    }
+
+    fn evict_stalled(&mut self, stalled: Duration, is_one: impl Fn(&Connection) -> bool) -> bool {
+        let open = self.0.iter().filter_map(Weak::upgrade).filter(|it| is_one(it));
+        let slowest = open.filter_map(|it| Some((it.stalled()?, it))).max_by_key(|(time, _)| *time);
+        match slowest {
+            Some((time, connection)) if time >= stalled => {
+                self.close(&connection);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn close(&mut self, connection: &Arc<Connection>) {
+        connection.close();
+        self.0.retain(|it| !std::ptr::eq(it.as_ptr(), Arc::as_ptr(connection)));
+    }
+}

@@ -15,7 +15,8 @@ const TOLERANCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     paused: Duration,
-    /// When ganger was last seen to run, while a deadline is pending.
+    /// When ganger was last seen to run; none while it waits without a deadline, however
+    /// long that takes.
     last_seen: Option<Instant>,
 }
 
@@ -42,13 +43,11 @@ impl Clock {
 
     /// ganger runs: a wait has ended, or something that it does.
     pub(super) fn wake(&mut self, real: Instant) {
-        let Some(last_seen) = self.last_seen.replace(real) else {
-            self.last_seen = None;
-            return;
-        };
-        let took = real.saturating_duration_since(last_seen);
-        if took > SLICE + TOLERANCE {
-            self.paused += took.saturating_sub(SLICE);
+        if let Some(last_seen) = self.last_seen.replace(real) {
+            let took = real.saturating_duration_since(last_seen);
+            if took > SLICE + TOLERANCE {
+                self.paused += took.saturating_sub(SLICE);
+            }
         }
     }
 
@@ -92,9 +91,21 @@ mod tests {
         let start = Instant::now();
         let mut clock = Clock::default();
         assert_eq!(clock.wait_for(None, start), None);
-        clock.wake(start + 3600 * SECOND);
-        assert_eq!(clock.at(start + 3600 * SECOND), start + 3600 * SECOND);
-        clock.add_pause(SECOND);
-        assert_eq!(clock.wait_for(Some(start), start), Some(start + SLICE));
+        let woken = start + 3600 * SECOND;
+        clock.wake(woken);
+        assert_eq!(clock.at(woken), woken);
+    }
+
+    #[test]
+    fn a_pause_between_two_waits_does_not_count() {
+        let start = Instant::now();
+        let mut clock = Clock::default();
+        clock.wait_for(None, start);
+        // A deadline is set now, and a pause begins before it is waited for.
+        clock.wake(start);
+        let thawed = start + 4 * SECOND;
+        let deadline = Some(start + 3 * SECOND);
+        assert_eq!(clock.wait_for(deadline, thawed), Some(thawed + SLICE));
+        assert_eq!(clock.at(thawed), start + SLICE);
     }
 }

@@ -44,8 +44,7 @@ pub fn kill_both(running: &mut Running) {
 
 /// Starts another ganger of the same user, and waits for its end.
 pub fn start_next(folder: &Path) -> Finished {
-    let next = Scenario::procfile("a: true\n").env("XDG_RUNTIME_DIR", folder.to_str().unwrap());
-    next.args("start").run().code(0)
+    Scenario::procfile("a: true\n").beside(folder).args("start").run().code(0)
 }
 
 /// The session mark that all processes of a running ganger inherit.

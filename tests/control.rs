@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
-use crate::scenario::{GANGER, PATIENCE, Running, Scenario, children, tag, tagged};
+use crate::scenario::{
+    GANGER, PATIENCE, Running, Scenario, children, tag, tagged, use_runtime_dir,
+};
 
 /// What a verb said, and its exit code.
 #[derive(Debug, Eq, PartialEq)]
@@ -24,8 +26,8 @@ pub fn told(text: &str, code: i32) -> Told {
 /// ganger in a folder where another runs.
 pub fn tell(folder: &Path, args: &str) -> Told {
     let mut command = Command::new(GANGER);
-    command.args(args.split(' ')).current_dir(folder);
-    command.env("XDG_RUNTIME_DIR", folder).env("TMPDIR", folder).env("HOME", "/root");
+    command.args(args.split(' ')).current_dir(folder).env("HOME", "/root");
+    use_runtime_dir(&mut command, folder);
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     told(&String::from_utf8(text).unwrap(), output.status.code().unwrap())
@@ -575,7 +577,8 @@ fn a_stale_socket_is_replaced_in_a_container_where_all_have_the_same_number() {
         let mut running = contained();
         running.wait_until("an answer", |_| {
             let mut ps = Command::new(GANGER);
-            ps.arg("ps").current_dir(&folder).env("XDG_RUNTIME_DIR", &folder);
+            ps.arg("ps").current_dir(&folder);
+            use_runtime_dir(&mut ps, &folder);
             ps.output().unwrap().status.success()
         });
         // As `docker kill` does, and as a container comes back on the same volume.

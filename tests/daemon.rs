@@ -12,7 +12,7 @@ use crate::scenario::{Running, Scenario, is_alive, tag, tagged};
 fn start(procfile: &str, args: &str) -> Scenario {
     let scenario = Scenario::procfile(procfile).args("start -D").args(args);
     let folder = scenario.folder().to_owned();
-    scenario.env("TMPDIR", folder.to_str().unwrap()).command(|command| {
+    scenario.command(|command| {
         let log = File::create(folder.join("log")).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
     })
@@ -24,7 +24,7 @@ fn log(running: &Running) -> String {
 
 fn pid(running: &Running) -> Pid {
     let output = Command::new("sh")
-        .args(["-c", "curl -fsS --unix-socket ganger-0/*.sock http://ganger/"])
+        .args(["-c", "curl -fsS --unix-socket ganger/*.sock http://ganger/"])
         .current_dir(running.folder())
         .output()
         .unwrap();
@@ -47,13 +47,12 @@ fn returns_when_all_is_up_and_ends_with_quit() {
     assert!(log(&running).contains("b.1 started"), "{}", log(&running));
     assert_eq!(running.tell("logs --no-prefix a").0, "hello\n");
     let second = Scenario::procfile("a: true\n").in_folder(running.folder());
-    let tmp = running.folder().to_str().unwrap().to_owned();
-    let refusal = second.env("TMPDIR", &tmp).args("start").run().code(2).stderr();
+    let refusal = second.args("start").run().code(2).stderr();
     assert!(refusal.starts_with("ganger: a ganger (pid N) already runs here"), "{refusal}");
     assert_eq!(running.tell("quit").1, 0);
     running.wait_until("its end", |_| !is_alive(pid));
     assert_eq!(tagged(&tag), []);
-    let left: Vec<_> = std::fs::read_dir(running.folder().join("ganger-0")).unwrap().collect();
+    let left: Vec<_> = std::fs::read_dir(running.folder().join("ganger")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -125,9 +124,7 @@ fn one_that_is_tried_again_and_again_is_late_some_time() {
 fn goes_on_when_whoever_read_its_output_has_left() {
     let procfile = "a: while :; do echo said; sleep 0.02; done\n";
     let scenario = Scenario::of("sh").file("Procfile", procfile);
-    let folder = scenario.folder().to_str().unwrap().to_owned();
-    let scenario = scenario.args("-c").arg("$GANGER start -D 2>&1 | head -n 1");
-    let mut running = scenario.env("TMPDIR", &folder).start();
+    let mut running = scenario.args("-c").arg("$GANGER start -D 2>&1 | head -n 1").start();
     running.wait();
     running.wait_until("an answer", |running| running.tell("ps").1 == 0);
     let pid = pid(&running);
@@ -143,10 +140,9 @@ fn lets_go_of_the_terminal() {
     let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
                     touch done; exec sleep 1000\n";
     let scenario = Scenario::of("script").file("Procfile", procfile);
-    let folder = scenario.folder().to_str().unwrap().to_owned();
     // script(1) gives a terminal, and ends when nobody has it any more.
     let scenario = scenario.args("-qec").arg("exec $GANGER start -D").arg("/dev/null");
-    let mut running = scenario.env("TMPDIR", &folder).env("SHELL", "/bin/sh").start();
+    let mut running = scenario.env("SHELL", "/bin/sh").start();
     running.wait();
     let pid = pid(&running);
     std::fs::write(running.folder().join("go"), "").unwrap();

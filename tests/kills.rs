@@ -69,8 +69,7 @@ fn once(strike: Strike, chance: &mut Chance) -> Option<Strike> {
     };
     running.wait_until("the keeper's end", keeper_is_gone);
     if (victim, fate) == (Victim::Both, Fate::Killed) {
-        let runtime = running.folder().to_str().unwrap().to_owned();
-        let next = Scenario::procfile("a: true\n").env("XDG_RUNTIME_DIR", &runtime);
+        let next = Scenario::procfile("a: true\n").beside(running.folder());
         next.args("start").run().code(0);
         assert_eq!(tagged(&tag), [], "{strike:?}");
     }

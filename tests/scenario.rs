@@ -3,15 +3,18 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getegid, geteuid};
 use tempfile::TempDir;
 
 /// How long a test waits for what must come: long enough for any machine.
@@ -52,9 +55,47 @@ fn hear_all_signals() {
     });
 }
 
+/// Runs `command` with the runtime folder that belongs to a test's folder: `ganger` in it
+/// is mounted where all programs of this user have theirs, and only these see it.
+pub fn use_runtime_dir(command: &mut Command, folder: &Path) {
+    let (user, group) = (geteuid(), getegid());
+    let shared = PathBuf::from(format!("/tmp/ganger-{user}"));
+    let own = folder.join("ganger");
+    for folder in [&shared, &own] {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).unwrap();
+    }
+    // An ordinary user may mount something in a namespace where that user is known.
+    let maps = [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{user} {user} 1")),
+        ("/proc/self/gid_map", format!("{group} {group} 1")),
+    ];
+    let enter = move || {
+        let none: Option<&str> = None;
+        if user.is_root() {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+        } else {
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUSER)?;
+            for (file, text) in &maps {
+                fs::write(file, text)?;
+            }
+        }
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        Ok(mount(Some(&own), &shared, none, MsFlags::MS_BIND, none)?)
+    };
+    #[expect(unsafe_code, reason = "it takes a step between fork and exec")]
+    // SAFETY: system calls on paths that were made before, and that are short enough to be
+    // copied without an allocation.
+    unsafe {
+        command.pre_exec(enter)
+    };
+}
+
 /// What is to be run, and where.
 pub struct Scenario {
     folder: TempDir,
+    /// The folder of the scenario with which it shares the runtime folder, if not its own.
+    shares_with: Option<PathBuf>,
     command: Command,
 }
 
@@ -75,11 +116,9 @@ impl Scenario {
         {
             command.env(key, value);
         }
-        // What one test leaves is nobody else's business.
-        command.env("XDG_RUNTIME_DIR", folder.path());
         command.env("HOSTILE", hostile()).env("GANGER", GANGER);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { folder, command }
+        Self { folder, shares_with: None, command }
     }
 
     /// ganger in a folder with this Procfile.
@@ -109,7 +148,13 @@ impl Scenario {
 
     /// In the folder of another scenario, instead of its own.
     pub fn in_folder(mut self, folder: &Path) -> Self {
-        self.command.current_dir(folder).env("XDG_RUNTIME_DIR", folder);
+        self.command.current_dir(folder);
+        self.beside(folder)
+    }
+
+    /// With the runtime folder of another scenario, as everything else of a user has.
+    pub fn beside(mut self, folder: &Path) -> Self {
+        self.shares_with = Some(folder.to_owned());
         self
     }
 
@@ -146,6 +191,8 @@ impl Scenario {
 
     /// Runs it.
     pub fn start(mut self) -> Running {
+        let of = self.shares_with.as_deref().unwrap_or(self.folder.path());
+        use_runtime_dir(&mut self.command, of);
         let mut child = self.command.spawn().unwrap();
         let (send, pieces) = channel();
         if let Some(stdout) = child.stdout.take() {

@@ -99,7 +99,6 @@ fn of_both_dying_at_one_instant_the_next_finds_what_is_left() {
     }
     running.wait();
     running.wait_until("no child", |_| tagged(&tag).len() == 15);
-    let runtime = running.folder().to_str().unwrap().to_owned();
     // It may be in a shell that was left that the next one is started.
     let folder = running.folder().join("ganger");
     let traces = || {
@@ -115,7 +114,7 @@ fn of_both_dying_at_one_instant_the_next_finds_what_is_left() {
     let mark = format!("{namespace}_{keeper}/1");
     let next = || {
         Scenario::procfile("a: true\n")
-            .env("XDG_RUNTIME_DIR", &runtime)
+            .beside(running.folder())
             .env("GANGER_SESSION", &mark)
             .args("start")
     };

@@ -24,7 +24,7 @@
 //!   threads of their own, so that neither a flood nor a blocked terminal delays
 //!   a signal.
 //! - [`notice`] is what ganger itself says.
-//! - [`runtime`] is the folder for what lives as long as a ganger does.
+//! - [`runtime_dir`] is the folder for sockets and session markers.
 //!
 //! Arrows point down that list. Nothing is shared under a lock: every value has
 //! one owner, who is sent messages.
@@ -36,5 +36,5 @@ pub mod keeper;
 pub mod logs;
 pub mod notice;
 pub mod plan;
-pub mod runtime;
+pub mod runtime_dir;
 pub mod supervise;

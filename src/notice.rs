@@ -229,6 +229,13 @@ pub enum Notice {
         /// What became of it.
         lost: Lost,
     },
+    /// The preferred folder for what ganger keeps while it runs is not usable.
+    RuntimeDirFallback {
+        /// Why, and what the user can do.
+        reason: String,
+        /// The one that is used instead.
+        path: String,
+    },
     /// ganger can't be asked anything while it runs.
     Uncontrolled {
         /// Why.

@@ -432,27 +432,6 @@ fn who_will_not_be_ready_is_not_waited_for() {
 }
 
 #[test]
-fn a_folder_of_somebody_elses_is_not_asked() {
-    let scenario = Scenario::new();
-    let folder = scenario.folder().to_owned();
-    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).unwrap();
-    // Where the socket would be; somebody else was first.
-    let running = up(SLEEPERS, "");
-    let name = running.socket().file_name().unwrap().to_owned();
-    let theirs = folder.join("ganger-0");
-    std::fs::create_dir(&theirs).unwrap();
-    let _listener = std::os::unix::net::UnixListener::bind(theirs.join(name)).unwrap();
-    std::os::unix::fs::chown(&theirs, Some(65534), Some(65534)).unwrap();
-    let ask = |verb: &str| {
-        let mut command = Command::new(GANGER);
-        command.arg(verb).current_dir(running.folder()).env("TMPDIR", &folder);
-        command.env_remove("XDG_RUNTIME_DIR").output().unwrap().status.code()
-    };
-    assert_eq!(ask("ps"), Some(3));
-    running.quit();
-}
-
-#[test]
 fn the_end_takes_away_only_what_is_its_own() {
     let running = up(SLEEPERS, "");
     let socket = running.socket();
@@ -618,7 +597,12 @@ fn another_user_is_refused() {
     let refusal = r#"{"error":"this ganger belongs to another user"}403"#;
     assert_eq!(ask(), (refusal.to_owned(), true));
     // Nor is one asked where others might have been before.
-    assert_eq!(running.tell("ps").1, 3);
+    let Told(said, code) = running.tell("ps");
+    assert_eq!(code, 3);
+    assert!(said.contains("other users can write to `/tmp/ganger-0`"), "{said}");
+    // But a second one would be no less wrong.
+    let Told(refusal, 2) = running.tell("start") else { panic!("a second one runs") };
+    assert!(refusal.contains(&format!("(pid {}) already runs here", running.pid())), "{refusal}");
     let folder = socket.parent().unwrap();
     std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
     running.quit();

@@ -28,6 +28,7 @@ mod procfile;
 mod ready;
 mod report;
 mod run;
+mod runtime_dir;
 mod scenario;
 mod stdin;
 mod stop;

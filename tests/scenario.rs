@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -91,11 +91,71 @@ pub fn use_runtime_dir(command: &mut Command, folder: &Path) {
     };
 }
 
+/// The user with the fewest rights.
+pub const NOBODY: u32 = 65534;
+
+/// A user of the test's own, which has a home and no runtime folder yet. Both go at the end.
+pub struct User {
+    pub id: u32,
+    pub home: PathBuf,
+}
+
+impl User {
+    pub fn new() -> Self {
+        let new = |id: u32| {
+            let home = PathBuf::from(format!("/tmp/ganger-home-{id}"));
+            // Only one test can make it, of all that run on this machine.
+            fs::create_dir(&home).ok()?;
+            chown(&home, Some(id), Some(id)).unwrap();
+            Some(Self { id, home })
+        };
+        (40_000..50_000).find_map(new).unwrap()
+    }
+
+    /// Where ganger puts what only this user may have access to.
+    pub fn runtime_dir(&self) -> PathBuf {
+        format!("/tmp/ganger-{}", self.id).into()
+    }
+
+    /// Where it does so if it can't have the other.
+    pub fn state_dir(&self) -> PathBuf {
+        self.home.join(".local/state/ganger")
+    }
+
+    /// ganger in a folder with this Procfile, as the command line that follows.
+    pub fn scenario(&self, procfile: &str) -> Scenario {
+        Scenario::as_user(self.id, self.home.to_str().unwrap(), procfile)
+    }
+
+    /// ganger in the folder of such a scenario.
+    pub fn ganger(&self, folder: &Path, args: &str) -> Command {
+        let id = self.id.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+        command.arg(folder.join("ganger")).args(args.split_whitespace()).current_dir(folder);
+        command.env_clear().env("HOME", &self.home).env("PATH", "/usr/bin:/bin");
+        command
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let runtime_dir = self.runtime_dir();
+        if fs::symlink_metadata(&runtime_dir).is_ok_and(|found| found.is_dir()) {
+            let _ = fs::remove_dir_all(&runtime_dir);
+        } else {
+            let _ = fs::remove_file(&runtime_dir);
+        }
+        let _ = fs::remove_dir_all(&self.home);
+    }
+}
+
 /// What is to be run, and where.
 pub struct Scenario {
     folder: TempDir,
-    /// The folder of the scenario with which it shares the runtime folder, if not its own.
-    shares_with: Option<PathBuf>,
+    /// The folder of the scenario that it shares the runtime folder with, usually its own.
+    /// Without, it is the real one of its user.
+    runtime_dir_of: Option<PathBuf>,
     command: Command,
 }
 
@@ -118,7 +178,8 @@ impl Scenario {
         }
         command.env("HOSTILE", hostile()).env("GANGER", GANGER);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self { folder, shares_with: None, command }
+        let runtime_dir_of = Some(folder.path().to_owned());
+        Self { folder, runtime_dir_of, command }
     }
 
     /// ganger in a folder with this Procfile.
@@ -129,14 +190,20 @@ impl Scenario {
     /// ganger as a user who may not do much, in a folder that isn't his, through
     /// setpriv(1): what follows is its command line.
     pub fn as_nobody(procfile: &str) -> Self {
-        let scenario = Self::of("setpriv").file("Procfile", procfile);
+        Self::as_user(NOBODY, "/nonexistent", procfile)
+    }
+
+    /// The same as this user.
+    pub fn as_user(id: u32, home: &str, procfile: &str) -> Self {
+        let mut scenario = Self::of("setpriv").file("Procfile", procfile);
+        scenario.runtime_dir_of = None;
         let folder = scenario.folder().to_path_buf();
         fs::copy(GANGER, folder.join("ganger")).unwrap();
         let hostile_here = folder.join("hostile");
         fs::copy(hostile(), &hostile_here).unwrap();
         fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
         let scenario = scenario.env("HOSTILE", hostile_here.to_str().unwrap());
-        scenario.args("--reuid 65534 --regid 65534 --clear-groups").env("HOME", "/nonexistent")
+        scenario.args(&format!("--reuid {id} --regid {id} --clear-groups")).env("HOME", home)
     }
 
     pub fn file(self, name: &str, text: impl AsRef<[u8]>) -> Self {
@@ -154,7 +221,7 @@ impl Scenario {
 
     /// With the runtime folder of another scenario, as everything else of a user has.
     pub fn beside(mut self, folder: &Path) -> Self {
-        self.shares_with = Some(folder.to_owned());
+        self.runtime_dir_of = Some(folder.to_owned());
         self
     }
 
@@ -191,8 +258,9 @@ impl Scenario {
 
     /// Runs it.
     pub fn start(mut self) -> Running {
-        let of = self.shares_with.as_deref().unwrap_or(self.folder.path());
-        use_runtime_dir(&mut self.command, of);
+        if let Some(folder) = &self.runtime_dir_of {
+            use_runtime_dir(&mut self.command, folder);
+        }
         let mut child = self.command.spawn().unwrap();
         let (send, pieces) = channel();
         if let Some(stdout) = child.stdout.take() {

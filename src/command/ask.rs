@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::places;
 use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Wait};
 use crate::control::api::{self, Done};
+use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error};
 use crate::plan::scale::{Change, Target};
 
@@ -28,7 +29,7 @@ pub(super) fn ask(
     let answer = runtime.context("failed to start the client")?.block_on(async {
         let client = match &global.socket {
             Some(path) => Client::at(path.clone()),
-            None => Client::of(&places(global).find_root()?)?,
+            None => Client::of(&AppRoot::find(&places(global))?)?,
         };
         question(client).await.map_err(anyhow::Error::from)
     });

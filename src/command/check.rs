@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use super::{names, read};
+use super::{names, places, read};
 use crate::cli::{Check, Global};
 use crate::plan::env::Origin;
 use crate::plan::needs::Need;
@@ -11,7 +11,7 @@ use crate::plan::ready::Ready;
 use crate::plan::{self, Plan, Process, formation};
 
 pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
-    let (sources, options) = (read(global)?, check.formed.options()?);
+    let (sources, options) = (read(&places(global))?, check.formed.options()?);
     let plan = match Plan::new(&sources, &options) {
         // It is valid, though there is nothing to start.
         Err(plan::Error::Formation(formation::Error::OnlyRelease)) => {

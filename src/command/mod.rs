@@ -11,6 +11,7 @@ mod start;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -98,9 +99,20 @@ fn unknown_command(global: &Global, words: &[OsString]) -> String {
     }
 }
 
+/// The working directory by the path that the shell knows it by, else by its real path;
+/// empty if no path leads there.
+fn working_dir() -> PathBuf {
+    let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let here = identity(Path::new("."));
+    let is_here = |path: &PathBuf| path.is_absolute() && here.is_some() && identity(path) == here;
+    let known = std::env::var_os("PWD").map(PathBuf::from).filter(is_here);
+    known.or_else(|| std::env::current_dir().ok().filter(is_here)).unwrap_or_default()
+}
+
 /// Where the flags say that the files are.
 fn places(global: &Global) -> Places {
     Places {
+        base: working_dir(),
         procfile: global.procfile.clone(),
         root: global.root.clone(),
         env: global.env.clone(),
@@ -114,8 +126,8 @@ fn read_for_run(global: &Global) -> anyhow::Result<Sources> {
 }
 
 /// Reads all files.
-fn read(global: &Global) -> anyhow::Result<Sources> {
-    Ok(Sources::read(&places(global), std::env::vars_os().collect())?)
+fn read(places: &Places) -> anyhow::Result<Sources> {
+    Ok(Sources::read(places, std::env::vars_os().collect())?)
 }
 
 impl Formed {

@@ -4,15 +4,16 @@ use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::daemon::{self, Background, Side};
 use super::{places, ports, read, use_color};
 use crate::cli::{Base, Global, Start};
+use crate::control::app_root::AppRoot;
 use crate::control::planner::{Orders, Planner};
 use crate::control::server::{self, Server};
-use crate::control::socket::{self, Bound};
+use crate::control::socket::{self, Aliases, Bound};
 use crate::control::thread::Thread;
 use crate::keeper;
 use crate::keeper::client::Keeper;
@@ -23,7 +24,7 @@ use crate::logs::{self, Logs};
 use crate::notice::Notice;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan, foreign};
-use crate::runtime;
+use crate::runtime_dir::{self, RuntimeDir};
 use crate::supervise::command::Handle;
 use crate::supervise::engine::{Engine, Show};
 use crate::supervise::signals::Signals;
@@ -49,9 +50,12 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         stop_signals: start.stop_signals,
         ..start.formed.options()?
     };
-    let sources = read(global)?;
-    let (control, uncontrolled) = listen(global, &sources.root, background.is_some())?;
-    let path = control.as_ref().map(|bound| bound.path.clone());
+    let places = places(global);
+    let sources = read(&places)?;
+    let root = AppRoot::new(&places.root(), sources.root.clone());
+    let Control { bound, aliases, runtime_dir, notices: first } =
+        listen(global.socket.as_deref(), &root, background.is_some())?;
+    let path = bound.as_ref().map(|bound| bound.path.clone());
     let mut options = Options { control: path, ..options };
     let plan = Plan::new(&sources, &options)?;
     plan.check_folders()?;
@@ -59,12 +63,13 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let keeper = start_keeper(start.isolate)?;
     // What an earlier ganger left may have the ports.
     let leftovers: Vec<_> =
-        runtime::trusted().flat_map(|folder| leftovers::sweep(&folder)).collect();
-    let (plan, mut notices) = ports::settle(plan, &sources, &mut options, anywhere)?;
+        runtime_dir::search_path().flat_map(|folder| leftovers::sweep(&folder)).collect();
+    let (plan, on_ports) = ports::settle(plan, &sources, &mut options, anywhere)?;
+    let mut notices = first;
     if !leftovers.is_empty() {
-        notices.insert(0, Notice::Leftovers { members: leftovers });
+        notices.push(Notice::Leftovers { members: leftovers });
     }
-    notices.extend(uncontrolled);
+    notices.extend(on_ports);
     notices.extend(foreign(&sources));
     let sockets = Sockets::default().of(&plan)?;
     let style = Style {
@@ -78,13 +83,8 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
-    let planner = Planner {
-        places: places(global),
-        sources,
-        options,
-        plan: plan.clone(),
-        sockets: sockets.clone(),
-    };
+    let planner =
+        Planner { places, sources, options, plan: plan.clone(), sockets: sockets.clone(), aliases };
     let run = Run {
         plan,
         sockets,
@@ -93,9 +93,10 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         recent: start.recent.unwrap_or(logs::recent::KEPT),
         keeper,
         background,
+        runtime_dir,
         notices,
     };
-    supervise(run, planner, control)
+    supervise(run, planner, bound)
 }
 
 /// Whose files of defaults lie here without being read.
@@ -116,43 +117,66 @@ struct Run {
     recent: usize,
     keeper: Started,
     background: Option<Background>,
+    runtime_dir: Option<RuntimeDir>,
     /// What there is to say before anything runs.
     notices: Vec<Notice>,
 }
 
-/// The socket for those who ask; none, and why, where there is no place for one and
-/// none was named. Who goes into the background can't do without.
-fn listen(
-    global: &Global,
-    root: &Path,
-    lasting: bool,
-) -> anyhow::Result<(Option<Bound>, Option<Notice>)> {
-    if let Some(path) = &global.socket {
-        return Ok((Some(socket::bind(&std::path::absolute(path)?)?), None));
+/// How a running ganger is found.
+struct Control {
+    bound: Option<Bound>,
+    aliases: Option<Aliases>,
+    runtime_dir: Option<RuntimeDir>,
+    /// What there is to say of that.
+    notices: Vec<Notice>,
+}
+
+/// Binds the control socket of the app in the folder `root`, at `path` if one is given.
+/// Where there is no place for one, ganger runs without, unless it goes to the background.
+fn listen(path: Option<&Path>, root: &AppRoot, in_background: bool) -> anyhow::Result<Control> {
+    if path.is_none() {
+        socket::check_vacant(root)?;
     }
-    socket::check_vacant(root)?;
-    if lasting {
-        let folder = runtime::lasting_folder().context("failed to find a place for a socket")?;
-        return Ok((Some(socket::bind(&folder.join(socket::name(root)))?), None));
+    let dir = RuntimeDir::create().inspect_err(|error| tracing::debug!(%error));
+    let mut notices = Vec::new();
+    if let Ok(RuntimeDir { path, fallback_reason: Some(reason), .. }) = &dir {
+        let (reason, path) = (reason.to_string(), path.display().to_string());
+        notices.push(Notice::RuntimeDirFallback { reason, path });
     }
-    let uncontrolled = |reason: String| Ok((None, Some(Notice::Uncontrolled { reason })));
-    match runtime::folder() {
-        Err(error) => uncontrolled(error.to_string()),
-        Ok(folder) => match socket::bind(&folder.join(socket::name(root))) {
-            Ok(bound) => Ok((Some(bound), None)),
-            Err(taken @ socket::Error::Taken(_)) => Err(taken.into()),
-            Err(other @ (socket::Error::Refused { .. } | socket::Error::Occupied(_))) => {
-                uncontrolled(other.to_string())
-            }
+    let bound = match (path, &dir) {
+        (Some(path), _) => Ok((socket::bind(&std::path::absolute(path)?)?, None)),
+        (None, Ok(dir)) => match bind(&dir.path, root) {
+            Ok((bound, aliases)) => Ok((bound, Some(aliases))),
+            Err(taken @ socket::Error::Taken(_)) => return Err(taken.into()),
+            Err(
+                other @ (socket::Error::Refused { .. }
+                | socket::Error::Occupied(_)
+                | socket::Error::ForeignLock(_)),
+            ) => Err(other.to_string()),
         },
-    }
+        (None, Err(error)) => Err(format!("{error} (name a socket with `-s`)")),
+    };
+    let (bound, aliases) = match bound {
+        Ok((bound, aliases)) => (Some(bound), aliases),
+        Err(reason) if in_background => bail!("there is no place for the control socket: {reason}"),
+        Err(reason) => {
+            notices.push(Notice::Uncontrolled { reason });
+            (None, None)
+        }
+    };
+    Ok(Control { bound, aliases, runtime_dir: dir.ok(), notices })
+}
+
+fn bind(folder: &Path, root: &AppRoot) -> Result<(Bound, Aliases), socket::Error> {
+    let bound = socket::bind(&folder.join(socket::name(&root.real)))?;
+    let mut aliases = Aliases::new(&bound);
+    aliases.set(root)?;
+    Ok((bound, aliases))
 }
 
 /// Runs the plan to its end, and returns the exit code that it gives.
 fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
-    let Run { plan, sockets, show, keeper, background, .. } = run;
-    let folder = if background.is_some() { runtime::lasting_folder() } else { runtime::folder() };
-    let folder = folder.inspect_err(|error| tracing::debug!(%error)).ok();
+    let Run { plan, sockets, show, keeper, background, runtime_dir, .. } = run;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -174,7 +198,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         }
         engine.begin();
         // What follows takes time that is the keeper's now.
-        let _trace = folder.and_then(|folder| Trace::leave(&folder, pid).ok());
+        let _trace = runtime_dir.as_ref().and_then(|dir| Trace::leave(&dir.path, pid).ok());
         let (handle, root) = (engine.handle(), planner.sources.root.clone());
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let orders = planner.start(&clients, handle.clone());

@@ -1,7 +1,8 @@
 //! Asks a running ganger.
 
+use std::fmt::Write;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -13,7 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::Refusal;
+use super::app_root::AppRoot;
 use super::{peer, socket};
+use crate::runtime_dir::{self, is_private};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +66,20 @@ impl Client {
     }
 
     /// The one that runs the app in the folder `root`.
-    pub fn of(root: &Path) -> Result<Self, Error> {
-        let candidates = socket::candidates(root);
-        let is_there = |path: &&PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
-        match candidates.iter().find(is_there) {
-            Some(path) => Ok(Self { path: path.clone() }),
-            None => Err(Error::Nobody(format!("in `{}`", root.display()))),
+    pub fn of(root: &AppRoot) -> Result<Self, Error> {
+        match socket::find(root) {
+            Some(path) => Ok(Self { path }),
+            None => {
+                let mut place = format!("in `{}`", root.real.display());
+                if let Some(folder) = runtime_dir::search_path().find(|it| !is_private(it)) {
+                    let folder = folder.display();
+                    let _ = write!(
+                        place,
+                        ", as far as it can be known: other users can write to `{folder}`"
+                    );
+                }
+                Err(Error::Nobody(place))
+            }
         }
     }
 

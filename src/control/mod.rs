@@ -7,6 +7,7 @@
 //! memory of all answers has one bound.
 
 pub mod api;
+pub mod app_root;
 mod body;
 pub mod client;
 mod connection;

@@ -7,6 +7,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::app_root::AppRoot;
+use super::socket::Aliases;
 use super::thread::Thread;
 use crate::notice::Notice;
 use crate::plan::scale::{Change, Differences, scale};
@@ -83,6 +85,8 @@ pub struct Planner {
     pub plan: Plan,
     /// And what ganger listens on for it.
     pub sockets: Sockets,
+    /// The paths that its control socket is found by, if those follow its root.
+    pub aliases: Option<Aliases>,
 }
 
 impl Planner {
@@ -137,6 +141,11 @@ impl Planner {
         let (sources, plan) = read.await.map_err(invalid)??;
         let differences = self.adopt(plan, pace, engine).await?;
         self.sources = sources;
+        if let Some(aliases) = &mut self.aliases {
+            let root = AppRoot::new(&self.places.root(), self.sources.root.clone());
+            // The app runs on by its other paths, if another has this one.
+            aliases.set(&root).unwrap_or_else(|error| tracing::debug!(%error));
+        }
         Ok(differences)
     }
 

@@ -1,17 +1,25 @@
 //! The socket through which a running ganger is found.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::signal::kill;
+#[cfg(target_os = "linux")]
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
+#[cfg(target_os = "linux")]
+use nix::unistd::Uid;
+use nix::unistd::{Pid, geteuid};
 
-use crate::runtime;
+use super::app_root::AppRoot;
+use crate::runtime_dir;
 
 /// A socket that this process listens on; it goes when this is dropped.
 #[derive(Debug)]
@@ -20,13 +28,33 @@ pub struct Bound {
     pub listener: UnixListener,
     /// Where.
     pub path: PathBuf,
+    _file: SocketFile,
+}
+
+/// A file that clients connect to. It is removed when this is dropped.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
     /// What tells it from another that has taken its place.
     inode: u64,
-    /// Held as long as the socket is ours: who can take it finds a stale one.
+    /// Held as long as the file is ours: what can take it finds a stale one.
     _lock: Lock,
 }
 
-/// A locked file beside the socket, which goes with it.
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        remove(&self.path, self.inode);
+    }
+}
+
+/// The other paths that a socket is found by: links to it, beside it.
+#[derive(Debug)]
+pub struct Aliases {
+    socket: PathBuf,
+    links: Vec<SocketFile>,
+}
+
+/// A locked file beside the socket, which goes with it. It has the process id of its owner.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -70,6 +98,12 @@ pub enum Error {
          `-s`)", .0.display()
     )]
     Occupied(PathBuf),
+    /// Something is there instead of the lock, perhaps to have ganger write elsewhere.
+    #[error(
+        "`{}` is there already, and no lock of this user's ganger (remove it, or name another \
+         path with `-s`)", .0.display()
+    )]
+    ForeignLock(PathBuf),
 }
 
 fn who(pid: Option<i32>) -> String {
@@ -91,32 +125,73 @@ pub fn name(root: &Path) -> String {
     format!("{short}-{hash:016x}.sock")
 }
 
-/// Where a client looks for the app in the folder `root`.
+/// The socket of the ganger that runs the app in the folder `root`. One that others could
+/// have put there is not asked.
 #[must_use]
-pub fn candidates(root: &Path) -> Vec<PathBuf> {
-    runtime::trusted().map(|folder| folder.join(name(root))).collect()
+pub fn find(root: &AppRoot) -> Option<PathBuf> {
+    find_in(runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder)), root)
 }
 
-/// Fails if somebody listens where a client would look for the app in this folder.
-pub fn check_vacant(root: &Path) -> Result<(), Error> {
-    let live = candidates(root).into_iter().find(|path| UnixStream::connect(path).is_ok());
-    live.map_or(Ok(()), |path| Err(Error::Taken(holder(&path))))
+/// Fails if a ganger runs the app in the folder `root`.
+pub fn check_vacant(root: &AppRoot) -> Result<(), Error> {
+    let found = find_in(runtime_dir::search_path(), root);
+    found.map_or(Ok(()), |path| Err(Error::Taken(listener_pid(&path))))
 }
 
-/// Listens at `path`, for this user alone, in place of whoever has died there.
+fn find_in(folders: impl Iterator<Item = PathBuf>, root: &AppRoot) -> Option<PathBuf> {
+    let folders: Vec<PathBuf> = folders.collect();
+    let mut sockets =
+        root.paths().flat_map(|path| folders.iter().map(move |folder| folder.join(name(path))));
+    sockets.find(|path| connect(path).is_some())
+}
+
+/// Listens at `path`, for this user alone, in place of a ganger that has died.
 pub fn bind(path: &Path) -> Result<Bound, Error> {
     let refused = |error| Error::Refused { path: path.to_owned(), error };
-    // Also of the lock: who can open it could hold it.
+    let lock = lock(path)?;
+    clear(path)?;
     let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
-    let bound = lock(path).and_then(|lock| {
-        clear(path)?;
-        let listener = UnixListener::bind(path).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
-        let inode = fs::symlink_metadata(path).map_err(refused)?.ino();
-        Ok(Bound { listener, path: path.to_owned(), inode, _lock: lock })
-    });
+    let listener = UnixListener::bind(path);
     umask(before);
-    bound
+    let listener = listener.map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let inode = fs::symlink_metadata(path).map_err(refused)?.ino();
+    let file = SocketFile { path: path.to_owned(), inode, _lock: lock };
+    Ok(Bound { listener, path: path.to_owned(), _file: file })
+}
+
+impl Aliases {
+    /// None yet.
+    #[must_use]
+    pub fn new(bound: &Bound) -> Self {
+        Self { socket: bound.path.clone(), links: Vec::new() }
+    }
+
+    /// Has the socket found by the paths of `root`, and no longer by others but its own.
+    pub fn set(&mut self, root: &AppRoot) -> Result<(), Error> {
+        let paths: Vec<PathBuf> =
+            root.paths().map(|path| self.socket.with_file_name(name(path))).collect();
+        self.links.retain(|link| paths.contains(&link.path));
+        for path in paths {
+            if path != self.socket && self.links.iter().all(|link| link.path != path) {
+                let link = self.link(path)?;
+                self.links.push(link);
+            }
+        }
+        Ok(())
+    }
+
+    /// A hard link, to which all applies that applies to the socket itself.
+    fn link(&self, path: PathBuf) -> Result<SocketFile, Error> {
+        let lock = lock(&path)?;
+        clear(&path)?;
+        let linked = fs::hard_link(&self.socket, &path)
+            .and_then(|()| Ok(fs::symlink_metadata(&path)?.ino()));
+        match linked {
+            Ok(inode) => Ok(SocketFile { path, inode, _lock: lock }),
+            Err(error) => Err(Error::Refused { path, error }),
+        }
+    }
 }
 
 /// Takes away what a ganger has left that died, and nothing else.
@@ -135,44 +210,96 @@ fn clear(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// How long an owner of a lock may take to write its process id.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(1);
+
 fn lock(path: &Path) -> Result<Lock, Error> {
     let refused = |error| Error::Refused { path: path.to_owned(), error };
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock_path = PathBuf::from(name);
+    let since = Instant::now();
     loop {
-        let file = File::options().create(true).append(true).open(&lock_path);
-        let lock = Flock::lock(file.map_err(refused)?, FlockArg::LockExclusiveNonblock);
-        let lock = lock.map_err(|(_, errno)| match errno {
-            Errno::EWOULDBLOCK => Error::Taken(holder(path)),
-            errno => refused(errno.into()),
-        })?;
-        // Whoever had it may just have taken the file away.
-        let ours = lock.metadata().map_err(refused)?.ino();
-        if fs::metadata(&lock_path).is_ok_and(|found| found.ino() == ours) {
-            return Ok(Lock { path: lock_path, inode: ours, _file: lock });
+        let file = open_lock(&lock_path)?;
+        let inode = file.metadata().map_err(refused)?.ino();
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                // Its last owner may just have taken the file away.
+                if fs::symlink_metadata(&lock_path).is_ok_and(|found| found.ino() == inode) {
+                    file.set_len(0).map_err(refused)?;
+                    writeln!(file, "{}", std::process::id()).map_err(refused)?;
+                    return Ok(Lock { path: lock_path, inode, _file: file });
+                }
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let owner = listener_pid(path).or_else(|| read_pid(&mut file));
+                if owner.is_some() || since.elapsed() > OWNER_TIMEOUT {
+                    return Err(Error::Taken(owner));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err((_, errno)) => return Err(refused(errno.into())),
         }
     }
 }
 
-/// Who listens there.
-fn holder(path: &Path) -> Option<i32> {
+/// Opens the file, or creates it. In a folder where others can write it may be anything.
+fn open_lock(path: &Path) -> Result<File, Error> {
+    let foreign = || Error::ForeignLock(path.to_owned());
+    let refused = |error| Error::Refused { path: path.to_owned(), error };
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    // Whatever can open it could hold it: it is for this user alone.
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags.bits())
+        .open(path);
+    let is_own = |found: &fs::Metadata| {
+        // Other links to it would lead to another file of this user's.
+        found.is_file() && found.uid() == geteuid().as_raw() && found.nlink() <= 1
+    };
+    match file {
+        Ok(file) if file.metadata().is_ok_and(|found| is_own(&found)) => Ok(file),
+        Ok(_) => Err(foreign()),
+        Err(_) if fs::symlink_metadata(path).is_ok_and(|found| !is_own(&found)) => Err(foreign()),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<i32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    let pid = text.strip_suffix('\n')?.parse().ok()?;
+    // A new owner may not have replaced what its dead predecessor wrote.
+    kill(Pid::from_raw(pid), None).is_ok().then_some(pid)
+}
+
+/// A connection to a ganger of this user, or of root, who may do the same.
+fn connect(path: &Path) -> Option<UnixStream> {
     let stream = UnixStream::connect(path).ok()?;
     #[cfg(target_os = "linux")]
     {
-        use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+        let peer = Uid::from_raw(getsockopt(&stream, PeerCredentials).ok()?.uid());
+        (peer == geteuid() || peer.is_root()).then_some(stream)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Some(stream)
+}
+
+/// The process that listens there.
+fn listener_pid(path: &Path) -> Option<i32> {
+    let stream = connect(path)?;
+    #[cfg(target_os = "linux")]
+    {
         getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid())
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = stream;
         None
-    }
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        remove(&self.path, self.inode);
     }
 }
 

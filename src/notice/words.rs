@@ -158,6 +158,7 @@ impl fmt::Display for Notice {
                 })?;
                 f.write_str(": killing all")
             }
+            Self::RuntimeDirFallback { reason, path } => write!(f, "{reason}: using `{path}`"),
             Self::Uncontrolled { reason } => {
                 write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
             }

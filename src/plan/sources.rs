@@ -10,6 +10,10 @@ use nix::unistd::{AccessFlags, access};
 /// Which files to read; `None` where the user named none.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
+    /// The folder that relative paths begin at, by the path that the user knows it by; empty
+    /// for the working directory. The two differ when that path is a link that now leads
+    /// to another folder.
+    pub base: PathBuf,
     /// `-f`: `-` is standard input.
     pub procfile: Option<PathBuf>,
     /// `-d`.
@@ -23,13 +27,29 @@ pub struct Places {
 impl Places {
     /// The folder of the app, without a look at its files; absolute.
     pub fn find_root(&self) -> io::Result<PathBuf> {
-        let root = self.root.as_deref().or(self.folder_of_procfile()).unwrap_or(Path::new("."));
-        check_folder(root).map_err(io::Error::other)?;
+        let given = self.given_root();
+        let root = self.resolve(given);
+        can_enter(&root).map_err(|errno| io::Error::other(folder_error(given, errno)))?;
         // Only this finds out that the current folder has been removed.
-        std::fs::canonicalize(root).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => io::Error::other(folder_error(root, Errno::ENOENT)),
+        std::fs::canonicalize(&root).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(folder_error(given, Errno::ENOENT)),
             _ => error,
         })
+    }
+
+    /// The folder of the app by the path that the user knows it by.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.resolve(self.given_root())
+    }
+
+    fn given_root(&self) -> &Path {
+        self.root.as_deref().or(self.folder_of_procfile()).unwrap_or(Path::new("."))
+    }
+
+    /// Where this path leads.
+    fn resolve(&self, path: &Path) -> PathBuf {
+        self.base.join(path)
     }
 
     /// The folder that `-f` names, unless that is the current one.
@@ -41,7 +61,7 @@ impl Places {
     /// The `.env` file that is read if none is named: that of `-d`, else of the current
     /// folder, wherever the Procfile lies.
     fn default_env(&self) -> PathBuf {
-        self.root.clone().unwrap_or_default().join(ENV)
+        self.resolve(self.root.as_deref().unwrap_or(Path::new(""))).join(ENV)
     }
 
     /// A `.env` file beside a Procfile in another folder, which is not read.
@@ -50,8 +70,10 @@ impl Places {
             return None;
         }
         let path = self.folder_of_procfile()?.join(ENV);
-        let is_other = std::fs::canonicalize(&path).ok() != std::fs::canonicalize(ENV).ok();
-        (path.is_file() && is_other).then_some(path)
+        let found = self.resolve(&path);
+        let is_other =
+            std::fs::canonicalize(&found).ok() != std::fs::canonicalize(self.default_env()).ok();
+        (found.is_file() && is_other).then_some(path)
     }
 }
 
@@ -162,7 +184,7 @@ impl Sources {
     ) -> Result<Self, Error> {
         let root = find_root(places)?;
         let config = match &places.config {
-            Some(path) => Some(read(path, path)?),
+            Some(path) => Some(read(&places.resolve(path), path)?),
             None => read_if_any(&root.join("ganger.toml"), Path::new("ganger.toml"))?,
         };
         let env = if places.env.is_empty() {
@@ -172,7 +194,11 @@ impl Sources {
             EnvFiles::Default(text)
         } else {
             EnvFiles::Named(
-                places.env.iter().map(|path| read(path, path)).collect::<Result<_, _>>()?,
+                places
+                    .env
+                    .iter()
+                    .map(|path| read(&places.resolve(path), path))
+                    .collect::<Result<_, _>>()?,
             )
         };
         let mut foreign = Vec::new();
@@ -212,13 +238,17 @@ fn read_procfile(places: &Places) -> Result<Text, Error> {
     }
     let Some(path) = &places.procfile else {
         let folder = places.root.clone().unwrap_or_default();
-        return read(&folder.join(PROCFILE), Path::new(PROCFILE)).map_err(|error| {
-            let hint = match other_procfile(&folder) {
-                Some(path) => format!(" (there is a `{path}`: `-f {path}`)"),
-                None => " (go to the folder that has one, or name it: `-f PROCFILE`)".to_owned(),
-            };
-            error.with_hint(hint)
-        });
+        return read(&places.resolve(&folder).join(PROCFILE), Path::new(PROCFILE)).map_err(
+            |error| {
+                let hint = match other_procfile(places, &folder) {
+                    Some(path) => format!(" (there is a `{path}`: `-f {path}`)"),
+                    None => {
+                        " (go to the folder that has one, or name it: `-f PROCFILE`)".to_owned()
+                    }
+                };
+                error.with_hint(hint)
+            },
+        );
     };
     if path.as_os_str() == "-" {
         let name = "standard input".to_owned();
@@ -228,15 +258,15 @@ fn read_procfile(places: &Places) -> Result<Text, Error> {
             Err(error) => Err(Error::File { name, error, hint: None }),
         };
     }
-    if path.is_dir() {
+    if places.resolve(path).is_dir() {
         return Err(Error::IsFolder(path.display().to_string()));
     }
-    read(path, path)
+    read(&places.resolve(path), path)
 }
 
 /// A file such as `Procfile.dev` in this folder: the first by name.
-fn other_procfile(folder: &Path) -> Option<String> {
-    let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+fn other_procfile(places: &Places, folder: &Path) -> Option<String> {
+    let listed = places.resolve(&Path::new(".").join(folder));
     let files = std::fs::read_dir(listed).ok()?.flatten();
     let names = files.filter_map(|file| file.file_name().into_string().ok());
     let other = names.filter(|name| name.starts_with("Procfile.")).min()?;
@@ -261,12 +291,15 @@ fn read_if_any(path: &Path, known_as: &Path) -> Result<Option<Text>, Error> {
 
 /// Fails if no process could be started in this folder, with the reason.
 pub fn check_folder(folder: &Path) -> Result<(), String> {
+    can_enter(folder).map_err(|errno| folder_error(folder, errno))
+}
+
+fn can_enter(folder: &Path) -> Result<(), Errno> {
     let found = std::fs::metadata(folder)
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()));
-    let entered = found.and_then(|found| {
+    found.and_then(|found| {
         if found.is_dir() { access(folder, AccessFlags::X_OK) } else { Err(Errno::ENOTDIR) }
-    });
-    entered.map_err(|errno| folder_error(folder, errno))
+    })
 }
 
 /// Why this folder can't be entered.

@@ -38,6 +38,7 @@ const RULES: &str = ".gitignore";
 
 /// Watches until it is dropped.
 pub(super) struct Watch {
+    root: PathBuf,
     patterns: Vec<(String, Vec<String>)>,
     messages: Sender<Message>,
 }
@@ -88,12 +89,12 @@ impl Watch {
             worker.run(&receive);
         };
         std::thread::Builder::new().name("watch".into()).spawn(work).ok()?;
-        Some(Self { patterns, messages })
+        Some(Self { root: root.to_owned(), patterns, messages })
     }
 
-    /// Whether this is what these processes want, too.
-    pub(super) fn is_for(&self, processes: &[Arc<Process>]) -> bool {
-        self.patterns == patterns(processes)
+    /// Whether this is what these processes want in this folder, too.
+    pub(super) fn is_for(&self, root: &Path, processes: &[Arc<Process>]) -> bool {
+        self.root == root && self.patterns == patterns(processes)
     }
 }
 

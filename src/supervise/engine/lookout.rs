@@ -24,9 +24,9 @@ const CHECK_AGAIN_IN: Duration = Duration::from_millis(500);
 impl Engine {
     /// Watches the files that the plan names.
     pub(super) fn watch(&mut self) {
-        let processes = &self.plan.processes;
-        if self.watch.as_ref().is_none_or(|watch| !watch.is_for(processes)) {
-            self.watch = Watch::start(&self.plan.root, processes, self.seen.0.clone());
+        let (root, processes) = (&self.plan.root, &self.plan.processes);
+        if self.watch.as_ref().is_none_or(|watch| !watch.is_for(root, processes)) {
+            self.watch = Watch::start(root, processes, self.seen.0.clone());
         }
     }
 

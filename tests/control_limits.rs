@@ -13,7 +13,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::control::{SLEEPERS, Told, tell, told, up};
-use crate::scenario::{GANGER, PATIENCE, Running, Scenario, is_alive, own_memory, tag, tagged};
+use crate::scenario::{
+    GANGER, PATIENCE, Running, Scenario, is_alive, own_memory, tag, tagged, use_runtime_dir,
+};
 
 /// A response: its status, the value of Retry-After if it has one, and its body.
 struct Response {
@@ -612,7 +614,7 @@ impl Daemon {
     fn command(&self, args: &str) -> Command {
         let mut command = Command::new(GANGER);
         command.args(args.split(' ')).current_dir(self.folder());
-        command.env("XDG_RUNTIME_DIR", self.folder()).env("TMPDIR", self.folder());
+        use_runtime_dir(&mut command, self.folder());
         command
     }
 

@@ -23,7 +23,7 @@ pub struct AppRoot {
 impl AppRoot {
     /// The root of the app whose files are there.
     pub fn find(places: &Places) -> io::Result<Self> {
-        Ok(Self::new(&places.root(), std::fs::canonicalize(places.root())?))
+        Ok(Self::new(&places.root(), places.find_root()?))
     }
 
     /// The folder that is really at `real`, and that the user calls `known`.

@@ -221,8 +221,10 @@ impl Children {
                 reports.push(Report::Spawned { id, pid: leader.as_raw() });
             }
             Err(failed) => {
-                // It exits just now.
-                wait::reap_exiting(leader);
+                // It exits just now, and is waited for in the next look.
+                if cfg!(not(target_os = "linux")) {
+                    wait::reap_exiting(leader);
+                }
                 self.by_leader.remove(&leader);
                 self.leaders.remove(&id);
                 let (step, errno) = (failed.step, failed.errno as i32);
@@ -459,7 +461,7 @@ impl Children {
     ///
     /// A parent may end during the walk, and its children turn up elsewhere: only
     /// what two walks agree on is taken for all that belongs to a leader.
-    fn snapshot(&self) -> DescendantSnapshot {
+    fn snapshot(&mut self) -> DescendantSnapshot {
         let walk = || {
             let below = self.all().into_iter().filter(|pid| !self.by_leader.contains_key(pid));
             let mut found = descendants(below);
@@ -488,19 +490,22 @@ impl Children {
 
     /// What was seen below a leader, and has fallen to the first process of a namespace
     /// that it had entered, is not below the keeper any more.
-    fn add_known_elsewhere(&self, snapshot: &mut DescendantSnapshot) {
+    fn add_known_elsewhere(&mut self, snapshot: &mut DescendantSnapshot) {
         if self.known.is_empty() {
             return;
         }
         let found: HashSet<Identity> =
             snapshot.descendants.iter().map(ProcStat::identity).collect();
-        for (identity, leader) in self.known.iter().filter(|(known, _)| !found.contains(known)) {
-            let now = process_table::stat(identity.0).filter(|now| now.identity() == *identity);
-            if let Some(stat) = now.filter(|now| now.alive) {
-                snapshot.descendants.push(stat);
-                snapshot.owners.push(Some(*leader));
+        self.known.retain(|identity, leader| {
+            if found.contains(identity) {
+                return true;
             }
-        }
+            let now = process_table::stat(identity.0).filter(|now| now.identity() == *identity);
+            let Some(stat) = now.filter(|now| now.alive) else { return false };
+            snapshot.descendants.push(stat);
+            snapshot.owners.push(Some(*leader));
+            true
+        });
     }
 
     /// Whether it is the first process of the children's namespace.

@@ -1,6 +1,7 @@
 //! ganger's handle to its keeper.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -54,6 +55,10 @@ pub struct Keeper {
     sent: Counts,
     answered: Counts,
     silence: Silence,
+    /// Descriptors for the sweep.
+    spare: Vec<File>,
+    /// Whether it has been waited for.
+    swept: bool,
 }
 
 /// Requests.
@@ -124,6 +129,8 @@ impl Keeper {
             sent: Counts::default(),
             answered: Counts::default(),
             silence: Silence::default(),
+            spare: kill::spare_descriptors(),
+            swept: false,
         })
     }
 
@@ -201,15 +208,19 @@ impl Keeper {
             wait::reap(other);
         }
         if wait::is_suspended(self.pid) {
-            self.ask(Request::Ping, Vec::new());
+            self.ask(Request::Ping(0), Vec::new());
         }
     }
 
     /// Does the keeper's last work where it can't, and returns what it could not
     /// kill.
     #[must_use]
-    pub fn sweep(&self) -> Vec<Member> {
+    pub fn sweep(&mut self) -> Vec<Member> {
+        // What reads /proc needs some, however many others are taken.
+        self.spare.clear();
         let _ = kill(self.pid, Signal::SIGKILL);
+        // The sweep waits for it, and its process id may be given out again then.
+        self.swept = true;
         let left = kill::sweep(&self.bystanders);
         // What fell to the first process of a namespace that it had entered.
         leftovers::kill_orphans_of(std::slice::from_ref(&self.bystanders.session));
@@ -219,6 +230,9 @@ impl Keeper {
     /// Ends a keeper that has nothing left to do, and sees it go: also one that is
     /// suspended at this very moment, but none that is stuck in the system for ever.
     pub fn leave(self) {
+        if self.swept {
+            return;
+        }
         let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
         // Not waited for yet, so the number is still its own.
         let _ = kill(self.pid, Signal::SIGKILL);
@@ -308,7 +322,7 @@ mod tests {
                 let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next()).await;
                 keeper.stream.writable().await.unwrap();
                 drop(theirs);
-                keeper.ask(Request::Ping, Vec::new());
+                keeper.ask(Request::Ping(0), Vec::new());
                 send.send(keeper.next().await.err()).unwrap();
             });
         });

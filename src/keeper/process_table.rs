@@ -135,6 +135,12 @@ mod linux {
         stats.any(|stat| !is_dead(&stat))
     }
 
+    /// Whether processes can be looked at now: it takes a descriptor or two.
+    pub(in crate::keeper) fn is_readable() -> bool {
+        let files = ["/proc/self/stat", "/proc/self/task"].map(std::fs::File::open);
+        files.iter().all(Result::is_ok)
+    }
+
     /// Whether a process was stopped by a signal.
     pub(in crate::keeper) fn is_suspended(pid: Pid) -> bool {
         read(Path::new(&format!("/proc/{pid}/stat"))).is_some_and(|stat| stat.state == 'T')
@@ -201,7 +207,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{children, is_suspended, namespace, stat, variable};
+pub(super) use linux::{children, is_readable, is_suspended, namespace, stat, variable};
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
@@ -213,6 +219,10 @@ mod elsewhere {
 
     pub(in crate::keeper) fn stat(_pid: Pid) -> Option<ProcStat> {
         None
+    }
+
+    pub(in crate::keeper) fn is_readable() -> bool {
+        true
     }
 
     pub(in crate::keeper) fn is_suspended(_pid: Pid) -> bool {
@@ -229,4 +239,4 @@ mod elsewhere {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{children, is_suspended, namespace, stat, variable};
+pub(super) use elsewhere::{children, is_readable, is_suspended, namespace, stat, variable};

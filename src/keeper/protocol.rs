@@ -41,8 +41,8 @@ pub enum Request {
     StopStrays,
     /// Send SIGKILL to whatever is left. Answered by `Swept`.
     Sweep,
-    /// Report everything that has happened, and then answer `Pong`.
-    Ping,
+    /// Report everything that has happened, and then answer `Pong` with this number.
+    Ping(u64),
 }
 
 /// Which processes of a child a stop signal reaches at once.
@@ -157,7 +157,7 @@ pub enum Report {
         spawns: u64,
     },
     /// The answer to `Ping`.
-    Pong,
+    Pong(u64),
 }
 
 impl Report {
@@ -175,7 +175,7 @@ impl Report {
             | Self::Swept { .. }
             | Self::Isolated(_)
             | Self::Answered { .. }
-            | Self::Pong => None,
+            | Self::Pong(_) => None,
         }
     }
 }

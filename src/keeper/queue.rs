@@ -58,7 +58,9 @@ impl<F: Default> Queue<F> {
                     self.urgent.push_back(request);
                 }
             }
-            Request::StopStrays | Request::Sweep | Request::Ping => self.urgent.push_back(request),
+            Request::StopStrays | Request::Sweep | Request::Ping(_) => {
+                self.urgent.push_back(request);
+            }
             Request::Spawn(ref spawn) => {
                 self.spawns.insert(spawn.id, self.next_number);
                 self.append(request, files);
@@ -92,7 +94,7 @@ impl<F: Default> Queue<F> {
             Request::Spawn(_) if !may_spawn => return None,
             Request::Spawn(spawn) => drop(self.spawns.remove(&spawn.id)),
             Request::Signal { id, signal } => drop(self.signals.remove(&(*id, *signal))),
-            Request::Stop { .. } | Request::StopStrays | Request::Sweep | Request::Ping => {}
+            Request::Stop { .. } | Request::StopStrays | Request::Sweep | Request::Ping(_) => {}
         }
         Some(entry.remove())
     }

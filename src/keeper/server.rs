@@ -6,6 +6,7 @@
 //! socket ends, and the keeper kills everything that is left.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -26,7 +27,7 @@ use super::kill::Bystanders;
 use super::protocol::{Decoder, Report, Request, Spawn, Step, encode};
 use super::queue::{Queue, Queued};
 use super::spawn::{Limits, SilentPipe, SpawnContext, wake_on_child};
-use super::{ISOLATE, kill, leftovers};
+use super::{ISOLATE, kill, leftovers, process_table};
 
 /// How often it looks for what the system does not report.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -60,10 +61,12 @@ pub fn run() -> nix::Result<()> {
         unsent,
         answered: Answered::default(),
         children: Children::new(context),
+        spare: kill::spare_descriptors(),
         next_look: None,
         earliest_look: Instant::now(),
     };
     let Disconnected = server.serve();
+    server.spare.clear();
     server.children.sweep();
     // What fell to the first process of a namespace that it had entered.
     leftovers::kill_orphans_of(&[server.children.session().to_owned()]);
@@ -157,6 +160,8 @@ struct Server {
     unsent: Vec<u8>,
     answered: Answered,
     children: Children,
+    /// Descriptors for the sweep.
+    spare: Vec<File>,
     next_look: Option<Instant>,
     /// Not before this, however many children exit: what exits meanwhile is found in
     /// one look, whose cost grows with the number of all children.
@@ -248,10 +253,16 @@ impl Server {
     fn look(&mut self) -> Result<(), Disconnected> {
         let began = Instant::now();
         let mut reports = Vec::new();
+        if !process_table::is_readable() {
+            // No descriptor is left for it: what can't be seen is not taken for gone.
+            self.next_look = Some(began + LOOK_EVERY);
+            return Ok(());
+        }
         self.children.look(&mut reports);
         let now = Instant::now();
         self.earliest_look = now + (now - began) * LOOK_PAUSE_FACTOR;
-        self.next_look = self.children.needs_polling().then(|| now + LOOK_EVERY);
+        let next = (now + LOOK_EVERY).max(self.earliest_look);
+        self.next_look = self.children.needs_polling().then_some(next);
         self.report(&reports)?;
         if self.children.namespace_alive() { Ok(()) } else { Err(Disconnected) }
     }
@@ -296,7 +307,7 @@ impl Server {
                     | Request::Stop { .. }
                     | Request::StopStrays
                     | Request::Sweep
-                    | Request::Ping => Vec::new(),
+                    | Request::Ping(_) => Vec::new(),
                 };
                 self.queue_request(request, files)?;
             }
@@ -400,12 +411,13 @@ impl Server {
                 self.look()?;
             }
             Request::Sweep => {
+                self.spare.clear();
                 let left = self.children.sweep();
                 self.report(&[Report::Swept { left }])?;
             }
-            Request::Ping => {
+            Request::Ping(number) => {
                 self.look()?;
-                self.report(&[Report::Pong])?;
+                self.report(&[Report::Pong(number)])?;
             }
             Request::Stop { .. } | Request::Signal { .. } => {
                 unreachable!("these are served in batches")

@@ -66,7 +66,7 @@ pub(super) struct SpawnContext {
     pub(super) silence: SilentPipe,
 }
 
-/// A pipe into which nothing is ever written and that never ends: what children read.
+/// What children read: a pipe into which nothing is ever written and that never ends.
 pub(super) struct SilentPipe {
     read: OwnedFd,
     _write: OwnedFd,
@@ -78,16 +78,21 @@ impl SilentPipe {
         Ok(Self { read, _write: write })
     }
 
-    /// The end to read from, opened anew: what a child does to its own (`O_NONBLOCK`,
-    /// say) concerns no other.
+    /// The end to read from. On Linux, each child gets a pipe of its own, opened to read
+    /// and write (fifo(7)): it holds both ends itself, and costs the keeper no descriptor.
     fn open(&self) -> nix::Result<OwnedFd> {
         if cfg!(target_os = "linux") {
-            let path = format!("/proc/self/fd/{}", self.read.as_raw_fd());
-            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            let (read, _write) = pipe()?;
+            // Nothing is ever in it, and a user may have only so much of pipes.
+            #[cfg(target_os = "linux")]
+            let _ = nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1));
+            let path = format!("/proc/self/fd/{}", read.as_raw_fd());
+            let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
             if let Ok(opened) = nix::fcntl::open(path.as_str(), flags, Mode::empty()) {
                 return Ok(opened);
             }
         }
+        // Without /proc, one for all has to do.
         let raw = nix::fcntl::fcntl(&self.read, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(0))?;
         #[expect(unsafe_code, reason = "fcntl returns a bare number")]
         // SAFETY: the descriptor was just returned to us.

@@ -160,6 +160,7 @@ impl Error {
 impl Sources {
     /// Reads the files that `places` names, and the defaults for those it doesn't.
     pub fn read(places: &Places, environment: Vec<(OsString, OsString)>) -> Result<Self, Error> {
+        check_base(places)?;
         Self::with_procfile(places, environment, read_procfile(places)?)
     }
 
@@ -225,6 +226,16 @@ impl Sources {
     pub fn read_env(&self, path: &Path) -> Result<Text, Error> {
         read(&self.root.join(path), path)
     }
+}
+
+/// When files are read again, the folder that they were named from may be gone, or a link
+/// to nothing.
+fn check_base(places: &Places) -> Result<(), Error> {
+    if places.given_root().is_relative() && !places.base.as_os_str().is_empty() {
+        let name = places.base.display().to_string();
+        std::fs::metadata(&places.base).map_err(|error| Error::File { name, error, hint: None })?;
+    }
+    Ok(())
 }
 
 fn find_root(places: &Places) -> Result<PathBuf, Error> {

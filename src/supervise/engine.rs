@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -94,9 +94,11 @@ pub struct Engine {
     /// Who waits for the terminal to be let go.
     detaching: Option<oneshot::Sender<()>>,
     clock: Clock,
-    /// Whether a deadline has come, and the keeper is to report first what happened
-    /// before it: a process that went in time is not killed.
-    awaiting_pong: bool,
+    /// A deadline has come, and the keeper is to report first what happened before it,
+    /// which the answer to the ping of this number ends: a process that went in time is
+    /// not killed.
+    awaiting_pong: Option<u64>,
+    pings: u64,
     /// What happened while something was being done.
     follow_up: VecDeque<Event>,
 }
@@ -135,7 +137,8 @@ impl Engine {
             outlives_readers: false,
             detaching: None,
             clock: Clock::default(),
-            awaiting_pong: false,
+            awaiting_pong: None,
+            pings: 0,
             follow_up: VecDeque::new(),
         }
     }
@@ -195,7 +198,7 @@ impl Engine {
     /// Waits for the next thing to happen.
     async fn next(&mut self) -> Occurrence {
         let now = Instant::now();
-        let wake_at = if self.awaiting_pong {
+        let wake_at = if self.awaiting_pong.is_some() {
             Some(self.clock.watch(now))
         } else {
             self.clock.wait_for(self.supervisor.deadline(), now)
@@ -231,9 +234,10 @@ impl Engine {
             Occurrence::Time => {
                 let now = self.now();
                 let is_due = self.supervisor.deadline().is_some_and(|at| at <= now);
-                if is_due && !self.awaiting_pong {
-                    self.awaiting_pong = true;
-                    self.keeper.ask(Request::Ping, Vec::new());
+                if is_due && self.awaiting_pong.is_none() {
+                    self.pings += 1;
+                    self.awaiting_pong = Some(self.pings);
+                    self.keeper.ask(Request::Ping(self.pings), Vec::new());
                 }
             }
         }
@@ -247,6 +251,17 @@ impl Engine {
         self.clock.at(real)
     }
 
+    /// When these events happened, as far as deadlines go: only a tick, which comes after
+    /// all that the keeper had to report, is a reason to act on one.
+    fn time_of(&mut self, events: &[Event]) -> Instant {
+        let now = self.now();
+        if events.contains(&Event::Tick) {
+            return now;
+        }
+        let before = |at: Instant| at.checked_sub(Duration::from_nanos(1)).unwrap_or(at);
+        self.supervisor.deadline().map_or(now, |at| now.min(before(at)))
+    }
+
     fn happen(&mut self, event: Event) {
         self.happen_all(vec![event]);
     }
@@ -254,7 +269,7 @@ impl Engine {
     fn happen_all(&mut self, mut events: Vec<Event>) {
         while !events.is_empty() {
             tracing::debug!(?events);
-            let now = self.now();
+            let now = self.time_of(&events);
             for action in self.supervisor.handle_all(now, events) {
                 tracing::debug!(?action);
                 self.perform(action);
@@ -392,10 +407,13 @@ impl Engine {
             }
             Report::Strays { left } => Some(Event::Strays(left)),
             Report::Swept { left } => Some(Event::Swept(left)),
-            Report::Pong => {
+            Report::Pong(number) => {
                 // What came before it was reported, and is taken in before the time.
-                self.awaiting_pong = false;
-                Some(Event::Tick)
+                let is_awaited = self.awaiting_pong == Some(number);
+                is_awaited.then(|| {
+                    self.awaiting_pong = None;
+                    Event::Tick
+                })
             }
             Report::Spawned { .. } | Report::Answered { .. } | Report::Isolated(_) => None,
         }
@@ -405,19 +423,19 @@ impl Engine {
     fn on_check_report(&mut self, of: ProcessId, report: &Report) {
         match report {
             Report::Exited { wait, .. } => self.on_checked(of, (*wait).into()),
+            Report::Cancelled { .. } => self.check_again(of),
             Report::SpawnFailed { step, errno, .. } => {
                 let (step, errno) = (*step, Errno::from_raw(*errno));
                 self.on_checked(of, Exit::NotStarted { step, errno });
             }
             Report::Spawned { .. }
-            | Report::Cancelled { .. }
             | Report::StartHangs { .. }
             | Report::Empty { .. }
             | Report::Strays { .. }
             | Report::Swept { .. }
             | Report::Isolated(_)
             | Report::Answered { .. }
-            | Report::Pong => {}
+            | Report::Pong(_) => {}
         }
     }
 

@@ -113,6 +113,15 @@ impl Process {
         ProcessId { index: self.index, life: self.life }
     }
 
+    /// When something is to be done, though nothing happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (self.want, self.state) {
+            // Nothing depends on its readiness any more.
+            (Want::Down(_), State::Up { .. }) => None,
+            (Want::Up | Want::Down(_), state) => state.deadline(),
+        }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.plan.name
     }

@@ -185,7 +185,7 @@ impl Supervisor {
     /// When to call [`Self::handle`] with [`Event::Tick`], if nothing happens first.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let of_processes = self.processes.iter().filter_map(|process| process.state.deadline());
+        let of_processes = self.processes.iter().filter_map(Process::deadline);
         let of_shutdown = self.shutdown.iter().filter_map(|down| down.deadline(self.all_down()));
         of_processes.chain(of_shutdown).min()
     }

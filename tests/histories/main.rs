@@ -223,7 +223,7 @@ impl World {
                 Report::StartHangs { .. } => return,
                 report @ (Report::SpawnFailed { .. }
                 | Report::Answered { .. }
-                | Report::Pong
+                | Report::Pong(_)
                 | Report::Isolated(_)) => panic!("{report:?}"),
             },
             () = tokio::time::sleep_until(deadline.into()) => Event::Tick,

@@ -141,7 +141,7 @@ impl Engine {
         }
     }
 
-    fn check_again(&mut self, id: ProcessId) {
+    pub(super) fn check_again(&mut self, id: ProcessId) {
         if let Some(process) = self.checks.get(&id) {
             self.probes.check_in(CHECK_AGAIN_IN, id, process);
         }

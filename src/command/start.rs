@@ -201,7 +201,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         let _trace = runtime_dir.as_ref().and_then(|dir| Trace::leave(&dir.path, pid).ok());
         let (handle, root) = (engine.handle(), planner.sources.root.clone());
         let clients = Thread::start().context("failed to start a thread for clients")?;
-        let orders = planner.start(&clients, handle.clone());
+        let (orders, planner) = planner.start(&clients, handle.clone());
         if let Some(background) = background {
             let (engine, orders) = (handle.clone(), orders.clone());
             tokio::spawn(daemon::reload_on_hangup(engine, orders));
@@ -215,6 +215,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
             control.finish().await;
             server = Some(control);
         }
+        planner.finish().await;
         Ok((code, server, clients))
     });
     // What is left of this ganger is this process.

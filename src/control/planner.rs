@@ -2,10 +2,12 @@
 //! files are read again is not forgotten.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::app_root::AppRoot;
 use super::socket::Aliases;
@@ -89,17 +91,50 @@ pub struct Planner {
     pub aliases: Option<Aliases>,
 }
 
+/// A planner that takes orders.
+#[derive(Debug)]
+pub struct Running {
+    end: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// How long it may take to end: a disk may not answer.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Running {
+    /// Has it end, and with it the paths that its control socket is found by.
+    pub async fn finish(self) {
+        drop(self.end);
+        let _ = timeout(END_TIMEOUT, self.ended).await;
+    }
+}
+
 impl Planner {
     /// Begins to take orders.
     #[must_use]
-    pub fn start(self, thread: &Thread, engine: Handle) -> Orders {
+    pub fn start(self, thread: &Thread, engine: Handle) -> (Orders, Running) {
         let (orders, receive) = mpsc::channel(MAX_WAITING);
-        thread.spawn(self.run(receive, engine));
-        Orders(orders)
+        let ((end, asked), (tell, ended)) = (oneshot::channel(), oneshot::channel());
+        thread.spawn(async move {
+            self.run(receive, engine, asked).await;
+            // The end is awaited by the main thread, or no longer.
+            let _ = tell.send(());
+        });
+        (Orders(orders), Running { end, ended })
     }
 
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>, engine: Handle) {
-        while let Some(order) = orders.recv().await {
+    async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        engine: Handle,
+        mut end: oneshot::Receiver<()>,
+    ) {
+        loop {
+            let order = tokio::select! {
+                _ = &mut end => return,
+                order = orders.recv() => order,
+            };
+            let Some(order) = order else { return };
             let (answer, to) = match order {
                 Order::Scale(changes, to) => (self.scale(&changes, &engine).await, to),
                 Order::Reload(pace, to) => (self.reload(pace, &engine).await, to),

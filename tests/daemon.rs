@@ -93,6 +93,51 @@ fn what_goes_wrong_at_the_start_is_its_exit_code() {
 }
 
 #[test]
+fn app_that_exits_at_once_is_not_up() {
+    let codes: Vec<_> =
+        (0..15).map(|_| start("a: false\n", "").start().wait().code().unwrap()).collect();
+    assert_eq!(codes, [1; 15]);
+    for (procfile, code, expected) in [
+        ("a: exit 7\n", 7, "a.1 exited (7), stopping all\n"),
+        ("a: kill -SEGV $$\n", 139, "a.1 was killed by SIGSEGV, stopping all\n"),
+        ("a: sleep 0.3; exit 3\n", 3, "a.1 exited (3), stopping all\n"),
+        ("a: true\n", 0, "a.1 exited (0), stopping all\n"),
+    ] {
+        let mut running = start(procfile, "").start();
+        assert_eq!(running.wait().code(), Some(code), "{procfile}{}", log(&running));
+        assert!(log(&running).contains(expected), "{}", log(&running));
+        assert_eq!(running.tell("ps").1, 3, "{procfile}");
+    }
+    // What else was up is stopped, and the report says why.
+    let mut running = start("a: echo broken; exit 7\nb: exec sleep 1000\n", "").start();
+    assert_eq!(running.wait().code(), Some(7));
+    let report = "a.1 failed first: it exited (7)\nganger | its last words:\nganger |   broken\n\
+                  ganger | stopped because of it: b.1\n";
+    assert!(log(&running).contains(report), "{}", log(&running));
+}
+
+#[test]
+fn process_that_may_exit_is_its_exit_code_too() {
+    let mut running = start("a: exit 7\nb: exec sleep 1000\n", "--can-die a").start();
+    assert_eq!(running.wait().code(), Some(7), "{}", log(&running));
+    // The rest goes on.
+    assert!(running.tell("ps").0.contains("\nb.1 "));
+    assert_eq!(running.tell("quit").1, 0);
+}
+
+#[test]
+fn process_that_crashes_again_and_again_is_not_up() {
+    let config = "[process.a]\nready_timeout = '1s'\n";
+    let scenario = start("a: exit 7\nb: exec sleep 1000\n", "-r a").file("ganger.toml", config);
+    let mut running = scenario.start();
+    assert_eq!(running.wait().code(), Some(4), "{}", log(&running));
+    let expected = "ganger | a.1 is not ready after 1s: it exited (7)\n";
+    assert!(log(&running).contains(expected), "{}", log(&running));
+    assert!(running.tell("ps").0.contains("\nb.1 "));
+    assert_eq!(running.tell("quit").1, 0);
+}
+
+#[test]
 fn whoever_would_not_wait_takes_it_along() {
     let tag = tag();
     // A crash that is tried again keeps it from being up.

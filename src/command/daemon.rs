@@ -4,9 +4,11 @@
 //! Until then the two share a terminal, so that what goes wrong is seen where it
 //! was asked for; then ganger lets go of it. Output that was redirected stays so.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
@@ -14,12 +16,15 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 use super::ask::TIMED_OUT;
 use crate::control::planner::Orders;
 use crate::notice::Notice;
+use crate::plan::ready::Ready;
 use crate::supervise::command::{Handle, Stopping};
-use crate::supervise::supervisor::{Pace, Status};
+use crate::supervise::exit::Exit;
+use crate::supervise::supervisor::{Pace, State, Status};
 
 /// One of the two that there are after [`split`].
 pub(super) enum Side {
@@ -86,33 +91,126 @@ fn exit_code(background: Pid) -> u8 {
 impl Background {
     /// Lets go of the terminal and of the foreground when all are up.
     pub(super) async fn release(self, mut engine: Handle) -> Result<(), Stopping> {
+        let mut start = StartProgress::default();
         let code = loop {
             let snapshot = engine.look().await?;
+            let mut check_again = None;
             // What ends now never was up: its end is what the foreground returns.
-            if !snapshot.ending && snapshot.processes.iter().all(is_settled) {
-                break snapshot.processes.iter().map(code_of).find(|code| *code != 0);
+            if !snapshot.ending {
+                match start.check(&snapshot.processes, snapshot.now) {
+                    Progress::Done { code, late } => {
+                        late.into_iter().try_for_each(|notice| engine.say(notice))?;
+                        break code;
+                    }
+                    Progress::CheckAt(at) => {
+                        check_again = Some(at.saturating_duration_since(snapshot.now));
+                    }
+                    Progress::Pending => {}
+                }
             }
-            engine.changed().await?;
+            tokio::select! {
+                changed = engine.changed() => changed?,
+                () = sleep(check_again.unwrap_or_default()), if check_again.is_some() => {}
+            }
         };
         engine.detach().await?;
         leave_terminal();
-        // Whoever started it may be gone.
-        let _ = File::from(self.0).write_all(&[code.unwrap_or_default()]);
+        // What started it may be gone.
+        let _ = File::from(self.0).write_all(&[code]);
         Ok(())
     }
 }
 
-/// Whether nothing more has to come of its start.
-fn is_settled(status: &Status) -> bool {
-    !status.is_wanted() || status.state.is_ready() || status.late
+/// How long a process that nothing probes must run before it counts as up: one that fails
+/// at its start has exited by then.
+const MIN_UPTIME: Duration = Duration::from_secs(1);
+
+/// How far the start of all processes has come.
+#[derive(Debug, Eq, PartialEq)]
+enum Progress {
+    /// Nothing more is to be expected of it; with an exit code, and what was not up in time.
+    Done { code: u8, late: Vec<Notice> },
+    /// It may be complete then.
+    CheckAt(Instant),
+    /// It is complete when something changes.
+    Pending,
 }
 
-/// What came of it, as an exit code.
-fn code_of(status: &Status) -> u8 {
-    match status.last {
-        Some(exit) if status.has_failed() => exit.code(),
-        _ if status.late => TIMED_OUT,
-        Some(_) | None => 0,
+/// Follows the start of all processes.
+#[derive(Debug, Default)]
+struct StartProgress {
+    /// Since when processes crash that nothing probes.
+    crashing: HashMap<String, Instant>,
+}
+
+impl StartProgress {
+    fn check(&mut self, processes: &[Status], now: Instant) -> Progress {
+        let (mut codes, mut late) = (Vec::new(), Vec::new());
+        let (mut pending, mut check_at) = (false, None);
+        for status in processes {
+            match self.check_process(status, now) {
+                Progress::Done { code, late: notices } => {
+                    codes.push(code);
+                    late.extend(notices);
+                }
+                Progress::CheckAt(at) => {
+                    pending = true;
+                    check_at = check_at.into_iter().chain([at]).min();
+                }
+                Progress::Pending => pending = true,
+            }
+        }
+        match (pending, check_at) {
+            (false, _) => {
+                let code = codes.into_iter().find(|code| *code != 0).unwrap_or_default();
+                Progress::Done { code, late }
+            }
+            (true, Some(at)) => Progress::CheckAt(at),
+            (true, None) => Progress::Pending,
+        }
+    }
+
+    fn check_process(&mut self, status: &Status, now: Instant) -> Progress {
+        let done = |code| Progress::Done { code, late: Vec::new() };
+        if !status.is_wanted() {
+            let failed = status.last.filter(|_| status.has_failed());
+            return done(failed.map_or(0, Exit::code));
+        }
+        if status.late {
+            return done(TIMED_OUT);
+        }
+        if status.plan.ready != Ready::Started {
+            return if status.state.is_ready() { done(0) } else { Progress::Pending };
+        }
+        let up_at = match status.state {
+            State::Up { since, .. } => Some(since + MIN_UPTIME),
+            State::Down
+            | State::Backoff { .. }
+            | State::Waiting { .. }
+            | State::Starting
+            | State::Stopping { .. }
+            | State::Killed { .. }
+            | State::Stuck { .. } => None,
+        };
+        if up_at.is_some_and(|at| at <= now) {
+            return done(0);
+        }
+        let mut give_up_at = None;
+        if status.crashes > 0 {
+            let since = *self.crashing.entry(status.plan.name.clone()).or_insert(now);
+            give_up_at = since.checked_add(status.plan.ready_timeout);
+        }
+        if give_up_at.is_some_and(|at| at <= now) {
+            let late = Notice::Late {
+                name: status.plan.name.clone(),
+                port: None,
+                after: status.plan.ready_timeout,
+                tried: status.last.map(|exit| format!("it {exit}")),
+            };
+            return Progress::Done { code: TIMED_OUT, late: vec![late] };
+        }
+        let next = up_at.into_iter().chain(give_up_at).min();
+        next.map_or(Progress::Pending, Progress::CheckAt)
     }
 }
 

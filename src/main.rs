@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ganger::cli::Cli;
+use ganger::supervise::signals::reset_inherited;
 use ganger::{command, keeper};
 
 fn main() -> ExitCode {
@@ -11,6 +12,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         };
+    }
+    if let Err(error) = reset_inherited() {
+        eprintln!("ganger: failed to take over the signals: {error}");
+        return ExitCode::FAILURE;
     }
     match command::dispatch(Cli::read()) {
         Ok(code) => code,

@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{self, SigHandler, SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::scenario::{GANGER, Scenario, children, is_alive, tag, tagged, wait_until_gone};
@@ -161,6 +162,96 @@ fn under_nohup_and_under_timeout() {
     let scenario = Scenario::of("timeout").file("Procfile", "a: sleep 1000\n");
     let finished = scenario.args("--preserve-status 1").arg(GANGER).args("start").run().code(0);
     assert!(finished.stderr().ends_with("SIGTERM: stopping all\nganger | a.1 stopped\n"));
+}
+
+/// `program`, started with these signals blocked, or with SIGCHLD ignored.
+fn with_inherited_signals(
+    scenario: Scenario,
+    blocked: &'static [Signal],
+    ignored: bool,
+) -> Scenario {
+    let inherit = move || {
+        let mut mask = SigSet::empty();
+        for signal in blocked {
+            mask.add(*signal);
+        }
+        mask.thread_set_mask()?;
+        if ignored {
+            #[expect(unsafe_code, reason = "dispositions belong to the whole process")]
+            // SAFETY: to ignore a signal runs nothing of ours.
+            unsafe { signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+        }
+        Ok(())
+    };
+    scenario.command(|command| {
+        #[expect(unsafe_code, reason = "it takes a step between fork and exec")]
+        // SAFETY: system calls alone.
+        unsafe {
+            command.pre_exec(inherit)
+        };
+    })
+}
+
+const STOP_SIGNALS: &[Signal] =
+    &[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD];
+
+#[test]
+fn blocked_signals_stop_start_all_the_same() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let scenario = Scenario::procfile("a: exec $HOSTILE signals; sleep 1000\n");
+        let scenario = scenario.args("start --can-die a");
+        let mut running = with_inherited_signals(scenario, STOP_SIGNALS, false).start();
+        running.wait_for("SigBlk:\t0000000000000000\n");
+        drop(running);
+        let scenario = Scenario::procfile("a: echo up; exec sleep 1000\n").args("start");
+        let mut running = with_inherited_signals(scenario, STOP_SIGNALS, false).start();
+        running.wait_for("| up\n").signal(signal);
+        let finished = running.finish_within(Duration::from_secs(20)).code(0);
+        assert!(finished.stderr().contains(&format!("{signal}: stopping all\n")));
+    }
+}
+
+#[test]
+fn blocked_signals_stop_run_all_the_same() {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let scenario = Scenario::procfile("a: true\n").args("run sh -c");
+        let scenario =
+            scenario.arg("trap 'exit 3' TERM HUP; echo up; while :; do sleep 0.05; done");
+        let mut running = with_inherited_signals(scenario, STOP_SIGNALS, false).start();
+        running.wait_for("up\n").signal(signal);
+        running.finish_within(Duration::from_secs(20)).code(3);
+    }
+}
+
+#[test]
+fn blocked_signals_stop_a_daemon_that_starts() {
+    let scenario = Scenario::procfile("a: echo up; exec sleep 1000\n");
+    let scenario = scenario.file("ganger.toml", "[process.a]\nready = { log = 'never' }\n");
+    let mut running =
+        with_inherited_signals(scenario.args("start -D"), STOP_SIGNALS, false).start();
+    running.wait_for("| up\n").signal(Signal::SIGINT);
+    let finished = running.finish_within(Duration::from_secs(20)).code(0);
+    assert!(finished.stderr().contains("SIGINT: stopping all\n"), "{}", finished.stderr());
+}
+
+#[test]
+fn ignored_sigchld_leaves_the_exit_codes_true() {
+    for (args, code) in [
+        ("start", 7),
+        ("start -D", 7),
+        ("run a", 7),
+        ("run sh -c", 5),
+        ("run no-such-program", 127),
+    ] {
+        let scenario = Scenario::procfile("a: echo up; exit 7\n").args(args);
+        let scenario = if args.ends_with("-c") { scenario.arg("exit 5") } else { scenario };
+        let finished = with_inherited_signals(scenario, &[], true).run();
+        assert!(!finished.stderr().contains("No child"), "{args}: {}", finished.stderr());
+        finished.code(code);
+    }
+    // What is run is not to ignore it, either.
+    let scenario = Scenario::procfile("a: true\n").args("run sh -c").arg("(exit 6) & wait $!");
+    with_inherited_signals(scenario, &[], true).run().code(6);
 }
 
 #[test]

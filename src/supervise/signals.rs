@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -73,6 +73,17 @@ impl Signals {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Undoes what a parent process left and what no user asks for: blocked signals, which would
+/// never arrive, and an ignored SIGCHLD, which hides how children end. Needs to be called
+/// before there is a second thread.
+pub fn reset_inherited() -> io::Result<()> {
+    #[expect(unsafe_code, reason = "dispositions belong to the whole process")]
+    // SAFETY: the default disposition runs nothing of ours.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    // What was sent meanwhile arrives now.
+    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// Whether whoever started ganger chose to ignore this signal.

@@ -150,6 +150,13 @@ impl Drop for User {
     }
 }
 
+/// Copies a program that is to be executed. A process of its own writes it: a descriptor of
+/// ours could be inherited by what another test starts meanwhile, and a file that is open
+/// for writing can't be executed.
+pub fn install(program: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(program).arg(to).status().unwrap().success());
+}
+
 /// What is to be run, and where.
 pub struct Scenario {
     folder: TempDir,
@@ -198,9 +205,9 @@ impl Scenario {
         let mut scenario = Self::of("setpriv").file("Procfile", procfile);
         scenario.runtime_dir_of = None;
         let folder = scenario.folder().to_path_buf();
-        fs::copy(GANGER, folder.join("ganger")).unwrap();
+        install(Path::new(GANGER), &folder.join("ganger"));
         let hostile_here = folder.join("hostile");
-        fs::copy(hostile(), &hostile_here).unwrap();
+        install(&hostile(), &hostile_here);
         fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
         let scenario = scenario.env("HOSTILE", hostile_here.to_str().unwrap());
         scenario.args(&format!("--reuid {id} --regid {id} --clear-groups")).env("HOME", home)

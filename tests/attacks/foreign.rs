@@ -218,7 +218,8 @@ fn next_start_kills_orphans_that_fell_to_a_session_manager() {
     let procfile = format!("a: exec $HOSTILE daemonize stay tree {tag}\n");
     let manager = Scenario::of(hostile()).file("Procfile", procfile);
     let mut manager = manager.args("manage-session").arg(GANGER).args("start").start();
-    manager.wait_for("| grown\n");
+    // The daemon executes its last program on its own.
+    manager.wait_for("| grown\n").wait_until("all", |_| tagged_as("leaf", &tag).len() == 3);
     let ganger = children(manager.pid())[0];
     let both = [keeper_of(ganger).unwrap(), ganger];
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {

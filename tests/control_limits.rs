@@ -411,6 +411,30 @@ fn clients_that_do_not_read_cannot_lock_out_ps_and_quit() {
 }
 
 #[test]
+fn long_lists_that_are_not_read_cannot_lock_out_ps() {
+    let mut running = up("a: exec sleep 1000\n", "-N -m a=600");
+    running.wait_until("all", |running| running.said_times(" started, pid ") == 600);
+    let socket = running.socket();
+    let ask = |_| {
+        let mut stream = connect(&socket);
+        stream.write_all(&get("/processes")).unwrap();
+        stream
+    };
+    // More than there may be connections, and each of more than a socket takes.
+    let held: Vec<UnixStream> = (0..300).map(ask).collect();
+    let since = Instant::now();
+    for names in ["a.1", "a*"] {
+        assert_eq!(running.tell(&format!("ps {names}")).1, 0, "{names}");
+    }
+    let took = since.elapsed();
+    eprintln!("ps: {took:?} with 300 clients that don't read long lists");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    drop(held);
+    running.signal(Signal::SIGINT);
+    running.finish().code(0);
+}
+
+#[test]
 fn idle_connections_cannot_lock_out_ps_and_quit() {
     for half in
         ["", "GET /proc", "PATCH /formation HTTP/1.1\r\nhost: g\r\ncontent-length: 9\r\n\r\n{"]

@@ -9,29 +9,30 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame, SizeHint};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::Error;
-use super::memory::shrink;
+use super::memory::{ListRoom, shrink};
 use super::routes::App;
 
 /// So much is handed over at once: what is behind it is counted until it is read.
 pub(super) const PIECE_BYTES: usize = 16 << 10;
 
 /// A response with this JSON.
-pub(super) fn json(text: Vec<u8>, mut room: OwnedSemaphorePermit) -> Response {
-    shrink(&mut room, text.len());
+pub(super) fn json(text: Vec<u8>, mut room: ListRoom) -> Response {
+    if let Some(room) = &mut room {
+        shrink(room, text.len());
+    }
     let body = Body::new(Whole { text, sent: 0, _room: room });
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// A response with a list of names, for which `room` is there.
-pub(super) fn names<T: Serialize>(list: &T, room: OwnedSemaphorePermit) -> Result<Response, Error> {
+pub(super) fn names<T: Serialize>(list: &T, room: ListRoom) -> Result<Response, Error> {
     Ok(json(serde_json::to_vec(list).map_err(Error::bad_request)?, room))
 }
 
 /// Room for the names of all processes, which is more than most answers need.
-pub(super) async fn room_for_names(app: &App) -> Result<OwnedSemaphorePermit, Error> {
+pub(super) async fn room_for_names(app: &App) -> Result<ListRoom, Error> {
     let snapshot = app.engine.look().await?;
     let size: usize = snapshot.processes.iter().map(|it| it.plan.name.len() + 3).sum();
     app.memory.for_list(size + 128).await
@@ -41,7 +42,7 @@ pub(super) async fn room_for_names(app: &App) -> Result<OwnedSemaphorePermit, Er
 struct Whole {
     text: Vec<u8>,
     sent: usize,
-    _room: OwnedSemaphorePermit,
+    _room: ListRoom,
 }
 
 impl hyper::body::Body for Whole {

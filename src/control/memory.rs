@@ -20,14 +20,20 @@ const READERS: usize = recent::MAX_MEMORY;
 const GROWTH: usize = 256 << 10;
 /// What a follower may be behind, beyond what each has for itself.
 const FOLLOWERS: usize = 8 << 20;
-/// Lists of processes.
-const LISTS: usize = 32 << 20;
+/// Lists of processes, but for those that are short: they fit into the buffer that each
+/// connection has, and never wait for others.
+const LISTS: usize = 24 << 20;
+const SHORT_LIST: usize = 64 << 10;
 
 /// So long a client waits for others to read their answers.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// Meanwhile, one that has read nothing for so long makes room.
-const STALLED: Duration = Duration::from_secs(2);
+/// Meanwhile, one that has read nothing for so long makes room: a list is read at once.
+const STALLED_READER: Duration = Duration::from_secs(2);
+const STALLED_LIST: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The room of a list, if it needs any.
+pub(super) type ListRoom = Option<OwnedSemaphorePermit>;
 
 /// Memory for answers, in bytes.
 #[derive(Clone, Debug)]
@@ -46,12 +52,15 @@ impl Memory {
 
     /// For what was kept.
     pub(super) async fn for_reader(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
-        self.take(&self.readers, bytes).await
+        self.take(&self.readers, bytes, STALLED_READER).await
     }
 
-    /// For a list of processes.
-    pub(super) async fn for_list(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
-        self.take(&self.lists, bytes).await
+    /// For a list of processes; none, if it is short.
+    pub(super) async fn for_list(&self, bytes: usize) -> Result<ListRoom, Error> {
+        if bytes <= SHORT_LIST {
+            return Ok(None);
+        }
+        self.take(&self.lists, bytes.min(LISTS), STALLED_LIST).await.map(Some)
     }
 
     /// Room for what takes so many bytes now, and grows.
@@ -75,6 +84,7 @@ impl Memory {
         &self,
         pool: &Arc<Semaphore>,
         bytes: usize,
+        stalled: Duration,
     ) -> Result<OwnedSemaphorePermit, Error> {
         let size = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut turn = std::pin::pin!(Arc::clone(pool).acquire_many_owned(size));
@@ -83,7 +93,7 @@ impl Memory {
             match timeout_at(Instant::now() + LOOK_AGAIN, &mut turn).await {
                 Ok(room) => return room.map_err(|_| used_up()),
                 Err(_) if begun.elapsed() < MAX_WAIT => {
-                    self.table.evict_stalled(STALLED).await;
+                    self.table.evict_stalled(stalled).await;
                 }
                 Err(_) => return Err(used_up()),
             }

@@ -610,7 +610,8 @@ fn another_user_is_refused() {
 
 #[test]
 fn nonsense_changes_nothing_and_stops_nothing() {
-    let running = up(SLEEPERS, "");
+    let mut running = up(SLEEPERS, "");
+    running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let before = running.processes();
     // Half a head, half a body, and nothing at all, all of them held open.
     let mut held = Vec::new();

@@ -581,7 +581,8 @@ fn an_answer_that_is_not_read_is_broken_off() {
     assert!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&took), "{took:?}");
     // A client of our own reads, also when nobody reads what it writes.
     let mut logs = Command::new(GANGER);
-    logs.arg("logs").current_dir(running.folder()).env("XDG_RUNTIME_DIR", running.folder());
+    logs.arg("logs").current_dir(running.folder());
+    use_runtime_dir(&mut logs, running.folder());
     let mut logs = logs.stdout(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(12));
     let mut text = Vec::new();

@@ -629,7 +629,9 @@ struct Daemon {
 
 impl Daemon {
     fn new(procfile: &str) -> Self {
-        Self { scenario: Scenario::procfile(procfile) }
+        // With a probe, it is up as soon as it says so.
+        let config = "[process.a]\nready = { log = 'up' }\n";
+        Self { scenario: Scenario::procfile(procfile).file("ganger.toml", config) }
     }
 
     fn folder(&self) -> &Path {
@@ -660,7 +662,7 @@ impl Drop for Daemon {
 
 #[test]
 fn quit_and_start_work_a_hundred_times() {
-    let daemon = Daemon::new("a: exec $HOSTILE flood\n");
+    let daemon = Daemon::new("a: echo up; exec $HOSTILE flood\n");
     let since = Instant::now();
     let mut codes = Vec::new();
     for round in 0..100 {
@@ -682,7 +684,7 @@ fn quit_and_start_work_a_hundred_times() {
 
 #[test]
 fn a_client_that_meets_an_ending_ganger_says_so() {
-    let daemon = Daemon::new("a: exec sleep 1000\n");
+    let daemon = Daemon::new("a: echo up; exec sleep 1000\n");
     let over = Over::default();
     let ask = |args: &'static str| {
         let (folder, over) = (daemon.folder().to_owned(), over.clone());

@@ -23,8 +23,8 @@ pub(super) enum Command {
     Restart(Vec<String>, Pace),
     Stop(Vec<String>),
     Signal(HashSet<String>, Signal),
-    /// All that was sent before this is done.
-    Sync(oneshot::Sender<()>),
+    /// Something to do, and where it is told that it is done.
+    Acknowledged(Box<Command>, oneshot::Sender<()>),
     Detach(oneshot::Sender<()>),
     Say(Notice),
     Quit,
@@ -209,8 +209,7 @@ impl Handle {
     /// Returns once it is done: a client that waits for that can't fill the queue.
     async fn order(&self, command: Command) -> Result<(), Stopping> {
         let (tell, done) = oneshot::channel();
-        self.send(command)?;
-        self.send(Command::Sync(tell))?;
+        self.send(Command::Acknowledged(Box::new(command), tell))?;
         done.await.map_err(|_| Stopping)
     }
 

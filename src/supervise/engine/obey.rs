@@ -35,7 +35,11 @@ impl Engine {
             Command::Signal(names, signal) => {
                 self.signal(signal, |name| names.contains(name));
             }
-            Command::Sync(done) => drop(done.send(())),
+            Command::Acknowledged(command, done) => {
+                self.on_command(*command);
+                // At once: this may have been the last thing that the engine does.
+                let _ = done.send(());
+            }
             Command::Detach(detached) => {
                 self.detaching = Some(detached);
                 self.logs.detach();

@@ -9,6 +9,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 
+use crate::notice::escape_controls;
 use crate::plan::config::{parse_duration, parse_port, parse_signal, parse_size};
 use crate::plan::formation::Formation;
 use crate::plan::scale::Change;
@@ -40,7 +41,13 @@ impl Cli {
     /// What the command line says; the end of the process if that is nothing.
     #[must_use]
     pub fn read() -> Self {
-        let mut cli = Self::parse_from(follow(std::env::args_os().collect()));
+        let args: Vec<OsString> = std::env::args_os().collect();
+        let mut cli = Self::try_parse_from(follow(args.clone())).unwrap_or_else(|error| {
+            // The same error as it may be shown: a shell makes arguments of the names of files.
+            let shown = |arg: OsString| escape_controls(&arg.to_string_lossy()).into_owned().into();
+            let args = args.into_iter().map(shown).collect();
+            Self::try_parse_from(follow(args)).err().unwrap_or(error).exit()
+        });
         if cli.global.no_color {
             cli.global.color = When::Never;
         }

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match command::dispatch(Cli::read()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ganger: {error:#}");
+            command::print_error(&error);
             ExitCode::from(command::USAGE)
         }
     }

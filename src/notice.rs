@@ -1,6 +1,9 @@
 //! Everything that ganger says at run time: one enum, one `Display`.
 
+mod escape;
 mod words;
+
+pub use escape::escape_controls;
 
 use std::fmt;
 use std::time::Duration;
@@ -319,7 +322,7 @@ pub enum Discarded {
 /// Who they are, with process ids.
 #[must_use]
 pub fn members(members: &[Member]) -> String {
-    let show = |member: &Member| format!("{} (pid {})", member.name, member.pid);
+    let show = |member: &Member| format!("{} (pid {})", escape_controls(&member.name), member.pid);
     members.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 

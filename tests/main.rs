@@ -11,6 +11,7 @@ mod control_limits;
 mod daemon;
 mod env;
 mod escapes;
+mod escaping;
 mod example;
 mod exit_codes;
 mod faults;

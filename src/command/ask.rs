@@ -6,11 +6,12 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::places;
+use super::{places, print_error};
 use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Wait};
 use crate::control::api::{self, Done};
 use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error};
+use crate::notice::escape_controls;
 use crate::plan::scale::{Change, Target};
 
 /// Asking failed in another way than those that follow.
@@ -46,7 +47,7 @@ pub(super) fn ask(
         Some(Error::Failed { .. }) => FAILED,
         Some(Error::Refused(_)) | None => return Err(error),
     };
-    eprintln!("ganger: {error:#}");
+    print_error(&error);
     Ok(code)
 }
 
@@ -150,7 +151,7 @@ pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {
     let verb = format!("/wait?for={until}{}", timeout.unwrap_or_default());
     let line = |process: &api::Process| match (&process.last_exit, wait.exit) {
         (_, false) => format!("{} is ready\n", process.name),
-        (Some(exit), true) => format!("{} {exit}\n", process.name),
+        (Some(exit), true) => format!("{} {}\n", process.name, escape_controls(exit)),
         (None, true) => format!("{} is down\n", process.name),
     };
     let lines = |reached: &Vec<api::Process>| reached.iter().map(line).collect();

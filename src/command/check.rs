@@ -1,10 +1,10 @@
 //! `ganger check`: is everything there and does it fit together?
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 
-use super::{names, places, read};
+use super::{names, places, print_error, read};
 use crate::cli::{Check, Global};
+use crate::notice::escape_controls;
 use crate::plan::env::Origin;
 use crate::plan::needs::Need;
 use crate::plan::ready::Ready;
@@ -27,13 +27,13 @@ pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
     };
     std::io::stdout().write_all(text.as_bytes())?;
     for advice in &plan.advice {
-        eprintln!("ganger: {advice}");
+        print_error(advice);
     }
     Ok(0)
 }
 
 /// When it starts and when it counts as ready, as far as there is something to say.
-fn conditions(process: &Process) -> String {
+fn conditions(process: &Process) -> impl Iterator<Item = String> {
     let ready = match &process.ready {
         Ready::Started => None,
         Ready::Port => Some("its port is bound".to_owned()),
@@ -49,35 +49,38 @@ fn conditions(process: &Process) -> String {
         ("watches", list(process.watch.clone())),
     ]
     .into_iter()
-    .filter_map(|(what, text)| text.map(|text| format!("  {what:<8} {text}\n")))
-    .collect()
+    .filter_map(|(what, text)| text.map(|text| format!("  {what:<8} {text}")))
 }
 
 /// Every process with all that it gets. Values that come from a file or from the
 /// environment may be secrets, and stay where they are.
 fn explain(plan: &Plan) -> String {
     let mut text = String::new();
+    let mut add = |line: String| {
+        text.push_str(&escape_controls(&line));
+        text.push('\n');
+    };
     for process in &plan.processes {
-        let _ = writeln!(text, "{}", process.name);
-        let _ = writeln!(text, "  command  {}", process.command);
-        let _ = writeln!(text, "  folder   {}", process.dir.display());
+        add(process.name.clone());
+        add(format!("  command  {}", process.command));
+        add(format!("  folder   {}", process.dir.display()));
         if let Some(port) = process.port {
-            let _ = writeln!(text, "  port     {port}");
+            add(format!("  port     {port}"));
         }
-        text.push_str(&conditions(process));
+        conditions(process).for_each(&mut add);
         for (key, var) in process.environment() {
             let key = key.display();
-            let _ = match var.origin {
+            match var.origin {
                 Origin::Environment
                     if plan.clashes.iter().any(|clash| *clash == key.to_string()) =>
                 {
-                    writeln!(text, "  {key} ({}, over a file)", var.origin)
+                    add(format!("  {key} ({}, over a file)", var.origin));
                 }
                 // Not worth a line each: nobody would look for them here.
-                Origin::Environment => Ok(()),
-                Origin::Ganger => writeln!(text, "  {key}={}", var.value.display()),
-                Origin::File { .. } | Origin::Config => writeln!(text, "  {key} ({})", var.origin),
-            };
+                Origin::Environment => {}
+                Origin::Ganger => add(format!("  {key}={}", var.value.display())),
+                Origin::File { .. } | Origin::Config => add(format!("  {key} ({})", var.origin)),
+            }
         }
     }
     text

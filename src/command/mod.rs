@@ -19,6 +19,7 @@ use anyhow::{Context, bail};
 use clap::CommandFactory;
 
 use crate::cli::{self, Base, Cli, Formed, Given, Global, PortArgs, Verb, When};
+use crate::notice::escape_controls;
 use crate::plan::formation::{RELEASE, did_you_mean, nearest};
 use crate::plan::sources::{Places, Sources};
 use crate::plan::{Options, Plan};
@@ -107,6 +108,11 @@ fn working_dir() -> PathBuf {
     let is_here = |path: &PathBuf| path.is_absolute() && here.is_some() && identity(path) == here;
     let known = std::env::var_os("PWD").map(PathBuf::from).filter(is_here);
     known.or_else(|| std::env::current_dir().ok().filter(is_here)).unwrap_or_default()
+}
+
+/// Shows why nothing more is done, on one line and without what a terminal would obey.
+pub fn print_error(error: &impl std::fmt::Display) {
+    eprintln!("ganger: {}", escape_controls(&format!("{error:#}")));
 }
 
 /// Where the flags say that the files are.

@@ -7,6 +7,7 @@ use hyper::Method;
 use super::ask::{ask, ask_and_show, path};
 use crate::cli::{Global, Ps};
 use crate::control::api::{Process, State};
+use crate::notice::escape_controls;
 use crate::plan::OnExit;
 
 const HEADER: [&str; 10] =
@@ -24,7 +25,9 @@ pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
 
 fn table(all: &[Process]) -> String {
     let header = HEADER.map(str::to_owned);
-    let rows: Vec<[String; 10]> = std::iter::once(header).chain(all.iter().map(row)).collect();
+    let shown = |row: [String; 10]| row.map(|cell| escape_controls(&cell).into_owned());
+    let rows: Vec<[String; 10]> =
+        std::iter::once(header).chain(all.iter().map(row).map(shown)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
     let widths: [usize; 10] = std::array::from_fn(width);
     let line = |row: &[String; 10]| {

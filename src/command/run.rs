@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::read_for_run;
+use super::{print_error, read_for_run};
 use crate::cli::{Global, Run};
 use crate::plan::env::{Env, Var};
 use crate::plan::formation::{did_you_mean, nearest};
@@ -53,7 +53,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
             Ok(child) => wait(child, signals).await,
             Err(error) => {
                 let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
-                eprintln!("ganger: {}", program.describe(&error, &plan, &run.command));
+                print_error(&program.describe(&error, &plan, &run.command));
                 Ok(code)
             }
         }

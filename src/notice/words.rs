@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::escape::{escape_controls, escape_controls_in_lines};
 use super::{Cause, Discarded, Next, Notice, members, time};
 use crate::keeper::client::Lost;
 use crate::keeper::protocol::Member;
@@ -9,10 +10,20 @@ use crate::plan::Advice;
 use crate::supervise::exit::Exit;
 
 impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whatever stands in it, and wherever that comes from.
+        f.write_str(&escape_controls_in_lines(&Words(self).to_string()))
+    }
+}
+
+/// A notice in words. What comes from outside is on one line.
+struct Words<'a>(&'a Notice);
+
+impl fmt::Display for Words<'_> {
     #[expect(clippy::too_many_lines, reason = "an arm for each sentence")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Clash { keys, files_win } => {
+        match self.0 {
+            Notice::Clash { keys, files_win } => {
                 let keys = list(keys.iter());
                 if *files_win {
                     write!(f, "{keys}: the `.env` file wins over the environment, as you asked")
@@ -21,30 +32,35 @@ impl fmt::Display for Notice {
                     f.write_str(" (`--env-override` turns that round)")
                 }
             }
-            Self::Advice(advice) => write!(f, "{advice}"),
-            Self::Unlisted { types } => {
+            Notice::Advice(advice) => f.write_str(&escape_controls(&advice.to_string())),
+            Notice::Unlisted { types } => {
                 let verb = if types.len() == 1 { "is" } else { "are" };
                 let types = list(types.iter());
                 write!(f, "{types} {verb} not in the formation: one each (`all=0` for none)")
             }
-            Self::Foreign { file, settings } => {
-                write!(f, "`{file}` is not read:")?;
+            Notice::Foreign { file, settings } => {
+                write!(f, "`{}` is not read:", escape_controls(file))?;
                 for (index, (theirs, ours)) in settings.iter().enumerate() {
                     let comma = if index > 0 { "," } else { "" };
-                    write!(f, "{comma} its `{theirs}` is {ours} here")?;
+                    write!(f, "{comma} its `{}` is {ours} here", escape_controls(theirs))?;
                 }
                 Ok(())
             }
-            Self::PortTaken { reason } => f.write_str(reason),
-            Self::PortsMoved { reason, base } => write!(f, "{reason}: ports begin at {base}"),
-            Self::Changed { file, names } => {
+            Notice::PortTaken { reason } => f.write_str(&escape_controls(reason)),
+            Notice::PortsMoved { reason, base } => {
+                write!(f, "{}: ports begin at {base}", escape_controls(reason))
+            }
+            Notice::Changed { file, names } => {
+                let file = escape_controls(file);
                 write!(f, "`{file}` has changed, starting {} again", names.join(", "))
             }
-            Self::Blind { reason } => write!(f, "not all files can be watched: {reason}"),
-            Self::OutOfMemory { name } => {
+            Notice::Blind { reason } => {
+                write!(f, "not all files can be watched: {}", escape_controls(reason))
+            }
+            Notice::OutOfMemory { name } => {
                 write!(f, "{name}: the system has run out of memory, and killed something")
             }
-            Self::Report { name, exit, no_memory, lines, others } => {
+            Notice::Report { name, exit, no_memory, lines, others } => {
                 write!(f, "{name} failed first: it {exit}")?;
                 if *no_memory {
                     f.write_str("\nthe system ran out of memory meanwhile, and killed something")?;
@@ -57,14 +73,14 @@ impl fmt::Display for Notice {
                 }
                 Ok(())
             }
-            Self::Leftovers { members: left } => {
+            Notice::Leftovers { members: left } => {
                 write!(
                     f,
                     "killed what an earlier ganger left when it was killed: {}",
                     members(left)
                 )
             }
-            Self::Started { name, pid, port, listened } => {
+            Notice::Started { name, pid, port, listened } => {
                 write!(f, "{name} started, pid {pid}")?;
                 match port {
                     Some(port) if *listened => write!(f, ", http://localhost:{port}"),
@@ -72,38 +88,42 @@ impl fmt::Display for Notice {
                     None => Ok(()),
                 }
             }
-            Self::StartHangs { name, command, pid } => write!(
+            Notice::StartHangs { name, command, pid } => write!(
                 f,
-                "{name} hangs at its start: the system does not execute `{command}` (pid {pid}); \
-                 is its disk there, does a scanner hold it?"
+                "{name} hangs at its start: the system does not execute `{}` (pid {pid}); \
+                 is its disk there, does a scanner hold it?",
+                escape_controls(command)
             ),
-            Self::Awaiting { name, what } => write!(f, "{name} waits for {}", what.join(", ")),
-            Self::Missing { name, what, after } => {
-                let verb = if what.len() == 1 { "is" } else { "are" };
-                write!(f, "{name}: {} {verb} not there after {}", what.join(", "), time(*after))
+            Notice::Awaiting { name, what } => {
+                write!(f, "{name} waits for {}", one_line(what))
             }
-            Self::NoFolder { name, reason } => write!(f, "{name}: {reason}"),
-            Self::HeldUp { chain } => write!(f, "{chain}"),
-            Self::Ready { name, port, after } => match port {
+            Notice::Missing { name, what, after } => {
+                let verb = if what.len() == 1 { "is" } else { "are" };
+                write!(f, "{name}: {} {verb} not there after {}", one_line(what), time(*after))
+            }
+            Notice::NoFolder { name, reason } => write!(f, "{name}: {}", escape_controls(reason)),
+            Notice::HeldUp { chain } => f.write_str(&escape_controls(&chain.to_string())),
+            Notice::Ready { name, port, after } => match port {
                 Some(port) => write!(f, "{name} is ready, http://localhost:{port}"),
                 None => write!(f, "{name} is ready after {}", time(*after)),
             },
-            Self::Late { name, port, after, tried } => {
+            Notice::Late { name, port, after, tried } => {
                 let after = time(*after);
                 match port {
                     Some(port) => write!(f, "{name} has not bound port {port} after {after}")?,
                     None => write!(f, "{name} is not ready after {after}")?,
                 }
-                tried.as_ref().map_or(Ok(()), |tried| write!(f, ": {tried}"))
+                let tried = tried.as_deref().map(escape_controls);
+                tried.map_or(Ok(()), |tried| write!(f, ": {tried}"))
             }
-            Self::Elsewhere { name, given, found } => {
+            Notice::Elsewhere { name, given, found } => {
                 let found: Vec<String> = found.iter().map(u16::to_string).collect();
                 write!(f, "{name} was given port {given} but listens on {}", found.join(", "))
             }
-            Self::RollStopped { names } => {
+            Notice::RollStopped { names } => {
                 write!(f, "not started again: {}", names.join(", "))
             }
-            Self::Exited { name, exit, left, next } => {
+            Notice::Exited { name, exit, left, next } => {
                 write!(f, "{name} {exit}")?;
                 leaving(f, left)?;
                 match next {
@@ -119,38 +139,38 @@ impl fmt::Display for Notice {
                     }
                 }
             }
-            Self::Stopped { name, exit } => match exit {
+            Notice::Stopped { name, exit } => match exit {
                 Exit::Code(_) | Exit::Unmet | Exit::Cancelled | Exit::NotStarted { .. } => {
                     write!(f, "{name} {exit}")
                 }
                 Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed"),
                 Exit::Signal(_) => write!(f, "{name} stopped"),
             },
-            Self::StoppingAll { cause } => write!(f, "{cause}"),
-            Self::Waiting { names, kill_in } => {
+            Notice::StoppingAll { cause } => write!(f, "{cause}"),
+            Notice::Waiting { names, kill_in } => {
                 write!(f, "waiting for {}", names.join(", "))?;
                 match kill_in {
                     Some(time_left) => write!(f, ": SIGKILL in {}", time(*time_left)),
                     None => f.write_str(" to be gone"),
                 }
             }
-            Self::Killing { name, signal, grace } => match grace {
+            Notice::Killing { name, signal, grace } => match grace {
                 Some(grace) => {
                     write!(f, "{name} is still up {} after {signal}: SIGKILL", time(*grace))
                 }
                 None => write!(f, "{name}: SIGKILL"),
             },
-            Self::Unkillable { name } => {
+            Notice::Unkillable { name } => {
                 write!(f, "{name} doesn't go, not even at SIGKILL: leaving it")
             }
-            Self::Strays { left } => {
+            Notice::Strays { left } => {
                 write!(f, "no process of yours owns {}: stopping what is left", members(left))
             }
-            Self::KillingStrays { left } => write!(f, "{}: SIGKILL", members(left)),
-            Self::Survivors { left } => {
+            Notice::KillingStrays { left } => write!(f, "{}: SIGKILL", members(left)),
+            Notice::Survivors { left } => {
                 write!(f, "could not kill {}: still running", members(left))
             }
-            Self::KeeperLost { lost } => {
+            Notice::KeeperLost { lost } => {
                 f.write_str(match lost {
                     Lost::Died => "the keeper has died",
                     Lost::Silent => "the keeper doesn't answer",
@@ -158,16 +178,22 @@ impl fmt::Display for Notice {
                 })?;
                 f.write_str(": killing all")
             }
-            Self::RuntimeDirFallback { reason, path } => write!(f, "{reason}: using `{path}`"),
-            Self::Uncontrolled { reason } => {
+            Notice::RuntimeDirFallback { reason, path } => {
+                write!(f, "{}: using `{}`", escape_controls(reason), escape_controls(path))
+            }
+            Notice::Uncontrolled { reason } => {
+                let reason = escape_controls(reason);
                 write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
             }
-            Self::Reloaded { outcome: Ok(changes) } => write!(f, "reloading: {changes}"),
-            Self::Reloaded { outcome: Err(reason) } => {
+            Notice::Reloaded { outcome: Ok(changes) } => write!(f, "reloading: {changes}"),
+            Notice::Reloaded { outcome: Err(reason) } => {
+                let reason = escape_controls(reason);
                 write!(f, "failed to reload, so nothing changes: {reason}")
             }
-            Self::Status { lines } => f.write_str(&lines.join("\n")),
-            Self::Discarded { bytes, why } => write!(f, "{bytes} bytes of output discarded: {why}"),
+            Notice::Status { lines } => f.write_str(&lines.join("\n")),
+            Notice::Discarded { bytes, why } => {
+                write!(f, "{bytes} bytes of output discarded: {why}")
+            }
         }
     }
 }
@@ -230,6 +256,10 @@ fn leaving(f: &mut fmt::Formatter<'_>, left: &[Member]) -> fmt::Result {
     if left.is_empty() { Ok(()) } else { write!(f, ", leaving {}", members(left)) }
 }
 
+fn one_line(parts: &[String]) -> String {
+    escape_controls(&parts.join(", ")).into_owned()
+}
+
 fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names.map(|name| format!("`{}`", escape_controls(name))).collect::<Vec<_>>().join(", ")
 }

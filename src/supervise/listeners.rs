@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use crate::notice::escape_controls;
+
 /// Sockets that listen for TCP, by their port.
 pub type Listening = HashMap<u16, Vec<Socket>>;
 
@@ -35,7 +37,9 @@ pub enum Holder {
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Process { pid, name } => write!(f, "{name} (pid {pid})"),
+            Self::Process { pid, name } => {
+                write!(f, "{} (pid {pid})", escape_controls(name))
+            }
             Self::Hidden { uid } => write!(f, "a program of the user {uid}"),
         }
     }

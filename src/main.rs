@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match command::dispatch(Cli::read()) {
         Ok(code) => code,
         Err(error) => {
-            command::print_error(&error);
+            command::print_error(&command::with_hint(error));
             ExitCode::from(command::USAGE)
         }
     }

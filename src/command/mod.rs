@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::CommandFactory;
+use nix::errno::Errno;
 
 use crate::cli::{self, Base, Cli, Formed, Given, Global, PortArgs, Verb, When};
 use crate::notice::escape_controls;
@@ -110,9 +111,23 @@ fn working_dir() -> PathBuf {
     known.or_else(|| std::env::current_dir().ok().filter(is_here)).unwrap_or_default()
 }
 
-/// Shows why nothing more is done, on one line and without what a terminal would obey.
+/// Prints why nothing more is done, on one line and without control characters.
 pub fn print_error(error: &impl std::fmt::Display) {
     eprintln!("ganger: {}", escape_controls(&format!("{error:#}")));
+}
+
+/// Names the way out where descriptors ran out: any open may be the one too many.
+#[must_use]
+pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
+    let is_limit = |errno| matches!(Errno::from_raw(errno), Errno::EMFILE | Errno::ENFILE);
+    let hit_limit = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::raw_os_error)
+            .is_some_and(is_limit)
+            || cause.downcast_ref::<Errno>().is_some_and(|errno| is_limit(*errno as i32))
+    });
+    if hit_limit { anyhow::anyhow!("{error:#} (raise the limit with `ulimit -n`)") } else { error }
 }
 
 /// Where the flags say that the files are.

@@ -265,9 +265,7 @@ fn spare_descriptors() -> anyhow::Result<()> {
         (0..DESCRIPTORS).map(|_| stdin.as_fd().try_clone_to_owned()).collect();
     match spare {
         Ok(_) => Ok(()),
-        Err(error) => Err(error).context(
-            "failed to start: the limit of open files is too low (raise it with `ulimit -n`)",
-        ),
+        Err(error) => Err(error).context("failed to start"),
     }
 }
 

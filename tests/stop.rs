@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::scenario::{Scenario, children, free_port, tag, tagged, tagged_as, wait_until_gone};
 
@@ -132,17 +133,36 @@ fn user_signals_are_passed_on_and_quit_tells() {
 }
 
 #[test]
+fn hundreds_of_processes_are_suspended_before_ganger_is() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
+    let mut running = Scenario::procfile(procfile).args("start -N -m a=400").start();
+    running.wait_until("400", |running| running.said_times(" started, pid ") == 400);
+    let pid = running.pid();
+    running.signal(Signal::SIGTSTP);
+    running.wait_until("ganger suspended", |_| is_suspended(pid));
+    let suspended = tagged(&tag).into_iter().filter(|pid| is_suspended(*pid)).count();
+    running.signal(Signal::SIGCONT);
+    assert_eq!(suspended, 400);
+    running.wait_until("all running", |_| !tagged(&tag).into_iter().any(is_suspended));
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+}
+
+fn is_suspended(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('T')
+}
+
+#[test]
 fn everything_is_suspended_and_goes_on() {
     // A shell that waits for a child of vfork(2) can't be suspended.
     let mut running = Scenario::procfile("a: exec $HOSTILE tick\n").args("start").start();
     running.wait_for("tick").signal(Signal::SIGTSTP);
-    let stopped = |path: String| {
-        std::fs::read_to_string(path).unwrap().rsplit_once(") ").unwrap().1.starts_with('T')
-    };
     let pid = running.pid();
-    running.wait_until("ganger suspended", |_| stopped(format!("/proc/{pid}/stat")));
+    running.wait_until("ganger suspended", |_| is_suspended(pid));
     let child = children(running.keeper())[0];
-    running.wait_until("a.1 suspended", |_| stopped(format!("/proc/{child}/stat")));
+    running.wait_until("a.1 suspended", |_| is_suspended(child));
     let before = running.said_times("tick");
     running.signal(Signal::SIGCONT);
     running.wait_until("more", |running| running.said_times("tick") > before + 2);

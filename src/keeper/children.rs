@@ -127,6 +127,8 @@ pub(super) struct Children {
     /// Descendants that were seen before they left the session, and their leader.
     known: HashMap<Identity, Pid>,
     strays: Strays,
+    /// Whether all of them are to be suspended: one that was starting follows.
+    suspended: bool,
     /// What tells this keeper's descendants from those of any other.
     session: String,
     context: SpawnContext,
@@ -156,6 +158,7 @@ impl Children {
             starting: Vec::new(),
             known: HashMap::new(),
             strays: Strays::Ignored,
+            suspended: false,
             session: process_table::session(getpid()).unwrap_or_else(|| getpid().to_string()),
             context,
         }
@@ -215,8 +218,12 @@ impl Children {
                 for signal in signals {
                     let _ = send_to_group(leader, signal);
                 }
-                if let Stop::Asked { signal, .. } = child.stop {
-                    stop_group(leader, signal);
+                match child.stop {
+                    Stop::Asked { signal, .. } => stop_group(leader, signal),
+                    Stop::NotAsked | Stop::Killing if self.suspended => {
+                        let _ = send_to_group(leader, libc::SIGSTOP);
+                    }
+                    Stop::NotAsked | Stop::Killing => {}
                 }
                 reports.push(Report::Spawned { id, pid: leader.as_raw() });
             }
@@ -277,6 +284,39 @@ impl Children {
                 }
                 None => {}
             }
+        }
+    }
+
+    /// Suspends all children and their descendants.
+    pub(super) fn suspend(&mut self) {
+        self.suspended = true;
+        // What forked during the first walk is seen by the second: nothing forks then.
+        for _ in 0..2 {
+            self.signal_all(libc::SIGSTOP);
+        }
+    }
+
+    /// Has all children and their descendants go on.
+    pub(super) fn resume(&mut self) {
+        self.suspended = false;
+        self.signal_all(libc::SIGCONT);
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    fn signal_all(&mut self, signal: i32) {
+        let snapshot = self.snapshot();
+        let leaders = self.by_leader.iter().filter(|(_, child)| match child.leader {
+            // It follows once its program runs, where signals have their effect.
+            Leader::Starting(_) => false,
+            Leader::Running | Leader::Ended(_) | Leader::Lingering => true,
+        });
+        let leaders: Vec<Pid> = leaders.map(|(leader, _)| *leader).collect();
+        for leader in leaders {
+            let members = self.members(leader, &snapshot);
+            kill::send_to_all(leader, &members, signal);
         }
     }
 

@@ -41,6 +41,10 @@ pub enum Request {
     StopStrays,
     /// Send SIGKILL to whatever is left. Answered by `Swept`.
     Sweep,
+    /// Suspend all children, and start none until `Resume`. Answered by `Suspended`.
+    Suspend,
+    /// Have all children go on.
+    Resume,
     /// Report everything that has happened, and then answer `Pong` with this number.
     Ping(u64),
 }
@@ -156,6 +160,8 @@ pub enum Report {
         /// Those that started a program.
         spawns: u64,
     },
+    /// No child runs.
+    Suspended,
     /// The answer to `Ping`.
     Pong(u64),
 }
@@ -175,6 +181,7 @@ impl Report {
             | Self::Swept { .. }
             | Self::Isolated(_)
             | Self::Answered { .. }
+            | Self::Suspended
             | Self::Pong(_) => None,
         }
     }

@@ -58,7 +58,11 @@ impl<F: Default> Queue<F> {
                     self.urgent.push_back(request);
                 }
             }
-            Request::StopStrays | Request::Sweep | Request::Ping(_) => {
+            Request::StopStrays
+            | Request::Sweep
+            | Request::Suspend
+            | Request::Resume
+            | Request::Ping(_) => {
                 self.urgent.push_back(request);
             }
             Request::Spawn(ref spawn) => {
@@ -94,7 +98,12 @@ impl<F: Default> Queue<F> {
             Request::Spawn(_) if !may_spawn => return None,
             Request::Spawn(spawn) => drop(self.spawns.remove(&spawn.id)),
             Request::Signal { id, signal } => drop(self.signals.remove(&(*id, *signal))),
-            Request::Stop { .. } | Request::StopStrays | Request::Sweep | Request::Ping(_) => {}
+            Request::Stop { .. }
+            | Request::StopStrays
+            | Request::Sweep
+            | Request::Suspend
+            | Request::Resume
+            | Request::Ping(_) => {}
         }
         Some(entry.remove())
     }
@@ -123,8 +132,9 @@ impl<F: Default> Queue<F> {
         self.urgent.len() + self.ordinary.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether [`Self::pop`] returns something.
+    pub(super) fn has_next(&self, may_spawn: bool) -> bool {
+        self.peek().is_some_and(|request| may_spawn || !matches!(request, Request::Spawn(_)))
     }
 }
 

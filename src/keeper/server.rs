@@ -238,7 +238,7 @@ impl Server {
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if !self.queue.is_empty() {
+        if self.queue.has_next(!self.children.is_suspended()) {
             return Some(Duration::ZERO);
         }
         let next = self.next_look.into_iter().chain(self.children.next_hang()).min();
@@ -307,6 +307,8 @@ impl Server {
                     | Request::Stop { .. }
                     | Request::StopStrays
                     | Request::Sweep
+                    | Request::Suspend
+                    | Request::Resume
                     | Request::Ping(_) => Vec::new(),
                 };
                 self.queue_request(request, files)?;
@@ -398,7 +400,8 @@ impl Server {
             self.children.signal(&signals);
             return self.answer(signals.len() as u64, 0);
         }
-        let Some((request, files)) = self.queue.pop(true) else { return Ok(()) };
+        let may_spawn = !self.children.is_suspended();
+        let Some((request, files)) = self.queue.pop(may_spawn) else { return Ok(()) };
         let mut spawns = 0;
         match request {
             Request::Spawn(spawn) => {
@@ -415,6 +418,11 @@ impl Server {
                 let left = self.children.sweep();
                 self.report(&[Report::Swept { left }])?;
             }
+            Request::Suspend => {
+                self.children.suspend();
+                self.report(&[Report::Suspended])?;
+            }
+            Request::Resume => self.children.resume(),
             Request::Ping(number) => {
                 self.look()?;
                 self.report(&[Report::Pong(number)])?;

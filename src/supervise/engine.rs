@@ -169,8 +169,11 @@ impl Engine {
             if let Some(outcome) = self.supervisor.outcome() {
                 break self.report(&outcome).await;
             }
-            let occurrence = self.next().await;
-            if let Err(lost) = self.on_occurrence(occurrence) {
+            let taken_in = match self.next().await {
+                Occurrence::Signal(Asked::Suspend) => self.suspend().await,
+                occurrence => self.on_occurrence(occurrence),
+            };
+            if let Err(lost) = taken_in {
                 break self.on_keeper_lost(lost);
             }
         };
@@ -415,7 +418,10 @@ impl Engine {
                     Event::Tick
                 })
             }
-            Report::Spawned { .. } | Report::Answered { .. } | Report::Isolated(_) => None,
+            Report::Spawned { .. }
+            | Report::Suspended
+            | Report::Answered { .. }
+            | Report::Isolated(_) => None,
         }
     }
 
@@ -433,6 +439,7 @@ impl Engine {
             | Report::Empty { .. }
             | Report::Strays { .. }
             | Report::Swept { .. }
+            | Report::Suspended
             | Report::Isolated(_)
             | Report::Answered { .. }
             | Report::Pong(_) => {}

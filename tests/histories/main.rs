@@ -222,6 +222,7 @@ impl World {
                 Report::Cancelled { id } => Event::Exited(id.into(), Exit::Cancelled, Vec::new()),
                 Report::StartHangs { .. } => return,
                 report @ (Report::SpawnFailed { .. }
+                | Report::Suspended
                 | Report::Answered { .. }
                 | Report::Pong(_)
                 | Report::Isolated(_)) => panic!("{report:?}"),

@@ -1,17 +1,22 @@
 //! What the engine is asked for, by signals and by others in this process.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, raise};
+use tokio::time::timeout;
 
 use super::Engine;
-use crate::keeper::protocol::Request;
+use crate::keeper::client::Lost;
+use crate::keeper::protocol::{Report, Request};
 use crate::logs::format::colors;
 use crate::plan::Plan;
 use crate::supervise::command::{Command, Snapshot};
 use crate::supervise::signals::Asked;
 use crate::supervise::sockets::Sockets;
 use crate::supervise::supervisor::Event;
+
+/// ganger waits for its processes to be suspended before it is suspended itself.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Engine {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -66,8 +71,9 @@ impl Engine {
             Asked::Stop(signal) => self.happen(Event::Asked(signal)),
             Asked::Forward(signal) => self.signal_all(signal),
             Asked::Status => self.say_status(),
-            Asked::Suspend => self.suspend(),
-            Asked::Resume => self.signal_all(Signal::SIGCONT),
+            Asked::Resume => self.keeper.ask(Request::Resume, Vec::new()),
+            // It takes a while, and is done by the loop itself.
+            Asked::Suspend => {}
             Asked::Keeper => self.keeper.check(),
         }
     }
@@ -85,11 +91,27 @@ impl Engine {
         }
     }
 
-    /// Processes are in sessions of their own, where SIGTSTP has no effect.
-    fn suspend(&mut self) {
-        self.signal_all(Signal::SIGSTOP);
+    /// Suspends all processes, and then ganger. They are in sessions of their own, where
+    /// SIGTSTP has no effect.
+    pub(super) async fn suspend(&mut self) -> Result<(), Lost> {
+        self.keeper.ask(Request::Suspend, Vec::new());
+        let mut meanwhile = Vec::new();
+        let suspended = timeout(SUSPEND_TIMEOUT, async {
+            loop {
+                match self.keeper.next().await? {
+                    Report::Suspended => return Ok(()),
+                    other => meanwhile.push(other),
+                }
+            }
+        });
+        // A keeper that takes longer does it while ganger is suspended.
+        suspended.await.unwrap_or(Ok(()))?;
         let since = Instant::now();
         let _ = raise(Signal::SIGSTOP);
         self.clock.add_pause(since.elapsed());
+        for report in meanwhile {
+            self.on_reports(report)?;
+        }
+        Ok(())
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::keeper::client::Lost;
-use crate::keeper::protocol::Member;
+use crate::keeper::client::KeeperError;
+use crate::keeper::protocol::Descendant;
 use crate::plan::Advice;
 use crate::supervise::exit::Exit;
 
@@ -93,7 +93,7 @@ pub enum Notice {
     /// An earlier ganger was killed together with its keeper.
     Leftovers {
         /// Who was left of what it ran, and has been killed now.
-        members: Vec<Member>,
+        members: Vec<Descendant>,
     },
     /// A process runs.
     Started {
@@ -175,7 +175,7 @@ pub enum Notice {
         /// How.
         exit: Exit,
         /// Who of it lives on, and is stopped now.
-        left: Vec<Member>,
+        left: Vec<Descendant>,
         /// What ganger does about it.
         next: Next,
     },
@@ -215,22 +215,22 @@ pub enum Notice {
     /// Some belong to no process, and are stopped.
     Strays {
         /// They.
-        left: Vec<Member>,
+        left: Vec<Descendant>,
     },
     /// Some belong to no process, and did not go when asked.
     KillingStrays {
         /// They.
-        left: Vec<Member>,
+        left: Vec<Descendant>,
     },
     /// Some could not be killed.
     Survivors {
         /// They.
-        left: Vec<Member>,
+        left: Vec<Descendant>,
     },
     /// The keeper is no more.
     KeeperLost {
         /// What became of it.
-        lost: Lost,
+        lost: KeeperError,
     },
     /// The preferred folder for what ganger keeps while it runs is not usable.
     RuntimeDirFallback {
@@ -321,8 +321,9 @@ pub enum Discarded {
 
 /// Who they are, with process ids.
 #[must_use]
-pub fn members(members: &[Member]) -> String {
-    let show = |member: &Member| format!("{} (pid {})", escape_controls(&member.name), member.pid);
+pub fn members(members: &[Descendant]) -> String {
+    let show =
+        |member: &Descendant| format!("{} (pid {})", escape_controls(&member.name), member.pid);
     members.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
@@ -355,7 +356,7 @@ mod tests {
 
     #[test]
     fn sentences() {
-        let member = |pid| Member { pid, name: "sleep".into() };
+        let member = |pid| Descendant { pid, name: "sleep".into() };
         let exited = |exit, left, next| Notice::Exited { name: "css.1".into(), exit, left, next };
         let notices = [
             Notice::Started { name: "web.1".into(), pid: 7, port: Some(5000), listened: true },

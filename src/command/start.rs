@@ -17,8 +17,8 @@ use crate::control::socket::{self, Aliases, Bound};
 use crate::control::thread::Thread;
 use crate::keeper;
 use crate::keeper::client::Keeper;
-use crate::keeper::leftovers::{self, Trace};
-use crate::keeper::start::Started;
+use crate::keeper::stale_sessions::{self, SessionMarker};
+use crate::keeper::start::StartedKeeper;
 use crate::logs::format::Style;
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
@@ -62,12 +62,13 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     // Its way up takes longer than all that follows here.
     let keeper = start_keeper(start.isolate)?;
     // What an earlier ganger left may have the ports.
-    let leftovers: Vec<_> =
-        runtime_dir::search_path().flat_map(|folder| leftovers::sweep(&folder)).collect();
+    let stale_sessions: Vec<_> = runtime_dir::search_path()
+        .flat_map(|folder| stale_sessions::kill_stale_orphans(&folder))
+        .collect();
     let (plan, on_ports) = ports::settle(plan, &sources, &mut options, anywhere)?;
     let mut notices = first;
-    if !leftovers.is_empty() {
-        notices.push(Notice::Leftovers { members: leftovers });
+    if !stale_sessions.is_empty() {
+        notices.push(Notice::Leftovers { members: stale_sessions });
     }
     notices.extend(on_ports);
     notices.extend(foreign(&sources));
@@ -115,7 +116,7 @@ struct Run {
     show: Show,
     colored_notices: bool,
     recent: usize,
-    keeper: Started,
+    keeper: StartedKeeper,
     background: Option<Background>,
     runtime_dir: Option<RuntimeDir>,
     /// What there is to say before anything runs.
@@ -198,7 +199,8 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         }
         engine.begin();
         // What follows takes time that is the keeper's now.
-        let _trace = runtime_dir.as_ref().and_then(|dir| Trace::leave(&dir.path, pid).ok());
+        let _trace =
+            runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
         let (handle, root) = (engine.handle(), planner.sources.root.clone());
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let (orders, planner) = planner.start(&clients, handle.clone());
@@ -232,9 +234,9 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
     code
 }
 
-fn start_keeper(isolate: bool) -> anyhow::Result<Started> {
+fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
     spare_descriptors()?;
-    let keeper = keeper::start::start(isolate).context(if isolate {
+    let keeper = keeper::start::start_keeper(isolate).context(if isolate {
         "failed to isolate"
     } else {
         "failed to start the keeper"

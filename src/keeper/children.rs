@@ -3,7 +3,7 @@
 //! To a child belong: its session and its group; what descends from it; and
 //! what did so when it was last looked at, wherever it has gone since. A
 //! descendant that was lost sight of is known by the marker in its environment.
-//! What can't be told even so is a stray, and belongs to no child.
+//! What can't be told even so is an orphan, and belongs to no child.
 //!
 //! A leader that has exited is waited for only when no process is left of it: as
 //! long as it is a zombie, its number names no other process, group or session.
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, getpid};
 
 use super::isolation::Isolation;
-use super::kill::{self, Bystanders, send, send_to_child, send_to_group};
+use super::kill::{self, ExistingDescendants, send, send_to_child, send_to_group};
 use super::process_table::{self, Environment, Identity, ProcStat, descendants};
-use super::protocol::{ChildId, MARK, Member, Report, Scope, Spawn, Wait};
+use super::protocol::{ChildId, Descendant, Report, SESSION_VAR, Scope, SpawnRequest, WaitStatus};
 use super::spawn::{self, ExecOutcome, SpawnContext};
 use super::wait;
 
 /// A program that the system has not executed for so long hangs.
-const START_HANGS_AFTER: Duration = Duration::from_secs(1);
+const SLOW_START_AFTER: Duration = Duration::from_secs(1);
 
 struct Child {
     id: ChildId,
@@ -33,21 +33,21 @@ struct Child {
 /// What has become of the process that was forked.
 enum Leader {
     /// It has not executed its program yet.
-    Starting(Start),
+    Starting(PendingExec),
     /// It runs.
     Running,
     /// It is a zombie, and ganger is still to be told.
-    Ended(Wait),
+    Exited(WaitStatus),
     /// It is a zombie, and ganger knows that others of its processes are left.
     Lingering,
 }
 
 /// A child on its way to execve(2), where signals are not yet what its program
 /// would get.
-struct Start {
+struct PendingExec {
     outcome: ExecOutcome,
     /// When it hangs, if that is still to be reported.
-    hangs_at: Option<Instant>,
+    report_slow_at: Option<Instant>,
     /// What is to be sent once its program runs.
     signals: Vec<i32>,
 }
@@ -55,9 +55,9 @@ struct Start {
 /// How far a child has been asked to end.
 enum Stop {
     /// It has not.
-    NotAsked,
+    NotRequested,
     /// With a signal, which its group has got.
-    Asked {
+    Requested {
         signal: i32,
         /// Those outside of the group that have got it.
         sent: HashSet<Identity>,
@@ -68,33 +68,33 @@ enum Stop {
     Killing,
 }
 
-/// What is done about strays.
-enum Strays {
+/// What is done about orphans.
+enum OrphanPolicy {
     /// They are left alone: a daemon that a user started may be meant to run.
     Ignored,
     /// They are asked to stop, each once.
     Stopping {
         sent: HashSet<Identity>,
         /// What was left at the last report.
-        reported: Option<Vec<Member>>,
+        reported: Option<Vec<Descendant>>,
     },
 }
 
 impl Child {
-    fn has_ended(&self) -> bool {
+    fn has_exited(&self) -> bool {
         match self.leader {
             Leader::Starting(_) | Leader::Running => false,
-            Leader::Ended(_) | Leader::Lingering => true,
+            Leader::Exited(_) | Leader::Lingering => true,
         }
     }
 }
 
 impl Child {
     /// Whether it has been asked to end, and some of its processes were left to others.
-    fn waits_for_parents(&self) -> bool {
+    fn has_deferred(&self) -> bool {
         match &self.stop {
-            Stop::Asked { deferred, .. } => !deferred.is_empty(),
-            Stop::NotAsked | Stop::Killing => false,
+            Stop::Requested { deferred, .. } => !deferred.is_empty(),
+            Stop::NotRequested | Stop::Killing => false,
         }
     }
 }
@@ -104,7 +104,7 @@ struct DescendantSnapshot {
     descendants: Vec<ProcStat>,
     owners: Vec<Option<Pid>>,
     /// Leaders of which two walks did not see the same.
-    unsettled: HashSet<Pid>,
+    unstable: HashSet<Pid>,
 }
 
 impl DescendantSnapshot {
@@ -126,7 +126,7 @@ pub(super) struct Children {
     starting: Vec<Pid>,
     /// Descendants that were seen before they left the session, and their leader.
     known: HashMap<Identity, Pid>,
-    strays: Strays,
+    orphan_policy: OrphanPolicy,
     /// Whether all of them are to be suspended: one that was starting follows.
     suspended: bool,
     /// What tells this keeper's descendants from those of any other.
@@ -157,9 +157,10 @@ impl Children {
             leaders: HashMap::new(),
             starting: Vec::new(),
             known: HashMap::new(),
-            strays: Strays::Ignored,
+            orphan_policy: OrphanPolicy::Ignored,
             suspended: false,
-            session: process_table::session(getpid()).unwrap_or_else(|| getpid().to_string()),
+            session: process_table::keeper_session(getpid())
+                .unwrap_or_else(|| getpid().to_string()),
             context,
         }
     }
@@ -173,7 +174,7 @@ impl Children {
     /// tells at once only that it can't be.
     pub(super) fn spawn(
         &mut self,
-        request: &Spawn,
+        request: &SpawnRequest,
         output: OwnedFd,
         listener: Option<OwnedFd>,
     ) -> Option<Report> {
@@ -181,10 +182,11 @@ impl Children {
         let session = format!("{}/{}", self.session, id.0);
         match spawn::spawn(request, &session, output, listener, &self.context) {
             Ok(spawned) => {
-                let hangs_at = Some(Instant::now() + START_HANGS_AFTER);
-                let start = Start { outcome: spawned.outcome, hangs_at, signals: Vec::new() };
+                let report_slow_at = Some(Instant::now() + SLOW_START_AFTER);
+                let start =
+                    PendingExec { outcome: spawned.outcome, report_slow_at, signals: Vec::new() };
                 let leader = Leader::Starting(start);
-                let child = Child { id, leader, stop: Stop::NotAsked };
+                let child = Child { id, leader, stop: Stop::NotRequested };
                 self.by_leader.insert(spawned.pid, child);
                 self.leaders.insert(id, spawned.pid);
                 self.starting.push(spawned.pid);
@@ -201,7 +203,7 @@ impl Children {
     pub(super) fn exec_outcomes(&self) -> impl Iterator<Item = (Pid, BorrowedFd<'_>)> {
         self.starting.iter().filter_map(|leader| match &self.by_leader.get(leader)?.leader {
             Leader::Starting(start) => Some((*leader, start.outcome.as_fd())),
-            Leader::Running | Leader::Ended(_) | Leader::Lingering => None,
+            Leader::Running | Leader::Exited(_) | Leader::Lingering => None,
         })
     }
 
@@ -219,11 +221,11 @@ impl Children {
                     let _ = send_to_group(leader, signal);
                 }
                 match child.stop {
-                    Stop::Asked { signal, .. } => stop_group(leader, signal),
-                    Stop::NotAsked | Stop::Killing if self.suspended => {
+                    Stop::Requested { signal, .. } => stop_group(leader, signal),
+                    Stop::NotRequested | Stop::Killing if self.suspended => {
                         let _ = send_to_group(leader, libc::SIGSTOP);
                     }
-                    Stop::NotAsked | Stop::Killing => {}
+                    Stop::NotRequested | Stop::Killing => {}
                 }
                 reports.push(Report::Spawned { id, pid: leader.as_raw() });
             }
@@ -241,31 +243,31 @@ impl Children {
     }
 
     /// When the next start that is under way is taken for one that hangs.
-    pub(super) fn next_hang(&self) -> Option<Instant> {
+    pub(super) fn next_start_timeout(&self) -> Option<Instant> {
         let starts = self.starting.iter().filter_map(|leader| self.by_leader.get(leader));
-        let hangs_at = |child: &Child| match &child.leader {
-            Leader::Starting(start) => start.hangs_at,
-            Leader::Running | Leader::Ended(_) | Leader::Lingering => None,
+        let report_slow_at = |child: &Child| match &child.leader {
+            Leader::Starting(start) => start.report_slow_at,
+            Leader::Running | Leader::Exited(_) | Leader::Lingering => None,
         };
-        starts.filter_map(hangs_at).min()
+        starts.filter_map(report_slow_at).min()
     }
 
     /// Reports starts that hang, each once.
-    pub(super) fn report_hanging_starts(&mut self, now: Instant, reports: &mut Vec<Report>) {
+    pub(super) fn report_slow_starts(&mut self, now: Instant, reports: &mut Vec<Report>) {
         for leader in &self.starting {
             let Some(child) = self.by_leader.get_mut(leader) else { continue };
             if let Leader::Starting(start) = &mut child.leader
-                && start.hangs_at.is_some_and(|at| at <= now)
+                && start.report_slow_at.is_some_and(|at| at <= now)
             {
-                start.hangs_at = None;
+                start.report_slow_at = None;
                 reports.push(Report::StartHangs { id: child.id, pid: leader.as_raw() });
             }
         }
     }
 
     /// Whether there is still somewhere to start a child.
-    pub(super) fn namespace_alive(&self) -> bool {
-        self.context.isolation.as_ref().is_none_or(Isolation::holds)
+    pub(super) fn is_namespace_alive(&self) -> bool {
+        self.context.isolation.as_ref().is_none_or(Isolation::is_alive)
     }
 
     /// Sends signals, each to a child and all of its descendants.
@@ -311,7 +313,7 @@ impl Children {
         let leaders = self.by_leader.iter().filter(|(_, child)| match child.leader {
             // It follows once its program runs, where signals have their effect.
             Leader::Starting(_) => false,
-            Leader::Running | Leader::Ended(_) | Leader::Lingering => true,
+            Leader::Running | Leader::Exited(_) | Leader::Lingering => true,
         });
         let leaders: Vec<Pid> = leaders.map(|(leader, _)| *leader).collect();
         for leader in leaders {
@@ -328,7 +330,7 @@ impl Children {
             if request.signal == libc::SIGKILL {
                 self.kill(leader, &snapshot);
             } else {
-                self.ask_to_stop(leader, *request, &snapshot);
+                self.request_stop(leader, *request, &snapshot);
             }
         }
     }
@@ -342,23 +344,23 @@ impl Children {
         kill::send_to_all(leader, &members, libc::SIGKILL);
     }
 
-    fn ask_to_stop(&mut self, leader: Pid, stop: StopRequest, snapshot: &DescendantSnapshot) {
+    fn request_stop(&mut self, leader: Pid, stop: StopRequest, snapshot: &DescendantSnapshot) {
         // Walked before anything is signalled: what loses its parent then is known.
         let members = self.members(leader, snapshot);
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
         let StopRequest { signal, scope, .. } = stop;
-        let (mut sent, deferred) = match std::mem::replace(&mut child.stop, Stop::NotAsked) {
+        let (mut sent, deferred) = match std::mem::replace(&mut child.stop, Stop::NotRequested) {
             Stop::Killing => {
                 child.stop = Stop::Killing;
                 return;
             }
             // The group has got it already.
-            Stop::Asked { sent, deferred, .. } => (sent, deferred),
-            Stop::NotAsked => {
+            Stop::Requested { sent, deferred, .. } => (sent, deferred),
+            Stop::NotRequested => {
                 match child.leader {
                     // Once its program runs.
                     Leader::Starting(_) => {}
-                    Leader::Running | Leader::Ended(_) | Leader::Lingering => {
+                    Leader::Running | Leader::Exited(_) | Leader::Lingering => {
                         stop_group(leader, signal);
                     }
                 }
@@ -371,18 +373,18 @@ impl Children {
             Scope::Group => is_orphan(member, &deferred, &self.context.reapers()),
         };
         let deferred = stop_if_due(outside, signal, is_due, &deferred, &mut sent);
-        child.stop = Stop::Asked { signal, sent, deferred };
+        child.stop = Stop::Requested { signal, sent, deferred };
     }
 
-    /// From now on, asks strays to stop.
-    pub(super) fn stop_strays(&mut self) {
-        if let Strays::Ignored = self.strays {
-            self.strays = Strays::Stopping { sent: HashSet::new(), reported: None };
+    /// From now on, asks orphans to stop.
+    pub(super) fn start_stopping_orphans(&mut self) {
+        if let OrphanPolicy::Ignored = self.orphan_policy {
+            self.orphan_policy = OrphanPolicy::Stopping { sent: HashSet::new(), reported: None };
         }
     }
 
     /// Kills all that is left, and returns what it could not.
-    pub(super) fn sweep(&mut self) -> Vec<Member> {
+    pub(super) fn kill_all(&mut self) -> Vec<Descendant> {
         for &leader in self.by_leader.keys() {
             let _ = send_to_child(leader, libc::SIGKILL);
             let _ = send_to_group(leader, libc::SIGKILL);
@@ -390,64 +392,64 @@ impl Children {
         self.by_leader.clear();
         self.leaders.clear();
         self.starting.clear();
-        kill::sweep(&Bystanders::default())
+        kill::kill_all_descendants(&ExistingDescendants::default())
     }
 
     /// Whether to look again soon, though nothing is reported: the exit of a process
     /// whose parent lives is not, nor that another one has lost its parent.
     pub(super) fn needs_polling(&self) -> bool {
-        let has_strays = match &self.strays {
-            Strays::Ignored => false,
-            Strays::Stopping { reported, .. } => {
+        let has_orphans = match &self.orphan_policy {
+            OrphanPolicy::Ignored => false,
+            OrphanPolicy::Stopping { reported, .. } => {
                 reported.as_ref().is_some_and(|left| !left.is_empty())
             }
         };
-        let waits = |child: &Child| child.has_ended() || child.waits_for_parents();
-        has_strays || self.by_leader.values().any(waits)
+        let waits = |child: &Child| child.has_exited() || child.has_deferred();
+        has_orphans || self.by_leader.values().any(waits)
     }
 
     /// Finds out what has ended, and does what follows from it.
-    pub(super) fn look(&mut self, reports: &mut Vec<Report>) {
-        self.finish_starts(reports);
-        self.reap();
+    pub(super) fn check(&mut self, reports: &mut Vec<Report>) {
+        self.finish_exited_starts(reports);
+        self.reap_exited();
         let snapshot = self.snapshot();
-        self.stop_and_report_strays(&snapshot, reports);
-        let (mut ended, mut waiting) = (Vec::new(), Vec::new());
+        self.stop_and_report_orphans(&snapshot, reports);
+        let (mut exited, mut waiting) = (Vec::new(), Vec::new());
         for (leader, child) in &self.by_leader {
             // Leaders whose members are never still are looked at again.
-            if child.has_ended() && !snapshot.unsettled.contains(leader) {
-                ended.push(*leader);
-            } else if child.waits_for_parents() {
+            if child.has_exited() && !snapshot.unstable.contains(leader) {
+                exited.push(*leader);
+            } else if child.has_deferred() {
                 waiting.push(*leader);
             }
         }
-        for leader in ended {
+        for leader in exited {
             let left: Vec<&ProcStat> = snapshot.members(leader).filter(|stat| stat.alive).collect();
-            self.look_at_ended(leader, &left, reports);
+            self.report_exited_leader(leader, &left, reports);
         }
         for leader in waiting {
             let members = self.members(leader, &snapshot);
-            self.stop_orphans(leader, members);
+            self.pass_stop_to_orphans(leader, members);
         }
     }
 
     /// What has ended may have executed its program first.
-    fn finish_starts(&mut self, reports: &mut Vec<Report>) {
+    fn finish_exited_starts(&mut self, reports: &mut Vec<Report>) {
         for leader in self.starting.clone() {
-            if wait::ended(leader).is_some() {
+            if wait::exit_status(leader).is_some() {
                 self.finish_start(leader, reports);
             }
         }
     }
 
-    fn look_at_ended(&mut self, leader: Pid, left: &[&ProcStat], reports: &mut Vec<Report>) {
+    fn report_exited_leader(&mut self, leader: Pid, left: &[&ProcStat], reports: &mut Vec<Report>) {
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
         let id = child.id;
-        let members = || left.iter().map(|stat| stat.member()).collect();
+        let members = || left.iter().map(|stat| stat.to_descendant()).collect();
         match child.leader {
             Leader::Starting(_) | Leader::Running => return,
-            Leader::Ended(wait) => reports.push(Report::Exited { id, wait, left: members() }),
-            Leader::Lingering if left.is_empty() => reports.push(Report::Empty { id }),
+            Leader::Exited(wait) => reports.push(Report::Exited { id, wait, left: members() }),
+            Leader::Lingering if left.is_empty() => reports.push(Report::GroupEmpty { id }),
             Leader::Lingering => {}
         }
         if left.is_empty() {
@@ -466,13 +468,13 @@ impl Children {
                 let _ = send(stat, libc::SIGKILL);
             }
         }
-        self.stop_orphans(leader, left.iter().copied().cloned());
+        self.pass_stop_to_orphans(leader, left.iter().copied().cloned());
     }
 
     /// Passes the stop signal on to processes that have lost their parent since.
-    fn stop_orphans(&mut self, leader: Pid, members: impl IntoIterator<Item = ProcStat>) {
+    fn pass_stop_to_orphans(&mut self, leader: Pid, members: impl IntoIterator<Item = ProcStat>) {
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
-        if let Stop::Asked { signal, sent, deferred } = &mut child.stop {
+        if let Stop::Requested { signal, sent, deferred } = &mut child.stop {
             let reapers = self.context.reapers();
             let before = std::mem::take(deferred);
             let outside = members.into_iter().filter(|member| member.group != leader);
@@ -482,15 +484,15 @@ impl Children {
     }
 
     /// Notes which leaders have ended, and waits for other children that have.
-    fn reap(&mut self) {
+    fn reap_exited(&mut self) {
         for (leader, child) in &mut self.by_leader {
-            if !child.has_ended()
-                && let Some(wait) = wait::ended(*leader)
+            if !child.has_exited()
+                && let Some(wait) = wait::exit_status(*leader)
             {
-                child.leader = Leader::Ended(wait);
+                child.leader = Leader::Exited(wait);
             }
         }
-        for pid in self.all() {
+        for pid in self.child_pids() {
             if !self.by_leader.contains_key(&pid) && !self.is_init(pid) {
                 wait::reap(pid);
             }
@@ -503,11 +505,12 @@ impl Children {
     /// what two walks agree on is taken for all that belongs to a leader.
     fn snapshot(&mut self) -> DescendantSnapshot {
         let walk = || {
-            let below = self.all().into_iter().filter(|pid| !self.by_leader.contains_key(pid));
+            let below =
+                self.child_pids().into_iter().filter(|pid| !self.by_leader.contains_key(pid));
             let mut found = descendants(below);
             found.retain(|stat| !self.is_init(stat.pid));
-            let owners = self.owners(&found);
-            DescendantSnapshot { descendants: found, owners, unsettled: HashSet::new() }
+            let owners = self.find_owners(&found);
+            DescendantSnapshot { descendants: found, owners, unstable: HashSet::new() }
         };
         let mut before = walk();
         for _ in 0..5 {
@@ -516,21 +519,21 @@ impl Children {
             }
             let mut again = walk();
             let leaders = before.owners.iter().chain(&again.owners).flatten().copied();
-            again.unsettled = leaders
+            again.unstable = leaders
                 .filter(|leader| !before.members(*leader).eq(again.members(*leader)))
                 .collect();
             before = again;
-            if before.unsettled.is_empty() {
+            if before.unstable.is_empty() {
                 break;
             }
         }
-        self.add_known_elsewhere(&mut before);
+        self.add_known_outside(&mut before);
         before
     }
 
     /// What was seen below a leader, and has fallen to the first process of a namespace
     /// that it had entered, is not below the keeper any more.
-    fn add_known_elsewhere(&mut self, snapshot: &mut DescendantSnapshot) {
+    fn add_known_outside(&mut self, snapshot: &mut DescendantSnapshot) {
         if self.known.is_empty() {
             return;
         }
@@ -554,7 +557,7 @@ impl Children {
     }
 
     /// The keeper's children, those that were not forked here among them.
-    fn all(&self) -> Vec<Pid> {
+    fn child_pids(&self) -> Vec<Pid> {
         if cfg!(target_os = "linux") {
             process_table::children(getpid())
         } else {
@@ -565,7 +568,7 @@ impl Children {
     /// All that belongs to a leader and lives, the leader included. What is outside of
     /// its session is known from then on.
     fn members(&mut self, leader: Pid, snapshot: &DescendantSnapshot) -> Vec<ProcStat> {
-        let runs = self.by_leader.get(&leader).is_some_and(|child| !child.has_ended());
+        let runs = self.by_leader.get(&leader).is_some_and(|child| !child.has_exited());
         let mut members = if runs { descendants([leader]) } else { Vec::new() };
         let below: HashSet<Identity> = members.iter().map(ProcStat::identity).collect();
         let others = snapshot.members(leader).filter(|stat| !below.contains(&stat.identity()));
@@ -579,7 +582,7 @@ impl Children {
 
     /// The leader to which each of `descendants` belongs, parents being before their
     /// children.
-    fn owners(&self, descendants: &[ProcStat]) -> Vec<Option<Pid>> {
+    fn find_owners(&self, descendants: &[ProcStat]) -> Vec<Option<Pid>> {
         let mut owners: HashMap<Pid, Option<Pid>> = HashMap::new();
         for stat in descendants {
             let named = [stat.session, stat.group]
@@ -588,31 +591,37 @@ impl Children {
             let owner = named
                 .or_else(|| self.known.get(&stat.identity()).copied())
                 .or_else(|| owners.get(&stat.parent).copied().flatten())
-                .or_else(|| self.marked(stat.pid));
+                .or_else(|| self.owner_by_marker(stat.pid));
             owners.insert(stat.pid, owner);
         }
         descendants.iter().map(|stat| owners[&stat.pid]).collect()
     }
 
-    fn marked(&self, pid: Pid) -> Option<Pid> {
-        let Environment::With(marker) = process_table::variable(pid, MARK) else { return None };
+    fn owner_by_marker(&self, pid: Pid) -> Option<Pid> {
+        let Environment::With(marker) = process_table::read_variable(pid, SESSION_VAR) else {
+            return None;
+        };
         let id = marker.strip_prefix(&self.session)?.strip_prefix('/')?.parse().ok()?;
         self.leaders.get(&ChildId(id)).copied()
     }
 
-    fn stop_and_report_strays(&mut self, snapshot: &DescendantSnapshot, reports: &mut Vec<Report>) {
+    fn stop_and_report_orphans(
+        &mut self,
+        snapshot: &DescendantSnapshot,
+        reports: &mut Vec<Report>,
+    ) {
         let reapers = self.context.reapers();
-        let Strays::Stopping { sent, reported } = &mut self.strays else { return };
+        let OrphanPolicy::Stopping { sent, reported } = &mut self.orphan_policy else { return };
         let mut left = Vec::new();
-        for stray in snapshot.owned_by(None).filter(|stat| stat.alive) {
-            left.push(stray.member());
+        for orphan in snapshot.owned_by(None).filter(|stat| stat.alive) {
+            left.push(orphan.to_descendant());
             // What has its parent is left to it.
-            if reapers.contains(&stray.parent) && sent.insert(stray.identity()) {
-                stop_process(stray, libc::SIGTERM);
+            if reapers.contains(&orphan.parent) && sent.insert(orphan.identity()) {
+                stop_process(orphan, libc::SIGTERM);
             }
         }
         if reported.as_ref() != Some(&left) {
-            reports.push(Report::Strays { left: left.clone() });
+            reports.push(Report::Orphans { left: left.clone() });
             *reported = Some(left);
         }
     }

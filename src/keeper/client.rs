@@ -13,31 +13,31 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::kill::{self, Bystanders, SWEEP_TIMEOUT};
-use super::protocol::{Decoder, Member, Report, Request, encode};
+use super::kill::{self, ExistingDescendants, SWEEP_TIMEOUT};
+use super::protocol::{Decoder, Descendant, Report, Request, encode};
 use super::queue::{Queue, Queued};
-use super::start::Started;
-use super::{leftovers, process_table, wait};
+use super::start::StartedKeeper;
+use super::{process_table, stale_sessions, wait};
 
 /// A keeper that makes no progress for so long has failed.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// It is counted in slices, so that time in which ganger itself did not run, because
 /// everything was frozen, counts for no more than one of them.
-const SLICES: u32 = 10;
+const TIMEOUT_SLICES: u32 = 10;
 
 /// Starts that the keeper may have before it at once. The others wait here, where a
 /// stop overtakes them, and their descriptors are not held twice.
-const MAX_SPAWNS: u64 = 16;
+const MAX_PENDING_SPAWNS: u64 = 16;
 
 /// Why there is no keeper any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Lost {
+pub enum KeeperError {
     /// It is gone.
     Died,
     /// It makes no progress.
-    Silent,
+    Unresponsive,
     /// It sent something that is no report.
-    Garbled,
+    Protocol,
 }
 
 /// A running keeper.
@@ -45,25 +45,25 @@ pub enum Lost {
 pub struct Keeper {
     stream: UnixStream,
     pid: Pid,
-    bystanders: Bystanders,
+    existing: ExistingDescendants,
     decoder: Decoder,
     /// What happened to a request before it was sent.
     reports: VecDeque<Report>,
     queue: Queue<Vec<OwnedFd>>,
     /// What is being sent.
     frame: Option<Frame>,
-    sent: Counts,
-    answered: Counts,
-    silence: Silence,
+    sent: RequestCounts,
+    handled: RequestCounts,
+    progress_timer: ProgressTimer,
     /// Descriptors for the sweep.
-    spare: Vec<File>,
+    reserved: Vec<File>,
     /// Whether it has been waited for.
     swept: bool,
 }
 
 /// Requests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Counts {
+struct RequestCounts {
     requests: u64,
     spawns: u64,
 }
@@ -78,58 +78,58 @@ struct Frame {
 
 /// For how long a keeper that has something to do has made no progress.
 #[derive(Debug, Default)]
-struct Silence {
+struct ProgressTimer {
     slices: u32,
     /// When the present slice ends; none while the keeper has nothing to do.
-    until: Option<Instant>,
+    slice_end: Option<Instant>,
 }
 
-impl Silence {
+impl ProgressTimer {
     /// The keeper has something to do, or still has.
-    fn begin(&mut self) {
-        self.until.get_or_insert_with(|| Instant::now() + REPLY_TIMEOUT / SLICES);
+    fn start(&mut self) {
+        self.slice_end.get_or_insert_with(|| Instant::now() + REPLY_TIMEOUT / TIMEOUT_SLICES);
     }
 
     /// It has made progress, and has something to do still or not.
-    fn end(&mut self, busy: bool) {
+    fn restart(&mut self, busy: bool) {
         *self = Self::default();
         if busy {
-            self.begin();
+            self.start();
         }
     }
 
     /// Waits for the end of the present slice.
-    async fn slice(&self) {
-        match self.until {
-            Some(until) => sleep_until(until).await,
+    async fn wait_for_slice_end(&self) {
+        match self.slice_end {
+            Some(slice_end) => sleep_until(slice_end).await,
             None => std::future::pending().await,
         }
     }
 
     /// A slice has ended. True if it was the last one.
-    fn count(&mut self) -> bool {
+    fn end_slice(&mut self) -> bool {
         self.slices += 1;
-        self.until = None;
-        self.begin();
-        self.slices >= SLICES
+        self.slice_end = None;
+        self.start();
+        self.slices >= TIMEOUT_SLICES
     }
 }
 
 impl Keeper {
     /// Takes over a keeper; needs a tokio runtime.
-    pub fn new(started: Started) -> io::Result<Self> {
+    pub fn new(started: StartedKeeper) -> io::Result<Self> {
         Ok(Self {
             stream: UnixStream::from_std(started.stream)?,
             pid: started.pid,
-            bystanders: started.bystanders,
+            existing: started.existing,
             decoder: Decoder::default(),
             reports: VecDeque::new(),
             queue: Queue::default(),
             frame: None,
-            sent: Counts::default(),
-            answered: Counts::default(),
-            silence: Silence::default(),
-            spare: kill::spare_descriptors(),
+            sent: RequestCounts::default(),
+            handled: RequestCounts::default(),
+            progress_timer: ProgressTimer::default(),
+            reserved: kill::reserve_descriptors(),
             swept: false,
         })
     }
@@ -137,39 +137,39 @@ impl Keeper {
     /// Asks for something; `files`, the output and perhaps a socket, belong to a
     /// [`Request::Spawn`].
     ///
-    /// Never waits: what the socket doesn't take is sent by [`Self::next`].
-    pub fn ask(&mut self, request: Request, files: Vec<OwnedFd>) {
+    /// Never waits: what the socket doesn't take is sent by [`Self::next_report`].
+    pub fn send_request(&mut self, request: Request, files: Vec<OwnedFd>) {
         if let Queued::Cancelled(id) = self.queue.push(request, files) {
             self.reports.push_back(Report::Cancelled { id });
         }
         self.flush();
         if self.is_busy() {
-            self.silence.begin();
+            self.progress_timer.start();
         }
     }
 
     fn is_busy(&self) -> bool {
-        self.answered != self.sent || self.frame.is_some()
+        self.handled != self.sent || self.frame.is_some()
     }
 
     /// The next report that is there already.
-    pub fn try_next(&mut self) -> Result<Option<Report>, Lost> {
+    pub fn try_next_report(&mut self) -> Result<Option<Report>, KeeperError> {
         if let Some(report) = self.reports.pop_front() {
             return Ok(Some(report));
         }
-        while let Some(report) = self.decoder.take().map_err(|_| Lost::Garbled)? {
-            let Report::Answered { requests, spawns } = report else { return Ok(Some(report)) };
-            self.answered = Counts { requests, spawns };
+        while let Some(report) = self.decoder.take().map_err(|_| KeeperError::Protocol)? {
+            let Report::Progress { requests, spawns } = report else { return Ok(Some(report)) };
+            self.handled = RequestCounts { requests, spawns };
             self.flush();
-            self.silence.end(self.is_busy());
+            self.progress_timer.restart(self.is_busy());
         }
         Ok(None)
     }
 
     /// The next report. Nothing is lost if this is cancelled.
-    pub async fn next(&mut self) -> Result<Report, Lost> {
+    pub async fn next_report(&mut self) -> Result<Report, KeeperError> {
         loop {
-            if let Some(report) = self.try_next()? {
+            if let Some(report) = self.try_next_report()? {
                 return Ok(report);
             }
             let interest = if self.frame.is_none() {
@@ -180,7 +180,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 ready = self.stream.ready(interest) => {
-                    let ready = ready.map_err(|_| Lost::Died)?;
+                    let ready = ready.map_err(|_| KeeperError::Died)?;
                     if ready.is_writable() {
                         self.flush();
                     }
@@ -188,11 +188,11 @@ impl Keeper {
                         self.read()?;
                     }
                 }
-                () = self.silence.slice() => {
+                () = self.progress_timer.wait_for_slice_end() => {
                     // What it sent meanwhile counts.
                     tokio::task::yield_now().await;
-                    if !self.read()? && self.silence.count() {
-                        return Err(Lost::Silent);
+                    if !self.read()? && self.progress_timer.end_slice() {
+                        return Err(KeeperError::Unresponsive);
                     }
                 }
             }
@@ -202,34 +202,34 @@ impl Keeper {
     /// After a SIGCHLD: finds out whether the keeper has been suspended, in which
     /// case it now owes an answer, and waits for other children that have ended. They
     /// fall to ganger where it is the first process of its namespace.
-    pub fn check(&mut self) {
+    pub fn handle_sigchld(&mut self) {
         let children = process_table::children(getpid());
         for other in children.into_iter().filter(|pid| *pid != self.pid) {
             wait::reap(other);
         }
         if wait::is_suspended(self.pid) {
-            self.ask(Request::Ping(0), Vec::new());
+            self.send_request(Request::Ping(0), Vec::new());
         }
     }
 
     /// Does the keeper's last work where it can't, and returns what it could not
     /// kill.
     #[must_use]
-    pub fn sweep(&mut self) -> Vec<Member> {
+    pub fn kill_descendants(&mut self) -> Vec<Descendant> {
         // What reads /proc needs some, however many others are taken.
-        self.spare.clear();
+        self.reserved.clear();
         let _ = kill(self.pid, Signal::SIGKILL);
         // The sweep waits for it, and its process id may be given out again then.
         self.swept = true;
-        let left = kill::sweep(&self.bystanders);
+        let left = kill::kill_all_descendants(&self.existing);
         // What fell to the first process of a namespace that it had entered.
-        leftovers::kill_orphans_of(std::slice::from_ref(&self.bystanders.session));
+        stale_sessions::kill_orphans_of(std::slice::from_ref(&self.existing.session));
         left
     }
 
     /// Ends a keeper that has nothing left to do, and sees it go: also one that is
     /// suspended at this very moment, but none that is stuck in the system for ever.
-    pub fn leave(self) {
+    pub fn shut_down(self) {
         if self.swept {
             return;
         }
@@ -240,16 +240,16 @@ impl Keeper {
     }
 
     /// Whether there was something to read.
-    fn read(&mut self) -> Result<bool, Lost> {
+    fn read(&mut self) -> Result<bool, KeeperError> {
         let mut bytes = [0; 16 << 10];
         match self.stream.try_read(&mut bytes) {
-            Ok(0) => Err(Lost::Died),
+            Ok(0) => Err(KeeperError::Died),
             Ok(count) => {
                 self.decoder.push(&bytes[..count]);
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(_) => Err(Lost::Died),
+            Err(_) => Err(KeeperError::Died),
         }
     }
 
@@ -275,7 +275,7 @@ impl Keeper {
     /// What is to be sent now: a frame that was begun, or the next request.
     fn next_frame(&mut self) -> Option<Frame> {
         self.frame.take().or_else(|| {
-            let may_spawn = self.sent.spawns - self.answered.spawns < MAX_SPAWNS;
+            let may_spawn = self.sent.spawns - self.handled.spawns < MAX_PENDING_SPAWNS;
             let (request, files) = self.queue.pop(may_spawn)?;
             self.sent.requests += 1;
             self.sent.spawns += u64::from(matches!(request, Request::Spawn(_)));
@@ -315,17 +315,17 @@ mod tests {
             runtime.block_on(async {
                 let (ours, theirs) = StdStream::pair().unwrap();
                 ours.set_nonblocking(true).unwrap();
-                let bystanders = Bystanders::default();
-                let started = Started { stream: ours, pid: Pid::this(), bystanders };
+                let existing = ExistingDescendants::default();
+                let started = StartedKeeper { stream: ours, pid: Pid::this(), existing };
                 let mut keeper = Keeper::new(started).unwrap();
                 // There is nothing to read, and everything could be written.
-                let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next()).await;
+                let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next_report()).await;
                 keeper.stream.writable().await.unwrap();
                 drop(theirs);
-                keeper.ask(Request::Ping(0), Vec::new());
-                send.send(keeper.next().await.err()).unwrap();
+                keeper.send_request(Request::Ping(0), Vec::new());
+                send.send(keeper.next_report().await.err()).unwrap();
             });
         });
-        assert_eq!(lost.recv_timeout(Duration::from_secs(20)), Ok(Some(Lost::Died)));
+        assert_eq!(lost.recv_timeout(Duration::from_secs(20)), Ok(Some(KeeperError::Died)));
     }
 }

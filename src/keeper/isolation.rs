@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use nix::unistd::Pid;
 
-use super::protocol::Forbidden;
+use super::protocol::IsolationError;
 use super::wait;
 
 /// A namespace, as long as its first process runs.
@@ -25,13 +25,13 @@ pub(super) struct Isolation {
 
 impl Isolation {
     /// Makes the namespace for all children to come.
-    pub(super) fn enter() -> Result<Self, Forbidden> {
+    pub(super) fn enter() -> Result<Self, IsolationError> {
         enter()
     }
 
     /// Whether there is still a namespace to start anything in.
-    pub(super) fn holds(&self) -> bool {
-        wait::ended(self.init).is_none()
+    pub(super) fn is_alive(&self) -> bool {
+        wait::exit_status(self.init).is_none()
     }
 }
 
@@ -48,26 +48,27 @@ mod linux {
     use nix::unistd::{ForkResult, fork, getegid, geteuid};
 
     use super::Isolation;
-    use crate::keeper::protocol::{Barrier, Forbidden};
+    use crate::keeper::protocol::{IsolationError, IsolationStep};
     use crate::keeper::wait;
 
-    pub(super) fn enter() -> Result<Isolation, Forbidden> {
+    pub(super) fn enter() -> Result<Isolation, IsolationError> {
         match unshare(CloneFlags::CLONE_NEWPID) {
-            Err(Errno::EPERM) => as_user()?,
-            other => other.map_err(|errno| forbidden(Barrier::Namespace, errno))?,
+            Err(Errno::EPERM) => unshare_as_user()?,
+            other => other.map_err(|errno| isolation_error(IsolationStep::Namespace, errno))?,
         }
         let pipe = || std::io::pipe().map_err(|error| errno(&error));
-        let (mut read, write) = pipe().map_err(|errno| forbidden(Barrier::Namespace, errno))?;
+        let (mut read, write) =
+            pipe().map_err(|errno| isolation_error(IsolationStep::Namespace, errno))?;
         #[expect(unsafe_code, reason = "this is how a process is made")]
         // SAFETY: the keeper has one thread, so the child may do whatever it could.
         let forked = unsafe { fork() };
-        let init = match forked.map_err(|errno| forbidden(Barrier::Namespace, errno))? {
-            ForkResult::Child => be_init(write.into()),
+        let init = match forked.map_err(|errno| isolation_error(IsolationStep::Namespace, errno))? {
+            ForkResult::Child => run_init(write.into()),
             ForkResult::Parent { child } => child,
         };
         drop(write);
         let mut answer = [0; 4];
-        let unmounted = |errno| forbidden(Barrier::Mount, errno);
+        let unmounted = |errno| isolation_error(IsolationStep::Mount, errno);
         read.read_exact(&mut answer).map_err(|error| unmounted(errno(&error)))?;
         match i32::from_ne_bytes(answer) {
             0 => {}
@@ -78,13 +79,13 @@ mod linux {
     }
 
     /// The way for one who has no privilege: this user and group stay what they are.
-    fn as_user() -> Result<(), Forbidden> {
+    fn unshare_as_user() -> Result<(), IsolationError> {
         let (user, group) = (geteuid(), getegid());
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)
-            .map_err(|errno| forbidden(Barrier::User, errno))?;
+            .map_err(|errno| isolation_error(IsolationStep::User, errno))?;
         let write = |file: &str, text: String| {
             let written = std::fs::write(format!("/proc/self/{file}"), text);
-            written.map_err(|error| forbidden(Barrier::User, errno(&error)))
+            written.map_err(|error| isolation_error(IsolationStep::User, errno(&error)))
         };
         write("setgroups", "deny".into())?;
         write("uid_map", format!("{user} {user} 1"))?;
@@ -92,13 +93,13 @@ mod linux {
     }
 
     /// The first process: whoever loses its parent in the namespace falls to it.
-    fn be_init(report: OwnedFd) -> ! {
-        let errno = settle().err().map_or(0, |errno| errno as i32);
+    fn run_init(report: OwnedFd) -> ! {
+        let errno = set_up_init().err().map_or(0, |errno| errno as i32);
         // A keeper that is gone already doesn't hear it, and no signal tells of its end.
         let reported = File::from(report).write_all(&errno.to_ne_bytes());
         if errno == 0 && reported.is_ok() {
             // Not even the socket to ganger, which is to end with the keeper.
-            close_all();
+            close_all_descriptors();
             let mut children = SigSet::empty();
             children.add(Signal::SIGCHLD);
             loop {
@@ -113,7 +114,7 @@ mod linux {
         }
     }
 
-    fn settle() -> nix::Result<()> {
+    fn set_up_init() -> nix::Result<()> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         nix::sys::prctl::set_name(c"keeper-init")?;
         unshare(CloneFlags::CLONE_NEWNS)?;
@@ -124,7 +125,7 @@ mod linux {
         mount(Some("proc"), "/proc", Some("proc"), flags, nothing)
     }
 
-    fn close_all() {
+    fn close_all_descriptors() {
         #[expect(unsafe_code, reason = "nix has no close_range")]
         // SAFETY: nothing that is open is used any more.
         unsafe {
@@ -132,8 +133,8 @@ mod linux {
         }
     }
 
-    fn forbidden(barrier: Barrier, errno: Errno) -> Forbidden {
-        Forbidden { barrier, errno: errno as i32 }
+    fn isolation_error(step: IsolationStep, errno: Errno) -> IsolationError {
+        IsolationError { step, errno: errno as i32 }
     }
 
     fn errno(error: &std::io::Error) -> Errno {
@@ -145,7 +146,7 @@ mod linux {
 use linux::enter;
 
 #[cfg(not(target_os = "linux"))]
-fn enter() -> Result<Isolation, Forbidden> {
-    use super::protocol::Barrier;
-    Err(Forbidden { barrier: Barrier::Namespace, errno: libc::ENOSYS })
+fn enter() -> Result<Isolation, IsolationError> {
+    use super::protocol::IsolationStep;
+    Err(IsolationError { step: IsolationStep::Namespace, errno: libc::ENOSYS })
 }

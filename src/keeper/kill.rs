@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid, getsid};
 
-use super::process_table::{Environment, Identity, ProcStat, children, descendants, variable};
-use super::protocol::{MARK, Member};
+use super::process_table::{Environment, Identity, ProcStat, children, descendants, read_variable};
+use super::protocol::{Descendant, SESSION_VAR};
 use super::{process_table, wait};
 
 /// Sends a signal to a process that was seen, and to no other that may have got
@@ -84,14 +84,14 @@ pub(super) const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Descriptors that are held open, so that a sweep can have them: it must not find
 /// nothing for the reason that it can read nothing.
-pub(super) fn spare_descriptors() -> Vec<File> {
+pub(super) fn reserve_descriptors() -> Vec<File> {
     (0..8).filter_map(|_| File::open("/dev/null").ok()).collect()
 }
 
 /// Descendants of this process that the keeper did not start: what was there
 /// before (the jobs of a shell that became ganger, say), and what comes of it.
 #[derive(Debug, Default)]
-pub(super) struct Bystanders {
+pub(super) struct ExistingDescendants {
     processes: HashSet<Identity>,
     /// A session is inherited or new, never joined. So a process in one of these,
     /// which are older than the keeper, does not descend from the keeper.
@@ -100,7 +100,7 @@ pub(super) struct Bystanders {
     pub(super) session: String,
 }
 
-impl Bystanders {
+impl ExistingDescendants {
     /// All that descends from this process now, before it has a keeper.
     pub(super) fn before_keeper() -> Self {
         let found = descendants(children(getpid()));
@@ -114,33 +114,33 @@ impl Bystanders {
 
     /// Tells the keeper's descendants by the marker in their environment, too.
     pub(super) fn set_keeper(&mut self, keeper: Pid) {
-        self.session = process_table::session(keeper).unwrap_or_default();
+        self.session = process_table::keeper_session(keeper).unwrap_or_default();
     }
 
     /// What of a walk, parents before children, descends from the keeper.
     fn exclude_from(&self, walk: Vec<ProcStat>) -> Vec<ProcStat> {
         let mut excluded = HashSet::new();
         let descends_from_keeper = |stat: &ProcStat| {
-            let is_bystander = self.processes.contains(&stat.identity())
+            let is_existing = self.processes.contains(&stat.identity())
                 || self.sessions.contains(&stat.session)
                 || excluded.contains(&stat.parent)
-                || self.was_orphaned_by_one(stat);
-            if is_bystander {
+                || self.is_orphan_of_existing(stat);
+            if is_existing {
                 excluded.insert(stat.pid);
             }
-            !is_bystander
+            !is_existing
         };
         walk.into_iter().filter(descends_from_keeper).collect()
     }
 
     /// Whether an orphan in a session of its own comes from a bystander: it has an
-    /// environment, and the marker is not in it. Without bystanders at the start
+    /// environment, and the marker is not in it. Without existing at the start
     /// there is nothing else that it could come from than the keeper.
-    fn was_orphaned_by_one(&self, stat: &ProcStat) -> bool {
+    fn is_orphan_of_existing(&self, stat: &ProcStat) -> bool {
         if self.processes.is_empty() || stat.parent != getpid() {
             return false;
         }
-        match variable(stat.pid, MARK) {
+        match read_variable(stat.pid, SESSION_VAR) {
             Environment::Unknown | Environment::Empty => false,
             Environment::Without => true,
             Environment::With(marker) => {
@@ -150,22 +150,22 @@ impl Bystanders {
     }
 }
 
-/// Kills every descendant of this process but `bystanders` until none is left, and
+/// Kills every descendant of this process but `existing` until none is left, and
 /// returns those that it may not kill or that don't go.
 ///
 /// A process that loses its parent becomes this process's child, if it is a
 /// subreaper, so a later round finds it. The end is certain when there is no child
-/// to wait for, or none but bystanders.
-pub(super) fn sweep(bystanders: &Bystanders) -> Vec<Member> {
+/// to wait for, or none but existing.
+pub(super) fn kill_all_descendants(existing: &ExistingDescendants) -> Vec<Descendant> {
     let since = Instant::now();
     let mut round = 0;
-    let left = || bystanders.exclude_from(descendants(children(getpid())));
+    let left = || existing.exclude_from(descendants(children(getpid())));
     loop {
         let mut refused = Vec::new();
         let mut killed = false;
         for stat in left().into_iter().filter(|stat| stat.alive) {
             match send(&stat, libc::SIGKILL) {
-                Err(Errno::EPERM) => refused.push(stat.member()),
+                Err(Errno::EPERM) => refused.push(stat.to_descendant()),
                 Ok(()) | Err(_) => killed = true,
             }
         }
@@ -177,7 +177,7 @@ pub(super) fn sweep(bystanders: &Bystanders) -> Vec<Member> {
             return Vec::new();
         }
         if since.elapsed() > SWEEP_TIMEOUT || (!killed && !refused.is_empty()) {
-            return left().iter().filter(|stat| stat.alive).map(ProcStat::member).collect();
+            return left().iter().filter(|stat| stat.alive).map(ProcStat::to_descendant).collect();
         }
         // The first rounds race a program that forks and exits; the later ones
         // wait for the system to take down what has been killed.
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn bystanders_are_told_by_identity_session_and_parent() {
-        let bystanders = Bystanders {
+        let existing = ExistingDescendants {
             processes: HashSet::from([(Pid::from_raw(10), 1)]),
             sessions: HashSet::from([Pid::from_raw(7)]),
             session: "1_5-1".into(),
@@ -233,7 +233,7 @@ mod tests {
             stat(20, 5, 20),
             stat(21, 20, 21),
         ];
-        let left = bystanders.exclude_from(walk);
+        let left = existing.exclude_from(walk);
         let pids: Vec<i32> = left.iter().map(|stat| stat.pid.as_raw()).collect();
         assert_eq!(pids, [5, 20, 21]);
     }

@@ -12,12 +12,12 @@ mod children;
 pub mod client;
 mod isolation;
 mod kill;
-pub mod leftovers;
 mod process_table;
 pub mod protocol;
 mod queue;
 mod server;
 mod spawn;
+pub mod stale_sessions;
 pub mod start;
 mod wait;
 

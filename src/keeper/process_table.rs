@@ -6,7 +6,7 @@
 
 use nix::unistd::Pid;
 
-use super::protocol::Member;
+use super::protocol::Descendant;
 
 /// A process as `/proc/PID/stat` showed it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,8 +35,8 @@ pub(super) type Identity = (Pid, u64);
 
 impl ProcStat {
     /// The same, for a report.
-    pub(super) fn member(&self) -> Member {
-        Member { pid: self.pid.as_raw(), name: self.name.clone() }
+    pub(super) fn to_descendant(&self) -> Descendant {
+        Descendant { pid: self.pid.as_raw(), name: self.name.clone() }
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -45,14 +45,14 @@ impl ProcStat {
 }
 
 /// What tells a process from all that ever had or will have its process id.
-pub(super) fn identity(pid: Pid) -> Option<String> {
+pub(super) fn identity_text(pid: Pid) -> Option<String> {
     stat(pid).map(|stat| format!("{pid}-{}", stat.started))
 }
 
 /// What tells the descendants of a keeper from those of every other that ever ran on
 /// this system.
-pub(super) fn session(keeper: Pid) -> Option<String> {
-    Some(format!("{}_{}", namespace(keeper)?, identity(keeper)?))
+pub(super) fn keeper_session(keeper: Pid) -> Option<String> {
+    Some(format!("{}_{}", pid_namespace(keeper)?, identity_text(keeper)?))
 }
 
 /// All descendants of `roots`, and they themselves, parents before children.
@@ -136,7 +136,7 @@ mod linux {
     }
 
     /// Whether processes can be looked at now: it takes a descriptor or two.
-    pub(in crate::keeper) fn is_readable() -> bool {
+    pub(in crate::keeper) fn can_read_proc() -> bool {
         let files = ["/proc/self/stat", "/proc/self/task"].map(std::fs::File::open);
         files.iter().all(Result::is_ok)
     }
@@ -147,7 +147,7 @@ mod linux {
     }
 
     /// What a process was started with as the variable `name`.
-    pub(in crate::keeper) fn variable(pid: Pid, name: &str) -> Environment {
+    pub(in crate::keeper) fn read_variable(pid: Pid, name: &str) -> Environment {
         // A main thread that has ended has no memory any more, but the others have.
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
         let environs = threads
@@ -172,7 +172,7 @@ mod linux {
 
     /// The pid namespace of a process (`pid_namespaces(7)`): process ids mean nothing
     /// outside of it.
-    pub(in crate::keeper) fn namespace(pid: Pid) -> Option<u64> {
+    pub(in crate::keeper) fn pid_namespace(pid: Pid) -> Option<u64> {
         let link = std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;
         let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
         digits.parse().ok()
@@ -189,8 +189,8 @@ mod linux {
             assert_eq!(found.parent, nix::unistd::getppid());
             assert!(found.alive && stat(Pid::from_raw(i32::MAX)).is_none());
             let path = std::env::var("PATH").unwrap();
-            assert_eq!(variable(own, "PATH"), Environment::With(path));
-            assert_eq!(variable(own, "GANGER_NO_SUCH_VARIABLE"), Environment::Without);
+            assert_eq!(read_variable(own, "PATH"), Environment::With(path));
+            assert_eq!(read_variable(own, "GANGER_NO_SUCH_VARIABLE"), Environment::Without);
         }
 
         #[test]
@@ -207,10 +207,10 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{children, is_readable, is_suspended, namespace, stat, variable};
+pub(super) use linux::{can_read_proc, children, is_suspended, pid_namespace, read_variable, stat};
 
 #[cfg(not(target_os = "linux"))]
-mod elsewhere {
+mod other_systems {
     use super::{Environment, Pid, ProcStat};
 
     pub(in crate::keeper) fn children(_pid: Pid) -> Vec<Pid> {
@@ -221,7 +221,7 @@ mod elsewhere {
         None
     }
 
-    pub(in crate::keeper) fn is_readable() -> bool {
+    pub(in crate::keeper) fn can_read_proc() -> bool {
         true
     }
 
@@ -229,14 +229,16 @@ mod elsewhere {
         false
     }
 
-    pub(in crate::keeper) fn variable(_pid: Pid, _name: &str) -> Environment {
+    pub(in crate::keeper) fn read_variable(_pid: Pid, _name: &str) -> Environment {
         Environment::Unknown
     }
 
-    pub(in crate::keeper) fn namespace(_pid: Pid) -> Option<u64> {
+    pub(in crate::keeper) fn pid_namespace(_pid: Pid) -> Option<u64> {
         None
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{children, is_readable, is_suspended, namespace, stat, variable};
+pub(super) use other_systems::{
+    can_read_proc, children, is_suspended, pid_namespace, read_variable, stat,
+};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The variable that marks whatever descends from a child: the keeper's identity
 /// and the child's id.
-pub const MARK: &str = "GANGER_SESSION";
+pub const SESSION_VAR: &str = "GANGER_SESSION";
 
 /// One life of one process; never used again. The keeper doesn't care what it means.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -18,7 +18,7 @@ pub struct ChildId(pub u64);
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Request {
     /// Start a program. Answered by `Spawned`, `SpawnFailed` or `Cancelled`.
-    Spawn(Spawn),
+    Spawn(SpawnRequest),
     /// Send a signal to the child and its descendants.
     Signal {
         /// Which child.
@@ -38,7 +38,7 @@ pub enum Request {
     },
     /// Send SIGTERM to descendants that belong to no child, now and whenever more
     /// of them turn up. Answered by `Strays`, and again when their number changes.
-    StopStrays,
+    StopOrphans,
     /// Send SIGKILL to whatever is left. Answered by `Swept`.
     Sweep,
     /// Suspend all children, and start none until `Resume`. Answered by `Suspended`.
@@ -62,7 +62,7 @@ pub enum Scope {
 
 /// A program to start.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Spawn {
+pub struct SpawnRequest {
     /// The name under which it is reported.
     pub id: ChildId,
     /// The program and its arguments; without a slash, the program is looked for
@@ -78,12 +78,12 @@ pub struct Spawn {
     pub listener: Option<Vec<u8>>,
 }
 
-impl Spawn {
+impl SpawnRequest {
     /// Whether no system would execute it, however much memory it has.
     #[must_use]
     pub fn is_too_long(&self) -> bool {
         let strings = self.argv.iter().chain(&self.env);
-        strings.map(|string| string.len() + 1).sum::<usize>() > LONGEST_SPAWN
+        strings.map(|string| string.len() + 1).sum::<usize>() > MAX_SPAWN_BYTES
     }
 }
 
@@ -91,7 +91,7 @@ impl Spawn {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Stdin {
     /// A pipe that the keeper holds open and never writes to.
-    Silent,
+    Pipe,
     /// `/dev/null`.
     Null,
 }
@@ -111,7 +111,7 @@ pub enum Report {
         /// Which child.
         id: ChildId,
         /// What failed.
-        step: Step,
+        step: SpawnStep,
         /// Why: an errno.
         errno: i32,
     },
@@ -132,29 +132,29 @@ pub enum Report {
         /// Which child.
         id: ChildId,
         /// How.
-        wait: Wait,
+        wait: WaitStatus,
         /// Its descendants that live on; if there are none, no `Empty` follows.
-        left: Vec<Member>,
+        left: Vec<Descendant>,
     },
     /// No process is left of a child that has exited.
-    Empty {
+    GroupEmpty {
         /// Which child.
         id: ChildId,
     },
     /// Descendants that live but belong to no child.
-    Strays {
+    Orphans {
         /// The processes.
-        left: Vec<Member>,
+        left: Vec<Descendant>,
     },
     /// All is swept, but for processes that the keeper may not kill.
     Swept {
         /// These.
-        left: Vec<Member>,
+        left: Vec<Descendant>,
     },
     /// Sent first, where isolation was asked for: children get it, or why not.
-    Isolated(Result<(), Forbidden>),
+    Isolated(Result<(), IsolationError>),
     /// How many requests have been dealt with since the start.
-    Answered {
+    Progress {
         /// All of them.
         requests: u64,
         /// Those that started a program.
@@ -176,11 +176,11 @@ impl Report {
             | Self::Cancelled { id }
             | Self::StartHangs { id, .. }
             | Self::Exited { id, .. }
-            | Self::Empty { id } => Some(*id),
-            Self::Strays { .. }
+            | Self::GroupEmpty { id } => Some(*id),
+            Self::Orphans { .. }
             | Self::Swept { .. }
             | Self::Isolated(_)
-            | Self::Answered { .. }
+            | Self::Progress { .. }
             | Self::Suspended
             | Self::Pong(_) => None,
         }
@@ -189,17 +189,17 @@ impl Report {
 
 /// Why children can't be isolated.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
-#[error("{barrier}: {}", nix::errno::Errno::from_raw(*errno).desc())]
-pub struct Forbidden {
+#[error("{step}: {}", nix::errno::Errno::from_raw(*errno).desc())]
+pub struct IsolationError {
     /// What the system refuses.
-    pub barrier: Barrier,
+    pub step: IsolationStep,
     /// In these words: an errno.
     pub errno: i32,
 }
 
 /// What isolation takes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
-pub enum Barrier {
+pub enum IsolationStep {
     /// A process-id namespace.
     #[error("the system refuses a process-id namespace")]
     Namespace,
@@ -216,7 +216,7 @@ pub enum Barrier {
 
 /// A process that ganger did not start itself.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Member {
+pub struct Descendant {
     /// Its process id.
     pub pid: i32,
     /// Its name, as `ps` shows it.
@@ -225,7 +225,7 @@ pub struct Member {
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Wait {
+pub enum WaitStatus {
     /// By itself, with this code.
     Code(i32),
     /// By the signal of this number.
@@ -234,7 +234,7 @@ pub enum Wait {
 
 /// What can fail on the way to a running program.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub enum Step {
+pub enum SpawnStep {
     /// Making the process: fork(2), and the descriptors that it takes.
     Fork,
     /// Entering its working directory.
@@ -244,15 +244,15 @@ pub enum Step {
 }
 
 /// Arguments and environment of a process are never longer (execve(2)).
-const LONGEST_SPAWN: usize = 6 << 20;
+const MAX_SPAWN_BYTES: usize = 6 << 20;
 
 /// A frame longer than this is a broken peer.
-const LONGEST: usize = 16 << 20;
+const MAX_FRAME_BYTES: usize = 16 << 20;
 
 /// The other side does not speak this protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the keeper's socket carries something that is no message")]
-pub struct Garbled;
+pub struct ProtocolError;
 
 /// A message as it goes over the socket.
 #[must_use]
@@ -280,18 +280,18 @@ impl Decoder {
     }
 
     /// The next message, if it is complete.
-    pub fn take<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<T>, Garbled> {
+    pub fn take<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<T>, ProtocolError> {
         let Some((length, rest)) = self.bytes[self.taken..].split_first_chunk() else {
             return Ok(None);
         };
-        let length = usize::try_from(u32::from_ne_bytes(*length)).map_err(|_| Garbled)?;
-        if length > LONGEST {
-            return Err(Garbled);
+        let length = usize::try_from(u32::from_ne_bytes(*length)).map_err(|_| ProtocolError)?;
+        if length > MAX_FRAME_BYTES {
+            return Err(ProtocolError);
         }
         let Some(message) = rest.get(..length) else { return Ok(None) };
-        let (message, after) = postcard::take_from_bytes(message).map_err(|_| Garbled)?;
+        let (message, after) = postcard::take_from_bytes(message).map_err(|_| ProtocolError)?;
         self.taken += 4 + length;
-        if after.is_empty() { Ok(Some(message)) } else { Err(Garbled) }
+        if after.is_empty() { Ok(Some(message)) } else { Err(ProtocolError) }
     }
 }
 
@@ -308,7 +308,7 @@ mod tests {
             piece in 1usize..50,
         ) {
             let id = ChildId(7);
-            let spawn = Spawn { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null, listener: None };
+            let spawn = SpawnRequest { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null, listener: None };
             let requests = [Request::Spawn(spawn), Request::Stop { id, signal: pid, scope: Scope::All }, Request::Sweep];
             let wire: Vec<u8> = requests.iter().flat_map(encode).collect();
             let mut decoder = Decoder::default();

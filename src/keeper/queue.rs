@@ -58,7 +58,7 @@ impl<F: Default> Queue<F> {
                     self.urgent.push_back(request);
                 }
             }
-            Request::StopStrays
+            Request::StopOrphans
             | Request::Sweep
             | Request::Suspend
             | Request::Resume
@@ -99,7 +99,7 @@ impl<F: Default> Queue<F> {
             Request::Spawn(spawn) => drop(self.spawns.remove(&spawn.id)),
             Request::Signal { id, signal } => drop(self.signals.remove(&(*id, *signal))),
             Request::Stop { .. }
-            | Request::StopStrays
+            | Request::StopOrphans
             | Request::Sweep
             | Request::Suspend
             | Request::Resume
@@ -141,10 +141,10 @@ impl<F: Default> Queue<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keeper::protocol::{Spawn, Stdin};
+    use crate::keeper::protocol::{SpawnRequest, Stdin};
 
     fn spawn(id: u64) -> Request {
-        Request::Spawn(Spawn {
+        Request::Spawn(SpawnRequest {
             id: ChildId(id),
             argv: vec![],
             env: vec![],

@@ -23,16 +23,16 @@ use nix::unistd::Pid;
 
 use super::children::{Children, SignalRequest, StopRequest};
 use super::isolation::Isolation;
-use super::kill::Bystanders;
-use super::protocol::{Decoder, Report, Request, Spawn, Step, encode};
+use super::kill::ExistingDescendants;
+use super::protocol::{Decoder, Report, Request, SpawnRequest, SpawnStep, encode};
 use super::queue::{Queue, Queued};
-use super::spawn::{Limits, SilentPipe, SpawnContext, wake_on_child};
-use super::{ISOLATE, kill, leftovers, process_table};
+use super::spawn::{FileLimits, SilentPipe, SpawnContext, wake_on_sigchld};
+use super::{ISOLATE, kill, process_table, stale_sessions};
 
 /// How often it looks for what the system does not report.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+const CHECK_INTERVAL: Duration = Duration::from_millis(25);
 /// A look is followed by a pause that is so many times as long.
-const LOOK_PAUSE_FACTOR: u32 = 2;
+const CHECK_PAUSE_FACTOR: u32 = 2;
 /// So many requests are dealt with before ganger is told of it.
 const MAX_BATCH: usize = 256;
 
@@ -41,45 +41,45 @@ const MAX_BATCH: usize = 256;
 /// Returns when ganger is gone and nobody is left, or on an error of the system
 /// at the very start.
 pub fn run() -> nix::Result<()> {
-    let (socket, limits) = settle()?;
-    let (isolation, unsent) = match is_to_isolate().then(Isolation::enter) {
+    let (socket, limits) = set_up_process()?;
+    let (isolation, unsent) = match is_isolation_requested().then(Isolation::enter) {
         None => (None, Vec::new()),
         Some(Ok(isolation)) => (Some(isolation), encode(&Report::Isolated(Ok(())))),
         Some(Err(forbidden)) => {
             // ganger then has no more use for a keeper.
             let _ = (&socket).write_all(&encode(&Report::Isolated(Err(forbidden))));
-            kill::sweep(&Bystanders::default());
+            kill::kill_all_descendants(&ExistingDescendants::default());
             return Ok(());
         }
     };
-    let context = SpawnContext { limits, isolation, silence: SilentPipe::new()? };
+    let context = SpawnContext { limits, isolation, silent_stdin: SilentPipe::new()? };
     let mut server = Server {
         socket,
         decoder: Decoder::default(),
         files: VecDeque::new(),
         queue: Queue::default(),
         unsent,
-        answered: Answered::default(),
+        handled: Handled::default(),
         children: Children::new(context),
-        spare: kill::spare_descriptors(),
-        next_look: None,
-        earliest_look: Instant::now(),
+        reserved: kill::reserve_descriptors(),
+        next_check: None,
+        earliest_check: Instant::now(),
     };
     let Disconnected = server.serve();
-    server.spare.clear();
-    server.children.sweep();
+    server.reserved.clear();
+    server.children.kill_all();
     // What fell to the first process of a namespace that it had entered.
-    leftovers::kill_orphans_of(&[server.children.session().to_owned()]);
+    stale_sessions::kill_orphans_of(&[server.children.session().to_owned()]);
     Ok(())
 }
 
-fn is_to_isolate() -> bool {
+fn is_isolation_requested() -> bool {
     std::env::args_os().nth(1).is_some_and(|word| word == ISOLATE)
 }
 
 /// Makes this process what a keeper has to be, and returns the socket and the
 /// limits of open files that children get.
-fn settle() -> nix::Result<(UnixStream, Limits)> {
+fn set_up_process() -> nix::Result<(UnixStream, FileLimits)> {
     // Out of the terminal's session: no signal of the terminal comes here.
     nix::unistd::setsid()?;
     #[cfg(target_os = "linux")]
@@ -104,7 +104,7 @@ fn settle() -> nix::Result<(UnixStream, Limits)> {
     let mut blocked = SigSet::empty();
     blocked.add(Signal::SIGCHLD);
     blocked.thread_set_mask()?;
-    wake_on_child()?;
+    wake_on_sigchld()?;
     close_on_exec();
     let stdin = std::io::stdin();
     let raw = fcntl(&stdin, FcntlArg::F_DUPFD_CLOEXEC(3))?;
@@ -158,25 +158,25 @@ struct Server {
     queue: Queue<Vec<Option<OwnedFd>>>,
     /// Reports that the socket did not take yet.
     unsent: Vec<u8>,
-    answered: Answered,
+    handled: Handled,
     children: Children,
     /// Descriptors for the sweep.
-    spare: Vec<File>,
-    next_look: Option<Instant>,
+    reserved: Vec<File>,
+    next_check: Option<Instant>,
     /// Not before this, however many children exit: what exits meanwhile is found in
     /// one look, whose cost grows with the number of all children.
-    earliest_look: Instant,
+    earliest_check: Instant,
 }
 
 /// How many requests have been dealt with.
 #[derive(Clone, Copy, Default)]
-struct Answered {
+struct Handled {
     requests: u64,
     spawns: u64,
 }
 
 /// What ended a wait.
-struct Woken {
+struct Wakeup {
     socket: bool,
     child_exited: bool,
     /// Leaders of which it is known whether their program is executed.
@@ -186,7 +186,7 @@ struct Woken {
 impl Server {
     fn serve(&mut self) -> Disconnected {
         loop {
-            if let Err(disconnected) = self.step() {
+            if let Err(disconnected) = self.run_once() {
                 return disconnected;
             }
         }
@@ -194,31 +194,31 @@ impl Server {
 
     /// Waits until there is something to do, and does some of it: what happened is
     /// reported before a request has its turn.
-    fn step(&mut self) -> Result<(), Disconnected> {
-        let woken = self.wait().map_err(|_| Disconnected)?;
-        if woken.socket {
+    fn run_once(&mut self) -> Result<(), Disconnected> {
+        let wakeup = self.wait().map_err(|_| Disconnected)?;
+        if wakeup.socket {
             self.flush()?;
             self.read()?;
         }
         let mut reports = Vec::new();
-        for leader in woken.started {
+        for leader in wakeup.started {
             self.children.finish_start(leader, &mut reports);
         }
         let now = Instant::now();
-        self.children.report_hanging_starts(now, &mut reports);
+        self.children.report_slow_starts(now, &mut reports);
         self.report(&reports)?;
-        if woken.child_exited {
-            self.look_soon();
+        if wakeup.child_exited {
+            self.schedule_check();
         }
-        if self.next_look.is_some_and(|at| at <= now) {
-            self.look()?;
+        if self.next_check.is_some_and(|at| at <= now) {
+            self.check_children()?;
         }
         self.serve_next()
     }
 
     /// Waits for the socket, for the outcome of a start, for the end of a child, or
     /// for the time of the next look.
-    fn wait(&self) -> nix::Result<Woken> {
+    fn wait(&self) -> nix::Result<Wakeup> {
         let mut interest = PollFlags::POLLIN;
         if !self.unsent.is_empty() {
             interest |= PollFlags::POLLOUT;
@@ -234,37 +234,37 @@ impl Server {
         let is_ready = |polled: &PollFd| !child_exited && polled.any() == Some(true);
         let started = leaders.into_iter().zip(&polled[1..]);
         let started = started.filter(|(_, polled)| is_ready(polled)).map(|(leader, _)| leader);
-        Ok(Woken { socket: is_ready(&polled[0]), child_exited, started: started.collect() })
+        Ok(Wakeup { socket: is_ready(&polled[0]), child_exited, started: started.collect() })
     }
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
         if self.queue.has_next(!self.children.is_suspended()) {
             return Some(Duration::ZERO);
         }
-        let next = self.next_look.into_iter().chain(self.children.next_hang()).min();
+        let next = self.next_check.into_iter().chain(self.children.next_start_timeout()).min();
         next.map(|at| at.saturating_duration_since(now))
     }
 
-    fn look_soon(&mut self) {
-        let earliest = self.earliest_look;
-        self.next_look = Some(self.next_look.map_or(earliest, |at| at.min(earliest)));
+    fn schedule_check(&mut self) {
+        let earliest = self.earliest_check;
+        self.next_check = Some(self.next_check.map_or(earliest, |at| at.min(earliest)));
     }
 
-    fn look(&mut self) -> Result<(), Disconnected> {
+    fn check_children(&mut self) -> Result<(), Disconnected> {
         let began = Instant::now();
         let mut reports = Vec::new();
-        if !process_table::is_readable() {
+        if !process_table::can_read_proc() {
             // No descriptor is left for it: what can't be seen is not taken for gone.
-            self.next_look = Some(began + LOOK_EVERY);
+            self.next_check = Some(began + CHECK_INTERVAL);
             return Ok(());
         }
-        self.children.look(&mut reports);
+        self.children.check(&mut reports);
         let now = Instant::now();
-        self.earliest_look = now + (now - began) * LOOK_PAUSE_FACTOR;
-        let next = (now + LOOK_EVERY).max(self.earliest_look);
-        self.next_look = self.children.needs_polling().then_some(next);
+        self.earliest_check = now + (now - began) * CHECK_PAUSE_FACTOR;
+        let next = (now + CHECK_INTERVAL).max(self.earliest_check);
+        self.next_check = self.children.needs_polling().then_some(next);
         self.report(&reports)?;
-        if self.children.namespace_alive() { Ok(()) } else { Err(Disconnected) }
+        if self.children.is_namespace_alive() { Ok(()) } else { Err(Disconnected) }
     }
 
     fn report(&mut self, reports: &[Report]) -> Result<(), Disconnected> {
@@ -305,7 +305,7 @@ impl Server {
                     }
                     Request::Signal { .. }
                     | Request::Stop { .. }
-                    | Request::StopStrays
+                    | Request::StopOrphans
                     | Request::Sweep
                     | Request::Suspend
                     | Request::Resume
@@ -325,22 +325,22 @@ impl Server {
         let queued = self.queue.push(request, files);
         let merged = (before + 1 - self.queue.len()) as u64;
         match queued {
-            Queued::Waiting => self.answer(merged, 0),
+            Queued::Waiting => self.report_progress(merged, 0),
             Queued::Cancelled(id) => {
                 self.report(&[Report::Cancelled { id }])?;
-                self.answer(merged, 1)
+                self.report_progress(merged, 1)
             }
         }
     }
 
-    fn answer(&mut self, requests: u64, spawns: u64) -> Result<(), Disconnected> {
+    fn report_progress(&mut self, requests: u64, spawns: u64) -> Result<(), Disconnected> {
         if requests == 0 {
             return Ok(());
         }
-        self.answered.requests += requests;
-        self.answered.spawns += spawns;
-        let Answered { requests, spawns } = self.answered;
-        self.report(&[Report::Answered { requests, spawns }])
+        self.handled.requests += requests;
+        self.handled.spawns += spawns;
+        let Handled { requests, spawns } = self.handled;
+        self.report(&[Report::Progress { requests, spawns }])
     }
 
     /// Reads what is there, and the descriptor that came with it: at most one, since
@@ -389,8 +389,8 @@ impl Server {
         });
         if !stops.is_empty() {
             self.children.stop(&stops);
-            self.look_soon();
-            return self.answer(stops.len() as u64, 0);
+            self.schedule_check();
+            return self.report_progress(stops.len() as u64, 0);
         }
         let signals = self.queue.pop_batch(MAX_BATCH, |request| match request {
             Request::Signal { id, signal } => Some(SignalRequest { id: *id, signal: *signal }),
@@ -398,7 +398,7 @@ impl Server {
         });
         if !signals.is_empty() {
             self.children.signal(&signals);
-            return self.answer(signals.len() as u64, 0);
+            return self.report_progress(signals.len() as u64, 0);
         }
         let may_spawn = !self.children.is_suspended();
         let Some((request, files)) = self.queue.pop(may_spawn) else { return Ok(()) };
@@ -409,13 +409,13 @@ impl Server {
                 let report = self.spawn(&spawn, files);
                 self.report(report.as_slice())?;
             }
-            Request::StopStrays => {
-                self.children.stop_strays();
-                self.look()?;
+            Request::StopOrphans => {
+                self.children.start_stopping_orphans();
+                self.check_children()?;
             }
             Request::Sweep => {
-                self.spare.clear();
-                let left = self.children.sweep();
+                self.reserved.clear();
+                let left = self.children.kill_all();
                 self.report(&[Report::Swept { left }])?;
             }
             Request::Suspend => {
@@ -424,17 +424,17 @@ impl Server {
             }
             Request::Resume => self.children.resume(),
             Request::Ping(number) => {
-                self.look()?;
+                self.check_children()?;
                 self.report(&[Report::Pong(number)])?;
             }
             Request::Stop { .. } | Request::Signal { .. } => {
                 unreachable!("these are served in batches")
             }
         }
-        self.answer(1, spawns)
+        self.report_progress(1, spawns)
     }
 
-    fn spawn(&mut self, spawn: &Spawn, files: Vec<Option<OwnedFd>>) -> Option<Report> {
+    fn spawn(&mut self, spawn: &SpawnRequest, files: Vec<Option<OwnedFd>>) -> Option<Report> {
         // One that is missing was dropped for lack of descriptors.
         let files: Option<Vec<OwnedFd>> = files.into_iter().collect();
         let mut files = files.unwrap_or_default().into_iter();
@@ -442,7 +442,7 @@ impl Server {
             Some(output) => self.children.spawn(spawn, output, files.next()),
             None => {
                 let errno = Errno::EMFILE as i32;
-                Some(Report::SpawnFailed { id: spawn.id, step: Step::Fork, errno })
+                Some(Report::SpawnFailed { id: spawn.id, step: SpawnStep::Fork, errno })
             }
         }
     }
@@ -461,7 +461,7 @@ fn poll(files: &mut [PollFd], timeout: Option<Duration>) -> nix::Result<i32> {
 #[cfg(not(target_os = "linux"))]
 fn poll(files: &mut [PollFd], timeout: Option<Duration>) -> nix::Result<i32> {
     use nix::poll::PollTimeout;
-    let timeout = timeout.map_or(LOOK_EVERY, |timeout| timeout.min(LOOK_EVERY));
+    let timeout = timeout.map_or(CHECK_INTERVAL, |timeout| timeout.min(CHECK_INTERVAL));
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
     match nix::poll::poll(files, timeout)? {
         0 => Err(Errno::EINTR),

@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::isolation::Isolation;
-use super::protocol::{MARK, Spawn, Stdin, Step};
+use super::protocol::{SESSION_VAR, SpawnRequest, SpawnStep, Stdin};
 
 /// A child that is about to execute its program.
 pub(super) struct Spawned {
@@ -36,34 +36,34 @@ impl ExecOutcome {
     }
 
     /// Waits until it is known.
-    pub(super) fn read(&mut self) -> Result<(), Failed> {
-        let mut message = [0; MESSAGE];
+    pub(super) fn read(&mut self) -> Result<(), SpawnError> {
+        let mut message = [0; MESSAGE_BYTES];
         match self.0.read_exact(&mut message) {
             // Closed by execve(2), or because the child was killed on its way there.
             Err(_) => Ok(()),
             Ok(()) => {
                 let [step, errno @ ..] = message;
-                let step = if step == 1 { Step::Dir } else { Step::Exec };
-                Err(Failed { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
+                let step = if step == 1 { SpawnStep::Dir } else { SpawnStep::Exec };
+                Err(SpawnError { step, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
             }
         }
     }
 }
 
 /// What could not be done, and why.
-pub(super) struct Failed {
-    pub(super) step: Step,
+pub(super) struct SpawnError {
+    pub(super) step: SpawnStep,
     pub(super) errno: Errno,
 }
 
 /// Soft and hard limit of open files.
-pub(super) type Limits = (u64, u64);
+pub(super) type FileLimits = (u64, u64);
 
 /// What every child is started with.
 pub(super) struct SpawnContext {
-    pub(super) limits: Limits,
+    pub(super) limits: FileLimits,
     pub(super) isolation: Option<Isolation>,
-    pub(super) silence: SilentPipe,
+    pub(super) silent_stdin: SilentPipe,
 }
 
 /// What children read: a pipe into which nothing is ever written and that never ends.
@@ -109,18 +109,18 @@ impl SpawnContext {
 }
 
 /// What the child is made from.
-struct Image<'a> {
+struct ChildSetup<'a> {
     /// Where the program may be.
     programs: Vec<CString>,
-    argv: Strings,
+    argv: CStringArray,
     /// The same, where the program is a script for the shell; the second of them
     /// is to be replaced by its path.
-    script: Strings,
-    env: Strings,
+    script: CStringArray,
+    env: CStringArray,
     dir: CString,
     stdin: OwnedFd,
     output: OwnedFd,
-    listener: Option<Listener>,
+    listener: Option<PassedSocket>,
     context: &'a SpawnContext,
     /// As the child sees it: who is outside of its namespace has no number.
     keeper: Pid,
@@ -128,14 +128,14 @@ struct Image<'a> {
     failure: OwnedFd,
 }
 
-/// Strings as execve(2) takes them.
-struct Strings {
+/// An array of C strings, terminated by a null pointer, as execve(2) takes it.
+struct CStringArray {
     pointers: Vec<*const libc::c_char>,
     /// What they point to.
     _strings: Vec<CString>,
 }
 
-impl Strings {
+impl CStringArray {
     fn new(strings: Vec<CString>) -> Self {
         let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]);
         Self { pointers: pointers.collect(), _strings: strings }
@@ -143,7 +143,7 @@ impl Strings {
 }
 
 /// A socket to be passed, as `sd_listen_fds(3)` expects it.
-struct Listener {
+struct PassedSocket {
     socket: OwnedFd,
     /// The variable that says whom it is meant for, which only the child can know.
     pid: Vec<u8>,
@@ -151,18 +151,18 @@ struct Listener {
 
 /// Where the first socket that is passed has to be. In the keeper this number has
 /// been taken since its start, so it is none of those that the child needs.
-const FIRST: i32 = 3;
+const FIRST_SOCKET_FD: i32 = 3;
 
-const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+const LISTEN_PID_KEY: &[u8] = b"LISTEN_PID=";
 
-impl Listener {
+impl PassedSocket {
     fn new(socket: OwnedFd) -> Self {
         // Room for the digits of any process id, and the end of the string.
-        Self { socket, pid: [LISTEN_PID, &[0; 11]].concat() }
+        Self { socket, pid: [LISTEN_PID_KEY, &[0; 11]].concat() }
     }
 
     /// In the child.
-    fn pass(&mut self) -> nix::Result<()> {
+    fn install(&mut self) -> nix::Result<()> {
         let mut digits = [0; 10];
         let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
         let mut first = digits.len();
@@ -172,47 +172,47 @@ impl Listener {
             rest /= 10;
         }
         let digits = &digits[first..];
-        self.pid[LISTEN_PID.len()..][..digits.len()].copy_from_slice(digits);
+        self.pid[LISTEN_PID_KEY.len()..][..digits.len()].copy_from_slice(digits);
         #[expect(unsafe_code, reason = "the number is what counts")]
         // SAFETY: the socket is open, and nobody needs what had that number.
-        Errno::result(unsafe { libc::dup2(self.socket.as_raw_fd(), FIRST) }).map(drop)
+        Errno::result(unsafe { libc::dup2(self.socket.as_raw_fd(), FIRST_SOCKET_FD) }).map(drop)
     }
 }
 
 /// What a process is told of its sockets, by others than its own ganger perhaps.
-fn concerns_sockets(pair: &[u8]) -> bool {
-    [LISTEN_PID, b"LISTEN_FDS=", b"LISTEN_FDNAMES="].iter().any(|key| pair.starts_with(key))
+fn is_socket_variable(pair: &[u8]) -> bool {
+    [LISTEN_PID_KEY, b"LISTEN_FDS=", b"LISTEN_FDNAMES="].iter().any(|key| pair.starts_with(key))
 }
 
 /// Starts a program, which writes to `output` and is given `listener`.
 pub(super) fn spawn(
-    request: &Spawn,
+    request: &SpawnRequest,
     session: &str,
     output: OwnedFd,
     listener: Option<OwnedFd>,
     context: &SpawnContext,
-) -> Result<Spawned, Failed> {
-    let mark = [MARK.as_bytes(), b"=", session.as_bytes()].concat();
-    let in_fork = |errno| Failed { step: Step::Fork, errno };
+) -> Result<Spawned, SpawnError> {
+    let session_var = [SESSION_VAR.as_bytes(), b"=", session.as_bytes()].concat();
+    let in_fork = |errno| SpawnError { step: SpawnStep::Fork, errno };
     let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).map_err(|_| in_fork(Errno::EINVAL));
     let texts = |list: &[Vec<u8>]| list.iter().map(text).collect::<Result<Vec<_>, _>>();
     // ganger itself may run under another ganger, whose mark is not ours.
-    let is_mark = |pair: &&Vec<u8>| {
-        pair.strip_prefix(MARK.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+    let is_session_var = |pair: &&Vec<u8>| {
+        pair.strip_prefix(SESSION_VAR.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
     };
-    let listener = listener.map(Listener::new);
-    let mut own = vec![mark];
+    let listener = listener.map(PassedSocket::new);
+    let mut own = vec![session_var];
     if let Some(name) = &request.listener {
         own.extend([b"LISTEN_FDS=1".to_vec(), [b"LISTEN_FDNAMES=", name.as_slice()].concat()]);
     }
-    let env = request.env.iter().filter(|pair| !is_mark(pair) && !concerns_sockets(pair));
+    let env = request.env.iter().filter(|pair| !is_session_var(pair) && !is_socket_variable(pair));
     let env = env.chain(&own).map(text).collect::<Result<Vec<_>, _>>()?;
-    let mut env = Strings::new(env);
+    let mut env = CStringArray::new(env);
     if let Some(listener) = &listener {
         env.pointers.insert(0, listener.pid.as_ptr().cast());
     }
     let stdin = match request.stdin {
-        Stdin::Silent => context.silence.open(),
+        Stdin::Pipe => context.silent_stdin.open(),
         Stdin::Null => {
             let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
             nix::fcntl::open("/dev/null", flags, Mode::empty())
@@ -222,10 +222,10 @@ pub(super) fn spawn(
     let argv = texts(&request.argv)?;
     let script = [c"sh".into(), c"".into()].into_iter().chain(argv.iter().skip(1).cloned());
     let (read, failure) = pipe().map_err(in_fork)?;
-    let image = Image {
-        programs: texts(&programs(request))?,
-        script: Strings::new(script.collect()),
-        argv: Strings::new(argv),
+    let setup = ChildSetup {
+        programs: texts(&program_paths(request))?,
+        script: CStringArray::new(script.collect()),
+        argv: CStringArray::new(argv),
         env,
         dir: text(&request.dir)?,
         stdin,
@@ -235,7 +235,7 @@ pub(super) fn spawn(
         keeper: if context.isolation.is_some() { Pid::from_raw(0) } else { nix::unistd::getpid() },
         failure,
     };
-    let pid = fork_exec(image).map_err(in_fork)?;
+    let pid = fork_exec(setup).map_err(in_fork)?;
     Ok(Spawned { pid, outcome: ExecOutcome(File::from(read)) })
 }
 
@@ -248,19 +248,19 @@ fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// A step, and the number of an error.
-const MESSAGE: usize = 5;
+const MESSAGE_BYTES: usize = 5;
 
-fn fork_exec(mut image: Image) -> nix::Result<Pid> {
+fn fork_exec(mut setup: ChildSetup) -> nix::Result<Pid> {
     #[expect(unsafe_code, reason = "this is how a process is made")]
     // SAFETY: the keeper has one thread, so the child may do whatever it could.
     match unsafe { fork() }? {
-        ForkResult::Child => become_program(&mut image),
+        ForkResult::Child => exec_child(&mut setup),
         ForkResult::Parent { child } => Ok(child),
     }
 }
 
 /// The paths at which the program is tried: as execvp(3) does.
-fn programs(request: &Spawn) -> Vec<Vec<u8>> {
+fn program_paths(request: &SpawnRequest) -> Vec<Vec<u8>> {
     const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let Some(program) = request.argv.first() else { return Vec::new() };
     if program.contains(&b'/') {
@@ -276,14 +276,14 @@ fn programs(request: &Spawn) -> Vec<Vec<u8>> {
 }
 
 /// The child's side: never returns.
-fn become_program(image: &mut Image) -> ! {
-    let (step, errno) = match prepare(image) {
+fn exec_child(setup: &mut ChildSetup) -> ! {
+    let (step, errno) = match set_up_child(setup) {
         Err(failed) => failed,
-        Ok(()) => (2, execute(image)),
+        Ok(()) => (2, try_programs(setup)),
     };
-    let mut message = [step; MESSAGE];
+    let mut message = [step; MESSAGE_BYTES];
     message[1..].copy_from_slice(&(errno as i32).to_ne_bytes());
-    let _ = nix::unistd::write(&image.failure, &message);
+    let _ = nix::unistd::write(&setup.failure, &message);
     #[expect(unsafe_code, reason = "what the keeper registered must not run twice")]
     // SAFETY: _exit(2) has no preconditions.
     unsafe {
@@ -292,15 +292,15 @@ fn become_program(image: &mut Image) -> ! {
 }
 
 /// Returns only if no program was found that can be executed, with the reason.
-fn execute(image: &mut Image) -> Errno {
+fn try_programs(setup: &mut ChildSetup) -> Errno {
     let mut reason = Errno::ENOENT;
-    for program in &image.programs {
-        match execve(program, &image.argv, &image.env) {
+    for program in &setup.programs {
+        match execve(program, &setup.argv, &setup.env) {
             Errno::ENOENT | Errno::ENOTDIR => {}
             // A script without a first line that says so is one for the shell.
             Errno::ENOEXEC => {
-                image.script.pointers[1] = program.as_ptr();
-                return execve(c"/bin/sh", &image.script, &image.env);
+                setup.script.pointers[1] = program.as_ptr();
+                return execve(c"/bin/sh", &setup.script, &setup.env);
             }
             errno => reason = errno,
         }
@@ -308,7 +308,7 @@ fn execute(image: &mut Image) -> Errno {
     reason
 }
 
-fn execve(program: &CStr, argv: &Strings, env: &Strings) -> Errno {
+fn execve(program: &CStr, argv: &CStringArray, env: &CStringArray) -> Errno {
     #[expect(unsafe_code, reason = "nix would make the lists anew for each folder of PATH")]
     // SAFETY: the pointers are to strings that live, and a null ends either list.
     unsafe {
@@ -317,37 +317,37 @@ fn execve(program: &CStr, argv: &Strings, env: &Strings) -> Errno {
     Errno::last()
 }
 
-fn prepare(image: &mut Image) -> Result<(), (u8, Errno)> {
+fn set_up_child(setup: &mut ChildSetup) -> Result<(), (u8, Errno)> {
     let other = |errno| (2, errno);
     #[cfg(target_os = "linux")]
     {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(other)?;
-        if nix::unistd::getppid() != image.keeper {
+        if nix::unistd::getppid() != setup.keeper {
             return Err((2, Errno::ESRCH));
         }
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = image.keeper;
+    let _ = setup.keeper;
     #[cfg(target_os = "linux")]
-    if let Some(isolation) = &image.context.isolation {
+    if let Some(isolation) = &setup.context.isolation {
         nix::sched::setns(&isolation.mounts, nix::sched::CloneFlags::CLONE_NEWNS).map_err(other)?;
     }
     nix::unistd::setsid().map_err(other)?;
-    nix::unistd::dup2_stdin(&image.stdin).map_err(other)?;
-    nix::unistd::dup2_stdout(&image.output).map_err(other)?;
-    nix::unistd::dup2_stderr(&image.output).map_err(other)?;
-    if let Some(listener) = &mut image.listener {
-        listener.pass().map_err(other)?;
+    nix::unistd::dup2_stdin(&setup.stdin).map_err(other)?;
+    nix::unistd::dup2_stdout(&setup.output).map_err(other)?;
+    nix::unistd::dup2_stderr(&setup.output).map_err(other)?;
+    if let Some(listener) = &mut setup.listener {
+        listener.install().map_err(other)?;
     }
-    default_signals();
+    reset_signals();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(other)?;
-    setrlimit(Resource::RLIMIT_NOFILE, image.context.limits.0, image.context.limits.1)
+    setrlimit(Resource::RLIMIT_NOFILE, setup.context.limits.0, setup.context.limits.1)
         .map_err(other)?;
-    nix::unistd::chdir(image.dir.as_c_str()).map_err(|errno| (1, errno))
+    nix::unistd::chdir(setup.dir.as_c_str()).map_err(|errno| (1, errno))
 }
 
 /// Whatever was ignored is no longer, be it that ganger was started that way.
-fn default_signals() {
+fn reset_signals() {
     for signal in 1..=64 {
         // The C library keeps two numbers to itself, but a parent may have
         // ignored those as well: so the kernel is asked. The action is its
@@ -371,10 +371,10 @@ fn default_signals() {
 }
 
 /// Nothing is done by the handler but to wake the keeper from its wait.
-pub(super) fn wake_on_child() -> nix::Result<()> {
-    extern "C" fn nothing(_: i32) {}
+pub(super) fn wake_on_sigchld() -> nix::Result<()> {
+    extern "C" fn do_nothing(_: i32) {}
     let action = nix::sys::signal::SigAction::new(
-        SigHandler::Handler(nothing),
+        SigHandler::Handler(do_nothing),
         nix::sys::signal::SaFlags::SA_NOCLDSTOP,
         SigSet::empty(),
     );

@@ -12,16 +12,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
 use super::client::REPLY_TIMEOUT;
-use super::kill::Bystanders;
+use super::kill::ExistingDescendants;
 use super::protocol::{Decoder, Report};
 use super::{ISOLATE, NAME, process_table};
 
 /// A keeper that has been started, before there is a runtime to talk to it.
 #[derive(Debug)]
-pub struct Started {
+pub struct StartedKeeper {
     pub(super) stream: StdStream,
     pub(super) pid: Pid,
-    pub(super) bystanders: Bystanders,
+    pub(super) existing: ExistingDescendants,
 }
 
 /// Starts a keeper, and makes this process the one that its orphans fall to.
@@ -29,10 +29,10 @@ pub struct Started {
 /// This process raises its own limit of open files only after that, so that the
 /// keeper knows the one that children are to get. To `isolate` them fails where
 /// the system forbids it.
-pub fn start(isolate: bool) -> anyhow::Result<Started> {
+pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_child_subreaper(true)?;
-    let mut bystanders = Bystanders::before_keeper();
+    let mut existing = ExistingDescendants::before_keeper();
     let (ours, theirs) = StdStream::pair()?;
     let program = if cfg!(target_os = "linux") {
         // Also there when the file has been replaced by a newer one.
@@ -40,7 +40,7 @@ pub fn start(isolate: bool) -> anyhow::Result<Started> {
     } else {
         std::env::current_exe()?
     };
-    let _watch = watch();
+    let _watch = kill_suspended_keeper();
     let keeper = Command::new(program)
         .arg0(NAME)
         .args(isolate.then_some(ISOLATE))
@@ -50,19 +50,19 @@ pub fn start(isolate: bool) -> anyhow::Result<Started> {
         .stderr(Stdio::null())
         .spawn()?;
     if isolate {
-        await_isolation(&ours)?;
+        wait_until_isolated(&ours)?;
     }
     ours.set_nonblocking(true)?;
     let pid = i32::try_from(keeper.id()).expect("a process id is an i32");
     let pid = Pid::from_raw(pid);
-    bystanders.set_keeper(pid);
-    Ok(Started { stream: ours, pid, bystanders })
+    existing.set_keeper(pid);
+    Ok(StartedKeeper { stream: ours, pid, existing })
 }
 
 /// Until this is dropped, a keeper that is suspended on its way is killed: starting a
 /// program takes until it runs, whatever keeps it from it. Other children may be
 /// suspended as they like.
-fn watch() -> Option<Sender<()>> {
+fn kill_suspended_keeper() -> Option<Sender<()>> {
     let (watched, over) = channel();
     let others = process_table::children(getpid());
     let watch = move || {
@@ -81,7 +81,7 @@ fn watch() -> Option<Sender<()>> {
 }
 
 /// Nothing else is said before it was asked for.
-fn await_isolation(mut keeper: &StdStream) -> anyhow::Result<()> {
+fn wait_until_isolated(mut keeper: &StdStream) -> anyhow::Result<()> {
     let (mut decoder, mut bytes) = (Decoder::default(), [0; 64]);
     loop {
         match keeper.read(&mut bytes)? {
@@ -97,7 +97,7 @@ fn await_isolation(mut keeper: &StdStream) -> anyhow::Result<()> {
     }
 }
 
-impl Started {
+impl StartedKeeper {
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> Pid {

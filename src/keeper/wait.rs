@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::protocol::Wait;
+use super::protocol::WaitStatus;
 
 /// What became of a child, or of any child where none is named; `None` if nothing has,
 /// and `options` has `WNOHANG`.
@@ -28,14 +28,14 @@ fn wait(child: Option<Pid>, options: i32) -> nix::Result<Option<libc::siginfo_t>
 }
 
 /// How a child ended, if it has; it stays a zombie.
-pub(super) fn ended(child: Pid) -> Option<Wait> {
+pub(super) fn exit_status(child: Pid) -> Option<WaitStatus> {
     let info = wait(Some(child), libc::WEXITED | libc::WNOWAIT | libc::WNOHANG).ok().flatten()?;
     #[expect(unsafe_code, reason = "siginfo is a union")]
     // SAFETY: for SIGCHLD, which alone waitid(2) tells of, this field is set.
     let status = unsafe { info.si_status() };
     match info.si_code {
-        libc::CLD_EXITED => Some(Wait::Code(status)),
-        _ => Some(Wait::Signal(status)),
+        libc::CLD_EXITED => Some(WaitStatus::Code(status)),
+        _ => Some(WaitStatus::Signal(status)),
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::escape::{escape_controls, escape_controls_in_lines};
 use super::{Cause, Discarded, Next, Notice, members, time};
-use crate::keeper::client::Lost;
-use crate::keeper::protocol::Member;
+use crate::keeper::client::KeeperError;
+use crate::keeper::protocol::Descendant;
 use crate::plan::Advice;
 use crate::supervise::exit::Exit;
 
@@ -172,9 +172,9 @@ impl fmt::Display for Words<'_> {
             }
             Notice::KeeperLost { lost } => {
                 f.write_str(match lost {
-                    Lost::Died => "the keeper has died",
-                    Lost::Silent => "the keeper doesn't answer",
-                    Lost::Garbled => "the keeper talks nonsense",
+                    KeeperError::Died => "the keeper has died",
+                    KeeperError::Unresponsive => "the keeper doesn't answer",
+                    KeeperError::Protocol => "the keeper talks nonsense",
                 })?;
                 f.write_str(": killing all")
             }
@@ -252,7 +252,7 @@ impl fmt::Display for Discarded {
     }
 }
 
-fn leaving(f: &mut fmt::Formatter<'_>, left: &[Member]) -> fmt::Result {
+fn leaving(f: &mut fmt::Formatter<'_>, left: &[Descendant]) -> fmt::Result {
     if left.is_empty() { Ok(()) } else { write!(f, ", leaving {}", members(left)) }
 }
 

@@ -27,8 +27,8 @@ use super::signals::{Asked, Signals};
 use super::sockets::Sockets;
 use super::supervisor::{Action, Event, ProcessId, Supervisor};
 use super::watch::{Seen, Watch};
-use crate::keeper::client::{Keeper, Lost};
-use crate::keeper::protocol::{ChildId, Report, Request, Scope, Step};
+use crate::keeper::client::{Keeper, KeeperError};
+use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
 use crate::logs::format::{Color, Style, colors};
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
@@ -55,7 +55,7 @@ pub struct Show {
 
 /// What the engine waits for.
 enum Occurrence {
-    Report(Result<Report, Lost>),
+    Report(Result<Report, KeeperError>),
     Logs(logs::Event),
     Signal(Asked),
     File(Seen),
@@ -194,7 +194,7 @@ impl Engine {
                 },
             }
         }
-        self.keeper.leave();
+        self.keeper.shut_down();
         code
     }
 
@@ -207,7 +207,7 @@ impl Engine {
             self.clock.wait_for(self.supervisor.deadline(), now)
         };
         let occurrence = tokio::select! {
-            report = self.keeper.next() => Occurrence::Report(report),
+            report = self.keeper.next_report() => Occurrence::Report(report),
             event = self.logs.next() => Occurrence::Logs(event),
             asked = self.signals.next() => Occurrence::Signal(asked),
             Some(seen) = self.seen.1.recv() => Occurrence::File(seen),
@@ -219,7 +219,7 @@ impl Engine {
         occurrence
     }
 
-    fn on_occurrence(&mut self, occurrence: Occurrence) -> Result<(), Lost> {
+    fn on_occurrence(&mut self, occurrence: Occurrence) -> Result<(), KeeperError> {
         match occurrence {
             Occurrence::Report(report) => self.on_reports(report?)?,
             Occurrence::Logs(event) => match event {
@@ -240,7 +240,7 @@ impl Engine {
                 if is_due && self.awaiting_pong.is_none() {
                     self.pings += 1;
                     self.awaiting_pong = Some(self.pings);
-                    self.keeper.ask(Request::Ping(self.pings), Vec::new());
+                    self.keeper.send_request(Request::Ping(self.pings), Vec::new());
                 }
             }
         }
@@ -287,17 +287,17 @@ impl Engine {
             Action::Spawn(id, process) => {
                 if let Err(error) = self.spawn(id, process) {
                     let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
-                    let exit = Exit::NotStarted { step: Step::Fork, errno };
+                    let exit = Exit::NotStarted { step: SpawnStep::Fork, errno };
                     self.follow_up.push_back(Event::Exited(id, exit, Vec::new()));
                 }
             }
             Action::Stop(id, signal) => self.stop(id, signal, Scope::Group),
             Action::StopDescendants(id, signal) => self.stop(id, signal, Scope::All),
             Action::StopStrays => {
-                self.keeper.ask(Request::StopStrays, Vec::new());
+                self.keeper.send_request(Request::StopOrphans, Vec::new());
                 self.logs.stopping();
             }
-            Action::Sweep => self.keeper.ask(Request::Sweep, Vec::new()),
+            Action::Sweep => self.keeper.send_request(Request::Sweep, Vec::new()),
             Action::Await(id, process) => self.probes.await_needs(id, &process),
             Action::Probe(id, process) => self.probe(id, process),
             Action::Forget(id) => self.forget(id),
@@ -307,7 +307,7 @@ impl Engine {
 
     fn stop(&mut self, id: ProcessId, signal: Signal, scope: Scope) {
         let request = Request::Stop { id: id.into(), signal: signal as i32, scope };
-        self.keeper.ask(request, Vec::new());
+        self.keeper.send_request(request, Vec::new());
     }
 
     fn spawn(&mut self, id: ProcessId, process: Arc<plan::Process>) -> io::Result<()> {
@@ -326,7 +326,7 @@ impl Engine {
         let (shell, passed) = (&self.plan.shell, listener.is_some());
         let spawn = launch::spawn(id.into(), &process, &process.command, shell, passed)?;
         let files: Vec<OwnedFd> = [write].into_iter().chain(listener).collect();
-        self.keeper.ask(Request::Spawn(spawn), files);
+        self.keeper.send_request(Request::Spawn(spawn), files);
         self.unheard.insert(id, (read, process));
         Ok(())
     }
@@ -342,7 +342,7 @@ impl Engine {
 
     /// Takes in a report, and those that are there behind it: the supervisor looks at
     /// all processes once for all of them.
-    fn on_reports(&mut self, first: Report) -> Result<(), Lost> {
+    fn on_reports(&mut self, first: Report) -> Result<(), KeeperError> {
         let mut next = Some(first);
         let mut events = Vec::new();
         let mut taken = 0;
@@ -359,7 +359,7 @@ impl Engine {
             }
             taken += 1;
             if taken < MAX_REPORTS {
-                next = self.keeper.try_next()?;
+                next = self.keeper.try_next_report()?;
             }
         }
         self.happen_all(events);
@@ -376,7 +376,7 @@ impl Engine {
                 self.forget(id.into());
                 self.unheard.remove(&id.into());
                 let errno = Errno::from_raw(errno);
-                if step == Step::Dir
+                if step == SpawnStep::Dir
                     && let Some(status) = self.supervisor.find(id.into())
                 {
                     let reason = folder_error(&status.plan.dir, errno);
@@ -404,11 +404,11 @@ impl Engine {
                 self.look_for_lack_of_memory(id.into(), wait.into());
                 Some(Event::Exited(id.into(), wait.into(), left))
             }
-            Report::Empty { id } => {
+            Report::GroupEmpty { id } => {
                 self.logs.drain(id.0);
                 Some(Event::Empty(id.into()))
             }
-            Report::Strays { left } => Some(Event::Strays(left)),
+            Report::Orphans { left } => Some(Event::Strays(left)),
             Report::Swept { left } => Some(Event::Swept(left)),
             Report::Pong(number) => {
                 // What came before it was reported, and is taken in before the time.
@@ -420,7 +420,7 @@ impl Engine {
             }
             Report::Spawned { .. }
             | Report::Suspended
-            | Report::Answered { .. }
+            | Report::Progress { .. }
             | Report::Isolated(_) => None,
         }
     }
@@ -436,21 +436,21 @@ impl Engine {
             }
             Report::Spawned { .. }
             | Report::StartHangs { .. }
-            | Report::Empty { .. }
-            | Report::Strays { .. }
+            | Report::GroupEmpty { .. }
+            | Report::Orphans { .. }
             | Report::Swept { .. }
             | Report::Suspended
             | Report::Isolated(_)
-            | Report::Answered { .. }
+            | Report::Progress { .. }
             | Report::Pong(_) => {}
         }
     }
 
     /// Nothing can be supervised any more: everything is killed.
-    fn on_keeper_lost(&mut self, lost: Lost) -> u8 {
+    fn on_keeper_lost(&mut self, lost: KeeperError) -> u8 {
         self.logs.stopping();
         self.logs.say(Notice::KeeperLost { lost });
-        let left = self.keeper.sweep();
+        let left = self.keeper.kill_descendants();
         if !left.is_empty() {
             self.logs.say(Notice::Survivors { left });
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use crate::keeper::protocol::{Step, Wait};
+use crate::keeper::protocol::{SpawnStep, WaitStatus};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,7 +21,7 @@ pub enum Exit {
     /// It never ran.
     NotStarted {
         /// What failed.
-        step: Step,
+        step: SpawnStep,
         /// Why.
         errno: Errno,
     },
@@ -47,18 +47,18 @@ impl Exit {
             Self::Signal(signal) => 128 + signal,
             Self::Unmet => 1,
             Self::Cancelled => 0,
-            Self::NotStarted { step: Step::Exec, errno: Errno::ENOENT } => 127,
+            Self::NotStarted { step: SpawnStep::Exec, errno: Errno::ENOENT } => 127,
             Self::NotStarted { .. } => 126,
         };
         u8::try_from(code).unwrap_or(u8::MAX)
     }
 }
 
-impl From<Wait> for Exit {
-    fn from(wait: Wait) -> Self {
+impl From<WaitStatus> for Exit {
+    fn from(wait: WaitStatus) -> Self {
         match wait {
-            Wait::Code(code) => Self::Code(code),
-            Wait::Signal(signal) => Self::Signal(signal),
+            WaitStatus::Code(code) => Self::Code(code),
+            WaitStatus::Signal(signal) => Self::Signal(signal),
         }
     }
 }
@@ -71,16 +71,16 @@ impl fmt::Display for Exit {
             Self::Unmet | Self::Cancelled => f.write_str("was not started"),
             Self::NotStarted { step, errno } => {
                 let what = match step {
-                    Step::Fork => "could not be started",
-                    Step::Dir => "could not be started in its folder",
-                    Step::Exec => "could not be started",
+                    SpawnStep::Fork => "could not be started",
+                    SpawnStep::Dir => "could not be started in its folder",
+                    SpawnStep::Exec => "could not be started",
                 };
                 match (step, errno) {
-                    (Step::Dir, Errno::ENOENT) => {
+                    (SpawnStep::Dir, Errno::ENOENT) => {
                         f.write_str("could not be started: its folder is missing")
                     }
-                    (Step::Exec, Errno::ENOENT) => write!(f, "{what}: command not found"),
-                    (Step::Fork, Errno::EMFILE | Errno::ENFILE) => {
+                    (SpawnStep::Exec, Errno::ENOENT) => write!(f, "{what}: command not found"),
+                    (SpawnStep::Fork, Errno::EMFILE | Errno::ENFILE) => {
                         write!(f, "{what}: {} (raise the limit with `ulimit -n`)", errno.desc())
                     }
                     _ => write!(f, "{what}: {}", errno.desc()),
@@ -146,8 +146,8 @@ mod tests {
 
     #[test]
     fn codes_are_a_shells() {
-        let not_started = |errno| Exit::NotStarted { step: Step::Exec, errno };
-        let no_folder = Exit::NotStarted { step: Step::Dir, errno: Errno::ENOENT };
+        let not_started = |errno| Exit::NotStarted { step: SpawnStep::Exec, errno };
+        let no_folder = Exit::NotStarted { step: SpawnStep::Dir, errno: Errno::ENOENT };
         for (exit, code) in [
             (Exit::Code(0), 0),
             (Exit::Code(7), 7),

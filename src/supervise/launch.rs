@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::keeper::protocol::{ChildId, Spawn, Stdin};
+use crate::keeper::protocol::{ChildId, SpawnRequest, Stdin};
 use crate::plan::env::Var;
 use crate::plan::{self, Process, shell};
 
@@ -16,16 +16,16 @@ pub(super) fn spawn(
     command: &str,
     shell: &Path,
     listener: bool,
-) -> io::Result<Spawn> {
+) -> io::Result<SpawnRequest> {
     let pair =
         |(key, var): (&OsString, &Var)| [key.as_bytes(), b"=", var.value.as_bytes()].concat();
-    let spawn = Spawn {
+    let spawn = SpawnRequest {
         id,
         argv: shell::argv(shell, command).into_iter().map(OsStringExt::into_vec).collect(),
         env: process.environment().iter().map(pair).collect(),
         dir: process.dir.as_os_str().as_bytes().to_vec(),
         stdin: match process.stdin {
-            plan::Stdin::Pipe => Stdin::Silent,
+            plan::Stdin::Pipe => Stdin::Pipe,
             plan::Stdin::Null => Stdin::Null,
         },
         listener: listener.then(|| process.kind.as_bytes().to_vec()),

@@ -59,7 +59,7 @@ mod linux {
     use procfs::process::{FDTarget, Process, Stat};
 
     use super::{Holder, Listening, Socket};
-    use crate::keeper::protocol::MARK;
+    use crate::keeper::protocol::SESSION_VAR;
 
     /// All that listen. The kernel is asked for those alone (`sock_diag(7)`), which
     /// takes a hundredth of the time of reading about every connection.
@@ -223,7 +223,7 @@ mod linux {
         /// Of which child of which keeper a process says that it descends.
         fn mark(&self, pid: i32) -> Option<OsString> {
             let (process, _) = self.all.iter().find(|(_, stat)| stat.pid == pid)?;
-            process.environ().ok()?.remove(OsStr::new(MARK))
+            process.environ().ok()?.remove(OsStr::new(SESSION_VAR))
         }
 
         /// Who listens on this port, if anybody does.

@@ -99,7 +99,7 @@ impl Dependencies {
             match hope(other) {
                 Hope::Fulfilled => {}
                 Hope::Still => awaited.push(other.name().to_owned()),
-                Hope::Lost => return Before::Failed(chain(process, processes)),
+                Hope::KeeperError => return Before::Failed(chain(process, processes)),
             }
         }
         if awaited.is_empty() { Before::Ready } else { Before::Awaited(awaited) }
@@ -123,18 +123,18 @@ fn comes_after(process: &Process, other: &Process) -> bool {
 enum Hope {
     Fulfilled,
     Still,
-    Lost,
+    KeeperError,
 }
 
 fn hope(process: &Process) -> Hope {
     match (process.want, process.state) {
         // Somebody has stopped it, and may start it again.
         (Want::Down(Why::Told), _) => Hope::Still,
-        (Want::Down(Why::Failed), _) => Hope::Lost,
+        (Want::Down(Why::Failed), _) => Hope::KeeperError,
         // It has done its work, or is none that anybody waits for.
         (Want::Down(Why::Done | Why::Gone), _)
         | (Want::Up, State::Up { ready: Readiness::Ready, .. }) => Hope::Fulfilled,
-        (Want::Up, _) if process.is_late() => Hope::Lost,
+        (Want::Up, _) if process.is_late() => Hope::KeeperError,
         (
             Want::Up,
             State::Up { ready: Readiness::Awaited { .. } | Readiness::Late, .. }
@@ -159,7 +159,7 @@ fn chain(process: &Process, processes: &[Process]) -> Chain {
         first = next;
     }
     let mut last = process;
-    let hopeless = |other: &&Process| matches!(hope(other), Hope::Lost);
+    let hopeless = |other: &&Process| matches!(hope(other), Hope::KeeperError);
     while let Some(next) = processes.iter().filter(hopeless).find(|it| comes_after(last, it)) {
         names.push(next.name().to_owned());
         last = next;

@@ -15,7 +15,7 @@ use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
 use super::state::{Leader, Pace, Patience, ProcessId, State, Want, Why};
 use super::status::Status;
-use crate::keeper::protocol::Member;
+use crate::keeper::protocol::Descendant;
 use crate::notice::{Next, Notice, members};
 use crate::plan::{self, OnExit, Policy};
 
@@ -61,7 +61,7 @@ pub(super) struct Process {
     /// How it ended last.
     last: Option<Exit>,
     /// Who of it lived on when the process that was started ended.
-    left: Vec<Member>,
+    left: Vec<Descendant>,
     crashes: u32,
     /// Not started again before this.
     pause_until: Option<Instant>,
@@ -239,7 +239,7 @@ impl Process {
     pub(super) fn on_exited(
         &mut self,
         exit: Exit,
-        left: Vec<Member>,
+        left: Vec<Descendant>,
         chance: &mut Chance,
         now: Instant,
         actions: &mut Vec<Action>,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::process::{Action, Process};
-use crate::keeper::protocol::Member;
+use crate::keeper::protocol::Descendant;
 use crate::notice::Notice;
 
 /// When it is first said who is still up, and how often after that.
@@ -28,7 +28,7 @@ enum Strays {
     /// They have been asked to end, whoever they are.
     Asked,
     /// These are left.
-    Left(Vec<Member>),
+    Left(Vec<Descendant>),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,7 +72,7 @@ impl Shutdown {
         }
     }
 
-    pub(super) fn on_strays(&mut self, left: Vec<Member>, actions: &mut Vec<Action>) {
+    pub(super) fn on_strays(&mut self, left: Vec<Descendant>, actions: &mut Vec<Action>) {
         let before = match &self.strays {
             Strays::LetBe | Strays::Asked => &[],
             Strays::Left(left) => left.as_slice(),

@@ -102,7 +102,7 @@ pub(super) enum Patience {
     /// Until then.
     Until(Instant),
     /// No longer.
-    Lost,
+    KeeperError,
 }
 
 /// What a process is.

@@ -20,7 +20,7 @@ use super::exit::{Exit, Failure, Outcome};
 use super::order::{Dependencies, Place};
 use super::process::{Consequence, Process};
 use super::shutdown::Shutdown;
-use crate::keeper::protocol::Member;
+use crate::keeper::protocol::Descendant;
 use crate::notice::{Cause, Next, Notice};
 use crate::plan::{self, Plan};
 
@@ -42,13 +42,13 @@ pub enum Event {
     /// A process is not ready yet, and this came of the last look.
     Tried(ProcessId, String),
     /// A process has ended, or never began, and so many of it are left.
-    Exited(ProcessId, Exit, Vec<Member>),
+    Exited(ProcessId, Exit, Vec<Descendant>),
     /// Of a process that had ended, nobody is left.
     Empty(ProcessId),
     /// Who lives and belongs to no process.
-    Strays(Vec<Member>),
+    Strays(Vec<Descendant>),
     /// All is killed, but for these.
-    Swept(Vec<Member>),
+    Swept(Vec<Descendant>),
     /// ganger got a signal that asks it to stop: INT, TERM or HUP.
     Asked(Signal),
     /// Nobody reads the output any more.
@@ -239,7 +239,7 @@ impl Supervisor {
         self.next_index += 1;
     }
 
-    fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Member>, now: Instant) {
+    fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Descendant>, now: Instant) {
         let Some(process) = current(&mut self.processes, &self.positions, id) else { return };
         let next = process.on_exited(exit, left, &mut self.chance, now, &mut self.actions);
         if let Some(next) = next {
@@ -265,7 +265,7 @@ impl Supervisor {
         self.stop_rolling();
     }
 
-    fn on_swept(&mut self, left: Vec<Member>) {
+    fn on_swept(&mut self, left: Vec<Descendant>) {
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.on_swept();
         }

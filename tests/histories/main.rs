@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use ganger::keeper;
 use ganger::keeper::client::Keeper;
-use ganger::keeper::protocol::{Report, Request, Scope, Spawn, Stdin};
+use ganger::keeper::protocol::{Report, Request, Scope, SpawnRequest, Stdin};
 use ganger::keeper::start;
 use ganger::plan::sources::{EnvFiles, Sources, Text};
 use ganger::plan::{Options, Plan, shell};
@@ -92,7 +92,7 @@ struct World {
     chance: Chance,
     plan: Plan,
     supervisor: Supervisor,
-    started: Option<start::Started>,
+    started: Option<start::StartedKeeper>,
     pid: Pid,
     /// Whether everything is coming to its end.
     ending: bool,
@@ -101,7 +101,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let plan = plan([2, 1, 1, 1], 0);
-        let started = start::start(false).unwrap();
+        let started = start::start_keeper(false).unwrap();
         let supervisor = Supervisor::new(&plan, seed);
         Self {
             chance: Chance(seed),
@@ -130,7 +130,7 @@ impl World {
             self.next(&mut keeper).await;
         }
         assert_eq!(system::children(self.pid), Vec::<i32>::new());
-        keeper.leave();
+        keeper.shut_down();
     }
 
     fn step(&mut self, keeper: &mut Keeper, done: &mut Done) {
@@ -176,7 +176,7 @@ impl World {
                         [key.as_encoded_bytes(), b"=", var.value.as_encoded_bytes()].concat()
                     };
                     let argv = shell::argv(&self.plan.shell, &process.command);
-                    let spawn = Spawn {
+                    let spawn = SpawnRequest {
                         id: id.into(),
                         argv: argv.into_iter().map(OsString::into_encoded_bytes).collect(),
                         env: process.environment().into_iter().map(pair).collect(),
@@ -185,7 +185,7 @@ impl World {
                         listener: None,
                     };
                     let null = File::options().write(true).open("/dev/null").unwrap();
-                    keeper.ask(Request::Spawn(spawn), vec![null.into()]);
+                    keeper.send_request(Request::Spawn(spawn), vec![null.into()]);
                     continue;
                 }
                 Action::Await(..) | Action::Probe(..) | Action::Forget(_) => continue,
@@ -199,12 +199,12 @@ impl World {
                 }
                 Action::StopStrays => {
                     self.ending = true;
-                    Request::StopStrays
+                    Request::StopOrphans
                 }
                 Action::Sweep => Request::Sweep,
                 Action::Say(_) => continue,
             };
-            keeper.ask(request, Vec::new());
+            keeper.send_request(request, Vec::new());
         }
     }
 
@@ -213,17 +213,17 @@ impl World {
         let deadline =
             self.supervisor.deadline().unwrap_or(Instant::now() + Duration::from_secs(20));
         let event = tokio::select! {
-            report = keeper.next() => match report.unwrap() {
+            report = keeper.next_report() => match report.unwrap() {
                 Report::Spawned { id, pid } => Event::Spawned(id.into(), pid),
                 Report::Exited { id, wait, left } => Event::Exited(id.into(), wait.into(), left),
-                Report::Empty { id } => Event::Empty(id.into()),
-                Report::Strays { left } => Event::Strays(left),
+                Report::GroupEmpty { id } => Event::Empty(id.into()),
+                Report::Orphans { left } => Event::Strays(left),
                 Report::Swept { left } => Event::Swept(left),
                 Report::Cancelled { id } => Event::Exited(id.into(), Exit::Cancelled, Vec::new()),
                 Report::StartHangs { .. } => return,
                 report @ (Report::SpawnFailed { .. }
                 | Report::Suspended
-                | Report::Answered { .. }
+                | Report::Progress { .. }
                 | Report::Pong(_)
                 | Report::Isolated(_)) => panic!("{report:?}"),
             },

@@ -116,13 +116,13 @@ impl Engine {
         let Ready::Command(command) = &process.ready else { return Ok(()) };
         let null = File::options().write(true).open("/dev/null")?;
         let spawn = launch::spawn(id.check(), process, command, &self.plan.shell, false)?;
-        self.keeper.ask(Request::Spawn(spawn), vec![null.into()]);
+        self.keeper.send_request(Request::Spawn(spawn), vec![null.into()]);
         Ok(())
     }
 
     pub(super) fn end_check(&mut self, id: ProcessId) {
         let (id, signal, scope) = (id.check(), libc::SIGKILL, Scope::All);
-        self.keeper.ask(Request::Stop { id, signal, scope }, Vec::new());
+        self.keeper.send_request(Request::Stop { id, signal, scope }, Vec::new());
     }
 
     /// The command that says whether a process is ready has ended, or never began.

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, raise};
 use tokio::time::timeout;
 
 use super::Engine;
-use crate::keeper::client::Lost;
+use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::{Report, Request};
 use crate::logs::format::colors;
 use crate::plan::Plan;
@@ -71,10 +71,10 @@ impl Engine {
             Asked::Stop(signal) => self.happen(Event::Asked(signal)),
             Asked::Forward(signal) => self.signal_all(signal),
             Asked::Status => self.say_status(),
-            Asked::Resume => self.keeper.ask(Request::Resume, Vec::new()),
+            Asked::Resume => self.keeper.send_request(Request::Resume, Vec::new()),
             // It takes a while, and is done by the loop itself.
             Asked::Suspend => {}
-            Asked::Keeper => self.keeper.check(),
+            Asked::Keeper => self.keeper.handle_sigchld(),
         }
     }
 
@@ -87,18 +87,18 @@ impl Engine {
     fn signal(&mut self, signal: Signal, to: impl Fn(&str) -> bool) {
         for id in self.supervisor.running(to) {
             let request = Request::Signal { id: id.into(), signal: signal as i32 };
-            self.keeper.ask(request, Vec::new());
+            self.keeper.send_request(request, Vec::new());
         }
     }
 
     /// Suspends all processes, and then ganger. They are in sessions of their own, where
     /// SIGTSTP has no effect.
-    pub(super) async fn suspend(&mut self) -> Result<(), Lost> {
-        self.keeper.ask(Request::Suspend, Vec::new());
+    pub(super) async fn suspend(&mut self) -> Result<(), KeeperError> {
+        self.keeper.send_request(Request::Suspend, Vec::new());
         let mut meanwhile = Vec::new();
         let suspended = timeout(SUSPEND_TIMEOUT, async {
             loop {
-                match self.keeper.next().await? {
+                match self.keeper.next_report().await? {
                     Report::Suspended => return Ok(()),
                     other => meanwhile.push(other),
                 }

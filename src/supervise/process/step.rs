@@ -143,7 +143,7 @@ impl Process {
             Patience::Whole => self.plan.ready_timeout,
             Patience::Left(left) => left,
             Patience::Until(until) => until.saturating_duration_since(now),
-            Patience::Lost => return None,
+            Patience::KeeperError => return None,
         };
         self.patience = Patience::Until(now + left);
         left.is_zero().then(|| self.lose_patience(actions))

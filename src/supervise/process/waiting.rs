@@ -83,7 +83,7 @@ impl Process {
         }
         actions.push(Action::Probe(self.id(), Arc::clone(&self.plan)));
         match self.patience {
-            Patience::Lost => Readiness::Late,
+            Patience::KeeperError => Readiness::Late,
             Patience::Until(until) => Readiness::Awaited { until },
             Patience::Left(left) => Readiness::Awaited { until: now + left },
             Patience::Whole => Readiness::Awaited { until: now + self.plan.ready_timeout },
@@ -92,7 +92,7 @@ impl Process {
 
     /// Whether nobody waits for it to become ready any longer.
     pub(in crate::supervise) fn is_late(&self) -> bool {
-        self.patience == Patience::Lost
+        self.patience == Patience::KeeperError
     }
 
     /// Why others can't count on it.
@@ -144,7 +144,7 @@ impl Process {
 
     /// It takes too long, be it one life that does or many short ones.
     pub(in crate::supervise) fn lose_patience(&mut self, actions: &mut Vec<Action>) -> Consequence {
-        self.patience = Patience::Lost;
+        self.patience = Patience::KeeperError;
         let name = self.name().to_owned();
         let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
         let (after, tried) = (self.plan.ready_timeout, self.tried.clone());

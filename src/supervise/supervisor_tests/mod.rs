@@ -139,6 +139,6 @@ impl Bench {
     }
 }
 
-fn member(pid: i32) -> Member {
-    Member { pid, name: "x".into() }
+fn member(pid: i32) -> Descendant {
+    Descendant { pid, name: "x".into() }
 }

@@ -263,7 +263,7 @@ fn what_is_still_starting_is_stopped_too() {
     b.spawned(0);
     b.on(Event::Strays(vec![]));
     let errno = nix::errno::Errno::ENOENT;
-    let not_started = Exit::NotStarted { step: crate::keeper::protocol::Step::Exec, errno };
+    let not_started = Exit::NotStarted { step: crate::keeper::protocol::SpawnStep::Exec, errno };
     b.exited(1, not_started);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Swept]);
 }

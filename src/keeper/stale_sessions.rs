@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getpid};
 use super::COMM;
 use super::kill::{SWEEP_TIMEOUT, send};
 use super::process_table::{self, Environment, ProcStat};
-use super::protocol::{MARK, Member};
+use super::protocol::{Descendant, SESSION_VAR};
 
 /// Whether the process of this identity runs.
 fn is_alive(identity: &str) -> bool {
@@ -27,22 +27,23 @@ fn is_alive(identity: &str) -> bool {
 
 /// Says, as long as it stands, that a ganger and its keeper are at work.
 #[derive(Debug)]
-pub struct Trace(PathBuf);
+pub struct SessionMarker(PathBuf);
 
-impl Trace {
+impl SessionMarker {
     /// A trace in `folder` of this process and its keeper.
-    pub fn leave(folder: &Path, keeper: Pid) -> io::Result<Self> {
+    pub fn create(folder: &Path, keeper: Pid) -> io::Result<Self> {
         let gone = || io::Error::other("the keeper is gone");
-        let (us, keeper) = (process_table::identity(getpid()), process_table::identity(keeper));
+        let (us, keeper) =
+            (process_table::identity_text(getpid()), process_table::identity_text(keeper));
         let (us, keeper) = (us.ok_or_else(gone)?, keeper.ok_or_else(gone)?);
-        let here = process_table::namespace(getpid()).ok_or_else(gone)?;
+        let here = process_table::pid_namespace(getpid()).ok_or_else(gone)?;
         let path = folder.join(format!("{here}_{us}_{keeper}"));
         File::create(&path)?;
         Ok(Self(path))
     }
 }
 
-impl Drop for Trace {
+impl Drop for SessionMarker {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
@@ -51,10 +52,10 @@ impl Drop for Trace {
 /// Kills what is left of all sessions that left a trace in `folder` and are dead, and
 /// returns what it found.
 #[must_use]
-pub fn sweep(folder: &Path) -> Vec<Member> {
-    let Some(here) = process_table::namespace(getpid()) else { return Vec::new() };
+pub fn kill_stale_orphans(folder: &Path) -> Vec<Descendant> {
+    let Some(here) = process_table::pid_namespace(getpid()) else { return Vec::new() };
     let mut dead = Vec::new();
-    let mut traces = Vec::new();
+    let mut markers = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let [namespace, ganger, keeper] = name.split('_').collect::<Vec<_>>()[..]
@@ -63,7 +64,7 @@ pub fn sweep(folder: &Path) -> Vec<Member> {
             && !is_alive(keeper)
         {
             dead.push(format!("{here}_{keeper}"));
-            traces.push(Trace(entry.path()));
+            markers.push(SessionMarker(entry.path()));
         }
     }
     if dead.is_empty() {
@@ -73,17 +74,17 @@ pub fn sweep(folder: &Path) -> Vec<Member> {
 }
 
 /// Kills the orphans of dead sessions, wherever they are, and returns what it found.
-pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Member> {
+pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Descendant> {
     let since = Instant::now();
-    let mut found: Vec<Member> = Vec::new();
+    let mut found: Vec<Descendant> = Vec::new();
     loop {
-        let left = orphans(&marked(sessions));
+        let left = orphans(&find_marked(sessions));
         if left.is_empty() || since.elapsed() > SWEEP_TIMEOUT {
             return found;
         }
         for stat in left {
             let _ = send(&stat, libc::SIGKILL);
-            let member = stat.member();
+            let member = stat.to_descendant();
             if !found.contains(&member) {
                 found.push(member);
             }
@@ -94,25 +95,31 @@ pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Member> {
 
 /// What lives and has the marker of one of these sessions, each with its parent. A shell
 /// that was left may be where this ganger was started: its ancestors are none of them.
-fn marked(sessions: &[String]) -> Vec<Marked> {
+fn find_marked(sessions: &[String]) -> Vec<MarkedProcess> {
     let parent = |pid: &Pid| process_table::stat(*pid).map(|stat| stat.parent);
     let ours: Vec<Pid> = std::iter::successors(Some(getpid()), parent).collect();
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let has_marker = |pid: &Pid| {
-        let Environment::With(marker) = process_table::variable(*pid, MARK) else { return false };
+        let Environment::With(marker) = process_table::read_variable(*pid, SESSION_VAR) else {
+            return false;
+        };
         marker.split_once('/').is_some_and(|(session, _)| sessions.iter().any(|it| it == session))
     };
     let others = pids.map(Pid::from_raw).filter(|pid| !ours.contains(pid));
     let found = others.filter(has_marker).filter_map(process_table::stat);
     found
         .filter(|stat| stat.alive)
-        .map(|stat| Marked { orphaned: is_orphan(&stat), has_keeper: has_keeper(stat.pid), stat })
+        .map(|stat| MarkedProcess {
+            orphaned: is_orphan(&stat),
+            has_keeper: has_keeper(stat.pid),
+            stat,
+        })
         .collect()
 }
 
 /// A process with the marker of a session that is dead.
-struct Marked {
+struct MarkedProcess {
     stat: ProcStat,
     /// Whether its parent is not the process that started it.
     orphaned: bool,
@@ -134,7 +141,7 @@ fn has_keeper(pid: Pid) -> bool {
 /// Those that nothing looks after: the process that started them is gone. A marker alone
 /// is no proof, because it is inherited: by a shell on a terminal, by the tmux server that
 /// the shell is in, by a nested ganger. These live, with all that is above and below them.
-fn orphans(marked: &[Marked]) -> Vec<ProcStat> {
+fn orphans(marked: &[MarkedProcess]) -> Vec<ProcStat> {
     let at: HashMap<Pid, usize> =
         marked.iter().enumerate().map(|(index, it)| (it.stat.pid, index)).collect();
     let parent = |index: usize| at.get(&marked[index].stat.parent).copied();
@@ -159,7 +166,7 @@ fn orphans(marked: &[Marked]) -> Vec<ProcStat> {
 mod tests {
     use super::*;
 
-    fn process(pid: i32, parent: i32) -> Marked {
+    fn process(pid: i32, parent: i32) -> MarkedProcess {
         let [pid, parent] = [pid, parent].map(Pid::from_raw);
         let (group, session, name) = (pid, pid, "x".to_owned());
         let stat = ProcStat {
@@ -172,21 +179,21 @@ mod tests {
             alive: true,
             name,
         };
-        Marked { stat, orphaned: parent.as_raw() == 1, has_keeper: false }
+        MarkedProcess { stat, orphaned: parent.as_raw() == 1, has_keeper: false }
     }
 
-    fn left(marked: &[Marked]) -> Vec<i32> {
+    fn orphan_pids(marked: &[MarkedProcess]) -> Vec<i32> {
         orphans(marked).iter().map(|stat| stat.pid.as_raw()).collect()
     }
 
     #[test]
     fn orphans_and_their_children_are_left() {
-        assert_eq!(left(&[process(10, 1), process(11, 10), process(12, 11)]), [10, 11, 12]);
+        assert_eq!(orphan_pids(&[process(10, 1), process(11, 10), process(12, 11)]), [10, 11, 12]);
     }
 
     #[test]
     fn what_a_living_process_started_is_not_an_orphan() {
-        assert_eq!(left(&[process(10, 9), process(11, 10), process(20, 1)]), [20]);
+        assert_eq!(orphan_pids(&[process(10, 9), process(11, 10), process(20, 1)]), [20]);
     }
 
     #[test]
@@ -194,13 +201,13 @@ mod tests {
         let mut shell = process(11, 10);
         shell.stat.has_terminal = true;
         // A tmux server, the shell in it, what the shell runs; and an orphan.
-        assert_eq!(left(&[process(10, 1), shell, process(12, 11), process(20, 1)]), [20]);
+        assert_eq!(orphan_pids(&[process(10, 1), shell, process(12, 11), process(20, 1)]), [20]);
     }
 
     #[test]
     fn a_nested_ganger_is_alive() {
         let mut ganger = process(11, 10);
         ganger.has_keeper = true;
-        assert_eq!(left(&[process(10, 1), ganger, process(20, 1)]), [20]);
+        assert_eq!(orphan_pids(&[process(10, 1), ganger, process(20, 1)]), [20]);
     }
 }

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use ganger::keeper::protocol::{Decoder, Report, Request, encode};
-use ganger::logs::lines::{Cutter, Prefix};
+use ganger::logs::lines::{LineSplitter, Prefix};
 use ganger::plan::env::Layer;
 use ganger::plan::formation::{Formation, Wanted, count};
 use ganger::plan::needs::Need;
@@ -122,20 +122,20 @@ pub fn config(bytes: &[u8]) {
 pub fn lines(bytes: &[u8]) {
     let [times, piece, rest @ ..] = bytes else { return };
     let text = rest.repeat(1 + usize::from(*times) * 8);
-    let prefix = Prefix { stamp: b"", line: b"a | ", more: b"a |+" };
+    let prefix = Prefix { stamp: b"", line: b"a | ", continuation: b"a |+" };
     let cut = |piece: usize| {
-        let (mut cutter, mut out) = (Cutter::default(), Vec::new());
+        let (mut splitter, mut out) = (LineSplitter::default(), Vec::new());
         for chunk in text.chunks(piece) {
-            cutter.feed(chunk, prefix, &mut out);
+            splitter.push(chunk, prefix, &mut out);
         }
-        cutter.finish(prefix, &mut out);
+        splitter.finish(prefix, &mut out);
         out
     };
     let out = cut(1 + usize::from(*piece) * 100);
     assert!(out == cut(64 << 10), "the pieces matter");
     let mut joined = Vec::new();
     for line in out.split_inclusive(|&byte| byte == b'\n') {
-        match line.strip_prefix(prefix.more) {
+        match line.strip_prefix(prefix.continuation) {
             Some(more) => {
                 joined.pop();
                 joined.extend_from_slice(more);

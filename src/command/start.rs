@@ -80,7 +80,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         width: 0,
     };
     let show = Show {
-        style: style.fit(plan.processes.iter().map(|process| process.name.as_str())),
+        style: style.fit_names(plan.processes.iter().map(|process| process.name.as_str())),
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
@@ -91,7 +91,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         sockets,
         show,
         colored_notices: use_color(global.color, &std::io::stderr()),
-        recent: start.recent.unwrap_or(logs::recent::KEPT),
+        recent: start.recent.unwrap_or(logs::recent::DEFAULT_RECENT_BYTES),
         keeper,
         background,
         runtime_dir,
@@ -191,7 +191,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         let logs = Logs::start(show.style, run.colored_notices, run.recent)
             .context("failed to start the output")?;
         for notice in run.notices {
-            logs.say(notice);
+            logs.print_message(notice);
         }
         let mut engine = Engine::new(plan, sockets, show, keeper, logs, signals);
         if background.is_some() {

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use super::api::Refusal;
 use super::names;
 use super::planner::Refused;
-use crate::logs::follow::Ended;
+use crate::logs::subscribers::LogsEnded;
 use crate::supervise::command::Stopping;
 
 /// In seconds.
@@ -73,8 +73,8 @@ impl From<Stopping> for Error {
     }
 }
 
-impl From<Ended> for Error {
-    fn from(_: Ended) -> Self {
+impl From<LogsEnded> for Error {
+    fn from(_: LogsEnded) -> Self {
         Stopping.into()
     }
 }

@@ -14,10 +14,10 @@ use super::body::PIECE_BYTES;
 use super::memory::shrink;
 use super::names::kind_of;
 use super::server::InFlight;
-use crate::logs::follow::{Following, Output};
 use crate::logs::format::{Color, Label, Style};
-use crate::logs::lines::Cutter;
-use crate::logs::recent::Reader;
+use crate::logs::lines::LineSplitter;
+use crate::logs::recent::ExcerptReader;
+use crate::logs::subscribers::{Output, Subscription};
 use crate::notice::{Discarded, Notice};
 
 /// So much is cut into lines at once: every byte may be a line, with a prefix.
@@ -35,7 +35,7 @@ pub(super) struct Lines {
     /// The process that wrote last.
     last: Option<(Arc<str>, Label)>,
     /// Lines that have begun, and when they went on.
-    open: HashMap<Arc<str>, (Cutter, SystemTime)>,
+    open: HashMap<Arc<str>, (LineSplitter, SystemTime)>,
     open_bytes: usize,
     out: Vec<u8>,
 }
@@ -57,26 +57,26 @@ impl Lines {
             Some((last, label)) if Arc::ptr_eq(&last, name) => label,
             Some(_) | None => self.label(name),
         };
-        let stamp = self.style.stamp_of(at);
-        let (mut cutter, _) = self.open.remove(name).unwrap_or((Cutter::default(), at));
-        self.open_bytes -= cutter.unfinished();
-        cutter.feed(bytes, label.prefix(&stamp), &mut self.out);
-        if self.open_bytes + cutter.unfinished() > MAX_OPEN_BYTES {
-            cutter.cut(label.prefix(&stamp), &mut self.out);
+        let stamp = self.style.timestamp_at(at);
+        let (mut splitter, _) = self.open.remove(name).unwrap_or((LineSplitter::default(), at));
+        self.open_bytes -= splitter.pending_bytes();
+        splitter.push(bytes, label.prefix(&stamp), &mut self.out);
+        if self.open_bytes + splitter.pending_bytes() > MAX_OPEN_BYTES {
+            splitter.break_line(label.prefix(&stamp), &mut self.out);
         }
-        if cutter.is_open() {
-            self.open_bytes += cutter.unfinished();
-            self.open.insert(Arc::clone(name), (cutter, at));
+        if splitter.is_mid_line() {
+            self.open_bytes += splitter.pending_bytes();
+            self.open.insert(Arc::clone(name), (splitter, at));
         }
         self.last = Some((Arc::clone(name), label));
     }
 
     /// A process writes nothing more.
     fn end(&mut self, name: &Arc<str>) {
-        if let Some((mut cutter, at)) = self.open.remove(name) {
-            self.open_bytes -= cutter.unfinished();
-            let stamp = self.style.stamp_of(at);
-            cutter.finish(self.label(name).prefix(&stamp), &mut self.out);
+        if let Some((mut splitter, at)) = self.open.remove(name) {
+            self.open_bytes -= splitter.pending_bytes();
+            let stamp = self.style.timestamp_at(at);
+            splitter.finish(self.label(name).prefix(&stamp), &mut self.out);
         }
     }
 
@@ -87,7 +87,7 @@ impl Lines {
             self.end(name);
         }
         let notice = Notice::Discarded { bytes, why: Discarded::Slow };
-        self.out.extend(self.style.notice(&notice.to_string()));
+        self.out.extend(self.style.format_message(&notice.to_string()));
     }
 }
 
@@ -103,8 +103,8 @@ struct Pending {
 /// What was kept, and then what comes, as long as there is something to come.
 pub(super) struct LogBody {
     lines: Lines,
-    kept: Option<(Reader, OwnedSemaphorePermit)>,
-    following: Option<Following>,
+    kept: Option<(ExcerptReader, OwnedSemaphorePermit)>,
+    following: Option<Subscription>,
     pending: Option<Pending>,
     in_flight: InFlight,
     _held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
@@ -114,9 +114,9 @@ impl LogBody {
     /// `held` is what goes with it.
     pub(super) fn new(
         lines: Lines,
-        reader: Reader,
+        reader: ExcerptReader,
         room: OwnedSemaphorePermit,
-        following: Option<Following>,
+        following: Option<Subscription>,
         in_flight: InFlight,
         held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Self {
@@ -185,7 +185,7 @@ impl Body for LogBody {
                 Some(Output::Bytes { name, at, bytes, room }) => {
                     this.pending = Some(Pending { name, at, bytes, start: 0, _room: room });
                 }
-                Some(Output::Lost(bytes)) => this.lines.lose(bytes),
+                Some(Output::Gap(bytes)) => this.lines.lose(bytes),
                 None => return Poll::Ready(None),
             }
         }

@@ -17,9 +17,9 @@ use super::lines::{Lines, LogBody};
 use super::memory::{Memory, shrink};
 use super::names::{Names, kind_of};
 use super::routes::App;
-use crate::logs::follow::{Following, Selection};
 use crate::logs::format::Style;
 use crate::logs::recent::Excerpt;
+use crate::logs::subscribers::{Selection, Subscription};
 use crate::supervise::command::Snapshot;
 
 /// So often it is tried again to find room for what has grown meanwhile.
@@ -57,12 +57,12 @@ pub(super) async fn logs(
     let most = query.n.unwrap_or(usize::MAX);
     let stream = app.stay().await?;
     let snapshot = app.engine.look().await?;
-    let sizes = app.engine.output().sizes().await?;
+    let sizes = app.engine.output().memory_by_process().await?;
     let Chosen { selection, size, memory } = choose(query.names, &snapshot, sizes).await?;
     let kept = if query.follow { Some(app.memory.for_follower(memory)?) } else { None };
     let Taken { excerpt, following, mut room } = take(&app, selection, size, query.follow).await?;
     // Lines are counted on another thread.
-    let reader = spawn_blocking(move || excerpt.read(most, since));
+    let reader = spawn_blocking(move || excerpt.into_reader(most, since));
     let reader = reader.await.map_err(Error::bad_request)?;
     shrink(&mut room, reader.memory());
     let style = Style {
@@ -72,7 +72,7 @@ pub(super) async fn logs(
         width: 0,
     };
     let names = snapshot.processes.iter().map(|status| status.plan.name.as_str());
-    let lines = Lines::new(style.fit(names), Arc::clone(&snapshot.colors));
+    let lines = Lines::new(style.fit_names(names), Arc::clone(&snapshot.colors));
     if following.is_some() {
         connection.follow();
     }
@@ -121,7 +121,7 @@ async fn choose(
 /// What is kept, and what comes.
 struct Taken {
     excerpt: Excerpt,
-    following: Option<Following>,
+    following: Option<Subscription>,
     room: OwnedSemaphorePermit,
 }
 
@@ -137,7 +137,7 @@ async fn take(
         let room = app.memory.for_reader(size).await?;
         let taken = if follow {
             let shared = Arc::clone(app.memory.of_followers());
-            let taken = output.follow(selection, size, shared).await?;
+            let taken = output.subscribe(selection, size, shared).await?;
             taken.map(|(excerpt, following)| (excerpt, Some(following)))
         } else {
             output.excerpt(selection, size).await?.map(|excerpt| (excerpt, None))

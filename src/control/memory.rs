@@ -15,7 +15,7 @@ use crate::logs::recent;
 const TOTAL: &str = "160 MiB";
 
 /// What was kept, for those that read it: as much as there ever is.
-const READERS: usize = recent::MAX_MEMORY;
+const READERS: usize = recent::MAX_RECENT_MEMORY;
 /// Output grows by so much while it is read, or faster than it can be.
 const GROWTH: usize = 256 << 10;
 /// What a follower may be behind, beyond what each has for itself.

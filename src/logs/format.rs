@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::lines::Prefix;
 
-fn time(at: &jiff::Zoned) -> Vec<u8> {
+fn format_time(at: &jiff::Zoned) -> Vec<u8> {
     at.strftime("%H:%M:%S ").to_string().into_bytes()
 }
 
@@ -30,20 +30,20 @@ pub type Color = u8;
 const COLORS: [Color; 10] = [6, 3, 2, 5, 4, 14, 11, 10, 13, 12];
 
 /// The name that ganger itself goes by.
-const GANGER: &str = "ganger";
+const OWN_NAME: &str = "ganger";
 
 /// What stands before the lines of one source.
 #[derive(Clone, Debug)]
 pub struct Label {
     line: Vec<u8>,
-    more: Vec<u8>,
+    continuation: Vec<u8>,
 }
 
 impl Style {
     /// The style for processes of these names; ganger's own has to fit, too.
     #[must_use]
-    pub fn fit<'a>(self, names: impl Iterator<Item = &'a str>) -> Self {
-        let width = names.map(str::len).chain([GANGER.len()]).max().unwrap_or_default();
+    pub fn fit_names<'a>(self, names: impl Iterator<Item = &'a str>) -> Self {
+        let width = names.map(str::len).chain([OWN_NAME.len()]).max().unwrap_or_default();
         Self { width, ..self }
     }
 
@@ -51,7 +51,7 @@ impl Style {
     #[must_use]
     pub fn label(&self, name: &str, color: Color) -> Label {
         if !self.prefix {
-            return Label { line: Vec::new(), more: Vec::new() };
+            return Label { line: Vec::new(), continuation: Vec::new() };
         }
         let label = |bar: &str| {
             let text = format!("{name:<width$} {bar}", width = self.width);
@@ -61,29 +61,29 @@ impl Style {
                 text.into_bytes()
             }
         };
-        Label { line: label("| "), more: label("|+") }
+        Label { line: label("| "), continuation: label("|+") }
     }
 
-    /// A sentence of ganger's own, as lines.
+    /// A message of ganger's own, as lines.
     #[must_use]
-    pub fn notice(&self, sentence: &str) -> Vec<u8> {
+    pub fn format_message(&self, message: &str) -> Vec<u8> {
         let width = if self.prefix { self.width } else { 0 };
         let (bold, plain) = if self.color { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
-        let stamp = String::from_utf8_lossy(&self.stamp()).into_owned();
-        let line = |line| format!("{stamp}{bold}{GANGER:<width$} | {line}{plain}\n");
-        sentence.lines().map(line).collect::<String>().into_bytes()
+        let stamp = String::from_utf8_lossy(&self.timestamp_now()).into_owned();
+        let line = |line| format!("{stamp}{bold}{OWN_NAME:<width$} | {line}{plain}\n");
+        message.lines().map(line).collect::<String>().into_bytes()
     }
 
     /// The time, if lines begin with it.
     #[must_use]
-    pub fn stamp(&self) -> Vec<u8> {
-        if self.timestamp { time(&jiff::Zoned::now()) } else { Vec::new() }
+    pub fn timestamp_now(&self) -> Vec<u8> {
+        if self.timestamp { format_time(&jiff::Zoned::now()) } else { Vec::new() }
     }
 
     /// The same, of another time.
     #[must_use]
-    pub fn stamp_of(&self, at: SystemTime) -> Vec<u8> {
-        let zoned = || jiff::Zoned::try_from(at).map(|at| time(&at)).unwrap_or_default();
+    pub fn timestamp_at(&self, at: SystemTime) -> Vec<u8> {
+        let zoned = || jiff::Zoned::try_from(at).map(|at| format_time(&at)).unwrap_or_default();
         if self.timestamp { zoned() } else { Vec::new() }
     }
 }
@@ -92,7 +92,7 @@ impl Label {
     /// The prefix at the time of `stamp`.
     #[must_use]
     pub fn prefix<'a>(&'a self, stamp: &'a [u8]) -> Prefix<'a> {
-        Prefix { stamp, line: &self.line, more: &self.more }
+        Prefix { stamp, line: &self.line, continuation: &self.continuation }
     }
 }
 
@@ -100,7 +100,7 @@ impl Label {
 /// by its name, so that it is the same from run to run, and no two alike as long
 /// as there are enough.
 #[must_use]
-pub fn colors(types: &[&str], chosen: &[Color]) -> Vec<Color> {
+pub fn assign_colors(types: &[&str], chosen: &[Color]) -> Vec<Color> {
     if !chosen.is_empty() {
         return chosen.iter().copied().cycle().take(types.len()).collect();
     }
@@ -126,9 +126,9 @@ mod tests {
         let style = Style { prefix: true, ..Style::default() };
         let line = |style: Style, name| String::from_utf8(style.label(name, 3).line).unwrap();
         let names = ["web.1", "worker.1"];
-        let style = style.fit(names.into_iter());
+        let style = style.fit_names(names.into_iter());
         assert_eq!(names.map(|name| line(style, name)), ["web.1    | ", "worker.1 | "]);
-        assert_eq!(style.notice("a\nb"), b"ganger   | a\nganger   | b\n");
+        assert_eq!(style.format_message("a\nb"), b"ganger   | a\nganger   | b\n");
         let colored = Style { color: true, ..style };
         assert_eq!(line(colored, "web.1"), "\x1b[38;5;3mweb.1    | \x1b[0m");
         assert_eq!(line(Style::default(), "web.1"), "");
@@ -137,11 +137,11 @@ mod tests {
     #[test]
     fn colours_are_stable_and_distinct() {
         let names = ["web", "worker", "clock", "css", "js", "db", "mail", "cache"];
-        let mut all = colors(&names, &[]);
-        assert_eq!(all, colors(&names, &[]));
+        let mut all = assign_colors(&names, &[]);
+        assert_eq!(all, assign_colors(&names, &[]));
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), names.len());
-        assert_eq!(colors(&names, &[7, 8])[..3], [7, 8, 7]);
+        assert_eq!(assign_colors(&names, &[7, 8])[..3], [7, 8, 7]);
     }
 }

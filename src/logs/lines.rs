@@ -6,7 +6,7 @@ use memchr::{memchr, memchr_iter};
 
 /// A line longer than this continues on a line of its own, so that memory stays
 /// bounded and nobody waits for its end.
-pub const LONGEST: usize = 64 << 10;
+pub const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// What stands before a line.
 #[derive(Clone, Copy, Debug)]
@@ -16,49 +16,49 @@ pub struct Prefix<'a> {
     /// Before the beginning of a line.
     pub line: &'a [u8],
     /// Before the continuation of one.
-    pub more: &'a [u8],
+    pub continuation: &'a [u8],
 }
 
 /// How much of the current line has been put out.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum Begun {
+enum RowState {
     #[default]
-    Not,
+    NotStarted,
     /// Some of it, and the rest can follow on the same row.
     Open,
     /// Some of it, and something else stands behind it.
-    Broken,
+    Interrupted,
 }
 
 /// The unfinished line of one source.
 #[derive(Debug, Default)]
-pub struct Cutter {
+pub struct LineSplitter {
     tail: Vec<u8>,
-    begun: Begun,
+    row: RowState,
 }
 
-impl Cutter {
-    /// Takes in a chunk of at most [`LONGEST`] bytes, and appends the lines that
+impl LineSplitter {
+    /// Takes in a chunk of at most [`MAX_LINE_BYTES`] bytes, and appends the lines that
     /// it completes to `out`.
-    pub fn feed(&mut self, chunk: &[u8], prefix: Prefix, out: &mut Vec<u8>) {
+    pub fn push(&mut self, chunk: &[u8], prefix: Prefix, out: &mut Vec<u8>) {
         let Some(first) = memchr(b'\n', chunk) else {
             self.tail.extend_from_slice(chunk);
-            self.cut_long(prefix, out);
+            self.split_long_line(prefix, out);
             return;
         };
         let (line, rest) = chunk.split_at(first + 1);
         if self.tail.is_empty() {
-            self.begin(prefix, out);
+            self.write_prefix(prefix, out);
             out.extend_from_slice(line);
         } else {
             self.tail.extend_from_slice(&line[..first]);
-            self.cut_long(prefix, out);
-            self.begin(prefix, out);
+            self.split_long_line(prefix, out);
+            self.write_prefix(prefix, out);
             out.extend_from_slice(&self.tail);
             out.push(b'\n');
             self.tail = Vec::new();
         }
-        self.begun = Begun::Not;
+        self.row = RowState::NotStarted;
         let mut start = 0;
         for end in memchr_iter(b'\n', rest) {
             out.extend_from_slice(prefix.stamp);
@@ -69,7 +69,7 @@ impl Cutter {
         self.tail.extend_from_slice(&rest[start..]);
     }
 
-    /// Whether there is something that [`Self::show`] would put out.
+    /// Whether there is something that [`Self::flush_partial`] would put out.
     #[must_use]
     pub fn has_partial(&self) -> bool {
         !self.tail.is_empty()
@@ -77,80 +77,80 @@ impl Cutter {
 
     /// Whether something of a line was taken in or put out, but not its end.
     #[must_use]
-    pub fn is_open(&self) -> bool {
-        !self.tail.is_empty() || self.begun != Begun::Not
+    pub fn is_mid_line(&self) -> bool {
+        !self.tail.is_empty() || self.row != RowState::NotStarted
     }
 
     /// How many bytes wait for the end of their line.
     #[must_use]
-    pub fn unfinished(&self) -> usize {
+    pub fn pending_bytes(&self) -> usize {
         self.tail.len()
     }
 
     /// Puts out what waits for the end of its line; the rest continues on a line of its own.
-    pub fn cut(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+    pub fn break_line(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         if !self.tail.is_empty() {
-            self.begin(prefix, out);
+            self.write_prefix(prefix, out);
             out.append(&mut self.tail);
             self.tail = Vec::new();
             out.push(b'\n');
-            self.begun = Begun::Broken;
+            self.row = RowState::Interrupted;
         }
     }
 
     /// Puts out the beginning of a line whose end is still to come (a prompt).
-    pub fn show(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
-        let whole = complete_chars(&self.tail);
+    pub fn flush_partial(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+        let whole = complete_chars_len(&self.tail);
         if whole > 0 {
-            self.begin(prefix, out);
+            self.write_prefix(prefix, out);
             out.extend_from_slice(&self.tail[..whole]);
             self.tail.drain(..whole);
-            self.begun = Begun::Open;
+            self.row = RowState::Open;
         }
     }
 
     /// Something else has been put out behind what was shown.
-    pub fn break_row(&mut self) {
-        if self.begun == Begun::Open {
-            self.begun = Begun::Broken;
+    pub fn interrupt_row(&mut self) {
+        if self.row == RowState::Open {
+            self.row = RowState::Interrupted;
         }
     }
 
     /// Puts out what is left, with the newline that it lacks.
     pub fn finish(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
-        if !self.tail.is_empty() || self.begun == Begun::Open {
-            self.begin(prefix, out);
+        if !self.tail.is_empty() || self.row == RowState::Open {
+            self.write_prefix(prefix, out);
             out.extend_from_slice(&self.tail);
             out.push(b'\n');
         }
         *self = Self::default();
     }
 
-    fn begin(&self, prefix: Prefix, out: &mut Vec<u8>) {
-        let name = match self.begun {
-            Begun::Open => return,
-            Begun::Not => prefix.line,
-            Begun::Broken => prefix.more,
+    fn write_prefix(&self, prefix: Prefix, out: &mut Vec<u8>) {
+        let name = match self.row {
+            RowState::Open => return,
+            RowState::NotStarted => prefix.line,
+            RowState::Interrupted => prefix.continuation,
         };
         out.extend_from_slice(prefix.stamp);
         out.extend_from_slice(name);
     }
 
-    fn cut_long(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
-        while self.tail.len() > LONGEST {
-            let piece = complete_chars(&self.tail[..LONGEST]);
-            self.begin(prefix, out);
+    fn split_long_line(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+        while self.tail.len() > MAX_LINE_BYTES {
+            let piece = complete_chars_len(&self.tail[..MAX_LINE_BYTES]);
+            self.write_prefix(prefix, out);
             out.extend_from_slice(&self.tail[..piece]);
             out.push(b'\n');
             self.tail.drain(..piece);
-            self.begun = Begun::Broken;
+            self.row = RowState::Interrupted;
         }
     }
 }
 
 /// How much of `bytes` can be cut off without cutting a character of UTF-8. What
 /// isn't UTF-8 can be cut anywhere.
-fn complete_chars(bytes: &[u8]) -> usize {
+fn complete_chars_len(bytes: &[u8]) -> usize {
     for back in 1..=bytes.len().min(3) {
         let at = bytes.len() - back;
         let length = match bytes[at] {
@@ -170,51 +170,52 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PREFIX: Prefix = Prefix { stamp: b"", line: b"a | ", more: b"a |+" };
+    const PREFIX: Prefix = Prefix { stamp: b"", line: b"a | ", continuation: b"a |+" };
 
-    fn cut(chunks: &[&[u8]]) -> Vec<u8> {
-        let mut cutter = Cutter::default();
+    fn split(chunks: &[&[u8]]) -> Vec<u8> {
+        let mut splitter = LineSplitter::default();
         let mut out = Vec::new();
-        for chunk in chunks.iter().flat_map(|chunk| chunk.chunks(LONGEST)) {
-            cutter.feed(chunk, PREFIX, &mut out);
+        for chunk in chunks.iter().flat_map(|chunk| chunk.chunks(MAX_LINE_BYTES)) {
+            splitter.push(chunk, PREFIX, &mut out);
         }
-        cutter.finish(PREFIX, &mut out);
+        splitter.finish(PREFIX, &mut out);
         out
     }
 
     #[test]
     fn whole_lines_each_with_its_prefix() {
-        assert_eq!(cut(&[b"one\ntw", b"o\n\nthree"]), b"a | one\na | two\na | \na | three\n");
-        assert_eq!(cut(&[b"\xff\0\r\n"]), b"a | \xff\0\r\n");
-        assert_eq!(cut(&[]), b"");
+        assert_eq!(split(&[b"one\ntw", b"o\n\nthree"]), b"a | one\na | two\na | \na | three\n");
+        assert_eq!(split(&[b"\xff\0\r\n"]), b"a | \xff\0\r\n");
+        assert_eq!(split(&[]), b"");
     }
 
     #[test]
     fn a_long_line_continues_and_no_character_is_cut() {
-        let line = [b"x".repeat(LONGEST - 1).as_slice(), "é!".as_bytes()].concat();
-        let out = cut(&[&line]);
-        let expected = [b"a | ", &line[..LONGEST - 1], b"\na |+", "é!\n".as_bytes()].concat();
+        let line = [b"x".repeat(MAX_LINE_BYTES - 1).as_slice(), "é!".as_bytes()].concat();
+        let out = split(&[&line]);
+        let expected =
+            [b"a | ", &line[..MAX_LINE_BYTES - 1], b"\na |+", "é!\n".as_bytes()].concat();
         assert!(out == expected);
-        let exact = [b"x".repeat(LONGEST).as_slice(), b"\n"].concat();
-        assert!(cut(&[&exact]) == [b"a | ", exact.as_slice()].concat());
+        let exact = [b"x".repeat(MAX_LINE_BYTES).as_slice(), b"\n"].concat();
+        assert!(split(&[&exact]) == [b"a | ", exact.as_slice()].concat());
     }
 
     #[test]
     fn a_prompt_is_shown_and_its_line_goes_on() {
-        let mut cutter = Cutter::default();
+        let mut splitter = LineSplitter::default();
         let mut out = Vec::new();
-        cutter.feed(b"name? ", PREFIX, &mut out);
-        cutter.show(PREFIX, &mut out);
+        splitter.push(b"name? ", PREFIX, &mut out);
+        splitter.flush_partial(PREFIX, &mut out);
         assert_eq!(out, b"a | name? ");
-        cutter.feed(b"joe\n", PREFIX, &mut out);
+        splitter.push(b"joe\n", PREFIX, &mut out);
         assert_eq!(out, b"a | name? joe\n");
-        cutter.feed(b"\xc3", PREFIX, &mut out);
-        cutter.show(PREFIX, &mut out);
+        splitter.push(b"\xc3", PREFIX, &mut out);
+        splitter.flush_partial(PREFIX, &mut out);
         assert_eq!(out, b"a | name? joe\n");
-        cutter.feed(b"\xa9", PREFIX, &mut out);
-        cutter.show(PREFIX, &mut out);
-        cutter.break_row();
-        cutter.feed(b"!\n", PREFIX, &mut out);
+        splitter.push(b"\xa9", PREFIX, &mut out);
+        splitter.flush_partial(PREFIX, &mut out);
+        splitter.interrupt_row();
+        splitter.push(b"!\n", PREFIX, &mut out);
         assert_eq!(out, "a | name? joe\na | éa |+!\n".as_bytes());
     }
 
@@ -237,11 +238,11 @@ mod tests {
                 chunks.push(chunk);
                 rest = after;
             }
-            let out = cut(&chunks);
-            prop_assert!(out == cut(&[&text]));
+            let out = split(&chunks);
+            prop_assert!(out == split(&[&text]));
             let mut joined = Vec::new();
             for line in out.split_inclusive(|&byte| byte == b'\n') {
-                if line.starts_with(PREFIX.more) { joined.pop(); }
+                if line.starts_with(PREFIX.continuation) { joined.pop(); }
                 joined.extend_from_slice(&line[4..]);
             }
             prop_assert!(joined == text);

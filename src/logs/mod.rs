@@ -5,13 +5,13 @@
 //! blocked terminal delays a signal: the mux reads, cuts and queues; a writer
 //! writes. They exchange two buffers, and take commands over a channel.
 
-pub mod follow;
 pub mod format;
 pub mod lines;
 mod mux;
 pub mod recent;
 mod sink;
 mod sources;
+pub mod subscribers;
 mod writer;
 
 use std::io;
@@ -24,19 +24,19 @@ use mio::{Poll, Token, Waker};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::notice::Notice;
-use follow::Queries;
 use format::{Label, Style};
-use mux::{Mux, Setup};
+use mux::{Mux, MuxSetup};
 pub use sources::SourceId;
+use subscribers::OutputQueries;
 
 /// What the mux is told.
 #[derive(Debug)]
 enum Command {
     Add(Box<Addition>),
-    Expect { id: SourceId, text: Box<[u8]> },
+    WatchForText { id: SourceId, text: Box<[u8]> },
     Drain { id: SourceId },
-    Say(Notice),
-    Detach,
+    Print(Notice),
+    ReleaseTerminal,
     Stopping,
     Finish,
 }
@@ -52,13 +52,13 @@ struct Addition {
 
 /// What the mux tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Event {
+pub enum LogEvent {
     /// Nobody reads standard output any more.
     StdoutClosed,
     /// This source has said what was awaited of it.
-    Matched(SourceId),
+    TextMatched(SourceId),
     /// The terminal, if there was one, is let go.
-    Detached,
+    TerminalReleased,
     /// Everything is written, or given up; nothing more comes.
     Finished,
 }
@@ -68,22 +68,22 @@ pub enum Event {
 pub struct Logs {
     commands: Sender<Command>,
     waker: Arc<Waker>,
-    events: UnboundedReceiver<Event>,
-    queries: Queries,
+    events: UnboundedReceiver<LogEvent>,
+    queries: OutputQueries,
 }
 
 impl Logs {
     /// Starts the threads, which write to standard output, and notices to
     /// standard error; `colored` says whether those are. So many bytes are `kept` of
     /// each process.
-    pub fn start(style: Style, colored: bool, kept: usize) -> io::Result<Self> {
+    pub fn start(style: Style, colored: bool, recent_bytes: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let (commands, receive) = channel();
         let (query, queries) = channel();
         let (send, events) = unbounded_channel();
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let setup = Setup {
+        let setup = MuxSetup {
             poll,
             waker: Arc::clone(&waker),
             commands: receive,
@@ -92,63 +92,63 @@ impl Logs {
             style,
             notice_style: Style { color: colored, ..style },
             terminal: stdout.is_terminal(),
-            kept,
+            recent_bytes,
         };
-        let apart = !mux::is_same_file(&stdout, &stderr);
-        let mux = Mux::new(setup, stdout.as_fd(), apart.then(|| stderr.as_fd()))?;
+        let separate = !mux::is_same_file(&stdout, &stderr);
+        let mux = Mux::new(setup, stdout.as_fd(), separate.then(|| stderr.as_fd()))?;
         std::thread::Builder::new().name("mux".into()).stack_size(128 << 10).spawn(|| mux.run())?;
-        let queries = Queries::new(query, Arc::clone(&waker));
+        let queries = OutputQueries::new(query, Arc::clone(&waker));
         Ok(Self { commands, waker, events, queries })
     }
 
     /// Reads from `file`, which must not block, until its end; without a label,
     /// what it reads is only remembered.
-    pub fn add(&self, id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label>) {
+    pub fn add_source(&self, id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label>) {
         self.send(Command::Add(Box::new(Addition { id, name, file, label })));
     }
 
-    /// [`Event::Matched`] follows when this source, which may still be to come, has said
+    /// [`LogEvent::TextMatched`] follows when this source, which may still be to come, has said
     /// `text`; what was awaited of it before no longer is.
-    pub fn expect(&self, id: SourceId, text: &str) {
-        self.send(Command::Expect { id, text: text.as_bytes().into() });
+    pub fn watch_for_text(&self, id: SourceId, text: &str) {
+        self.send(Command::WatchForText { id, text: text.as_bytes().into() });
     }
 
     /// Asks about what is kept, also while nobody reads the stream.
     #[must_use]
-    pub fn queries(&self) -> &Queries {
+    pub fn queries(&self) -> &OutputQueries {
         &self.queries
     }
 
     /// Reads at once what a process that has ended left in its pipe, before
     /// anything that is said later.
-    pub fn drain(&self, id: SourceId) {
+    pub fn drain_source(&self, id: SourceId) {
         self.send(Command::Drain { id });
     }
 
     /// Says something, behind all that was read before.
-    pub fn say(&self, notice: Notice) {
-        self.send(Command::Say(notice));
+    pub fn print_message(&self, notice: Notice) {
+        self.send(Command::Print(notice));
     }
 
     /// Writes what was said so far, and then nothing to a terminal any more;
-    /// [`Event::Detached`] follows.
-    pub fn detach(&self) {
-        self.send(Command::Detach);
+    /// [`LogEvent::TerminalReleased`] follows.
+    pub fn release_terminal(&self) {
+        self.send(Command::ReleaseTerminal);
     }
 
     /// From now on, output that nobody reads is discarded after a while.
-    pub fn stopping(&self) {
+    pub fn begin_stopping(&self) {
         self.send(Command::Stopping);
     }
 
-    /// Reads what is left, and has everything written; [`Event::Finished`] follows.
+    /// Reads what is left, and has everything written; [`LogEvent::Finished`] follows.
     pub fn finish(&self) {
         self.send(Command::Finish);
     }
 
     /// What the mux tells next. Nothing is lost if this is cancelled.
-    pub async fn next(&mut self) -> Event {
-        self.events.recv().await.unwrap_or(Event::Finished)
+    pub async fn next_event(&mut self) -> LogEvent {
+        self.events.recv().await.unwrap_or(LogEvent::Finished)
     }
 
     /// A mux that is gone has said so.

@@ -16,61 +16,61 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::follow::Query;
 use super::format::Style;
-use super::sink::{Sink, Trouble};
-use super::sources::{PIPE_MAX, SourceId, Sources};
-use super::{Addition, Command, Event};
+use super::sink::{Sink, WriteError};
+use super::sources::{MAX_PIPE_BYTES, SourceId, Sources};
+use super::subscribers::LogQuery;
+use super::{Addition, Command, LogEvent};
 use crate::notice::Notice;
 
 const WAKER: Token = Token(usize::MAX);
 const STDOUT: Token = Token(usize::MAX - 1);
 /// Rounds that follow each other faster than this, and bring little, are made
 /// to wait: otherwise a program that writes line by line wakes us for each.
-const SOON: Duration = Duration::from_millis(1);
-const LITTLE: usize = 32 << 10;
-const BREATH: Duration = Duration::from_micros(250);
+const COALESCE_WINDOW: Duration = Duration::from_millis(1);
+const COALESCE_MAX_BYTES: usize = 32 << 10;
+const COALESCE_DELAY: Duration = Duration::from_micros(250);
 /// So many queries are taken in for a round, and answered for so long.
 const MAX_QUERIES: usize = 64;
-const MAX_ANSWER_TIME: Duration = Duration::from_millis(1);
+const MAX_QUERY_TIME: Duration = Duration::from_millis(1);
 
 /// What the thread is made from.
-pub(super) struct Setup {
+pub(super) struct MuxSetup {
     pub(super) poll: Poll,
     pub(super) waker: Arc<Waker>,
     pub(super) commands: Receiver<Command>,
-    pub(super) queries: Receiver<Query>,
-    pub(super) events: UnboundedSender<Event>,
+    pub(super) queries: Receiver<LogQuery>,
+    pub(super) events: UnboundedSender<LogEvent>,
     pub(super) style: Style,
     /// How notices are put out, which may go elsewhere.
     pub(super) notice_style: Style,
     /// Whether the stream goes to a terminal.
     pub(super) terminal: bool,
     /// How much is remembered of each process, in bytes.
-    pub(super) kept: usize,
+    pub(super) recent_bytes: usize,
 }
 
 pub(super) struct Mux {
     poll: Poll,
     waker: Arc<Waker>,
     commands: Receiver<Command>,
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<LogEvent>,
     style: Style,
     notice_style: Style,
     sources: Sources,
     /// What is still to be done, in order.
-    inbox: VecDeque<Task>,
+    tasks: VecDeque<Task>,
     /// What clients ask.
-    queries: Receiver<Query>,
+    queries: Receiver<LogQuery>,
     /// What they asked before the present round began: it is answered once that is done which
     /// the engine has asked for before, as far as there is room.
-    asked: VecDeque<Query>,
+    pending_queries: VecDeque<LogQuery>,
     output: Sink,
     /// Where notices go, if that is elsewhere.
     notices: Option<Sink>,
     stopping: Option<Instant>,
     finished: bool,
-    closed: bool,
+    stdout_closed: bool,
 }
 
 /// A command, or what is left of it: it waits while the queue is full.
@@ -79,17 +79,17 @@ enum Task {
     /// So many bytes, if they are there.
     Drain {
         id: SourceId,
-        most: usize,
+        max_bytes: usize,
     },
-    Say(Notice),
-    Detach,
-    EndAll,
+    Print(Notice),
+    ReleaseTerminal,
+    Finish,
 }
 
 impl Mux {
     /// `notices` is given where it is another file than `output`.
     pub(super) fn new(
-        setup: Setup,
+        setup: MuxSetup,
         output: BorrowedFd,
         notices: Option<BorrowedFd>,
     ) -> io::Result<Self> {
@@ -111,13 +111,13 @@ impl Mux {
             events: setup.events,
             style: setup.style,
             notice_style: setup.notice_style,
-            sources: Sources::new(setup.terminal, setup.kept),
-            inbox: VecDeque::new(),
+            sources: Sources::new(setup.terminal, setup.recent_bytes),
+            tasks: VecDeque::new(),
             queries: setup.queries,
-            asked: VecDeque::new(),
+            pending_queries: VecDeque::new(),
             stopping: None,
             finished: false,
-            closed: false,
+            stdout_closed: false,
         })
     }
 
@@ -135,32 +135,35 @@ impl Mux {
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    STDOUT if event.is_write_closed() || event.is_error() => self.on_closed(),
+                    STDOUT if event.is_write_closed() || event.is_error() => {
+                        self.handle_stdout_closed();
+                    }
                     STDOUT => {}
-                    token => self.sources.on_readable(token, event.is_read_closed()),
+                    token => self.sources.mark_readable(token, event.is_read_closed()),
                 }
             }
             self.take_queries();
             self.take_commands();
-            let stamp = self.style.stamp();
-            self.work(&stamp);
+            let stamp = self.style.timestamp_now();
+            self.run_tasks(&stamp);
             self.answer_queries();
             let read = self.sources.read_round(&stamp, &mut self.output);
             for matched in self.sources.matched.drain(..) {
-                let _ = self.events.send(Event::Matched(matched));
+                let _ = self.events.send(LogEvent::TextMatched(matched));
             }
             self.sources.show_prompts(Instant::now(), &stamp, &mut self.output);
-            self.advance();
+            self.write_queued();
             if read > 0 {
                 let now = Instant::now();
-                let soon = last_round.is_some_and(|last| now.duration_since(last) < SOON);
-                if soon && read < LITTLE {
-                    std::thread::sleep(BREATH);
+                let is_soon =
+                    last_round.is_some_and(|last| now.duration_since(last) < COALESCE_WINDOW);
+                if is_soon && read < COALESCE_MAX_BYTES {
+                    std::thread::sleep(COALESCE_DELAY);
                 }
                 last_round = Some(Instant::now());
             }
         }
-        let _ = self.events.send(Event::Finished);
+        let _ = self.events.send(LogEvent::Finished);
     }
 
     fn is_finished(&self) -> bool {
@@ -174,14 +177,15 @@ impl Mux {
 
     /// How long nothing has to be done if nothing happens.
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
-        let may_detach = matches!(self.inbox.front(), Some(Task::Detach)) && self.is_drained();
-        if may_detach
-            || !self.asked.is_empty()
+        let may_release =
+            matches!(self.tasks.front(), Some(Task::ReleaseTerminal)) && self.is_drained();
+        if may_release
+            || !self.pending_queries.is_empty()
             || (self.sources.has_ready() && !self.output.is_full())
         {
             return Some(Duration::ZERO);
         }
-        let prompt = self.sources.next_prompt();
+        let prompt = self.sources.next_prompt_at();
         let stuck = self.output.deadline(self.stopping, now);
         let notices = self.notices.as_mut().and_then(|sink| sink.deadline(self.stopping, now));
         let next = prompt.into_iter().chain(stuck).chain(notices).min()?;
@@ -191,21 +195,21 @@ impl Mux {
     fn take_commands(&mut self) {
         loop {
             match self.commands.try_recv() {
-                Ok(Command::Add(addition)) => self.inbox.push_back(Task::Add(addition)),
-                Ok(Command::Expect { id, text }) => self.sources.expect(id, text),
+                Ok(Command::Add(addition)) => self.tasks.push_back(Task::Add(addition)),
+                Ok(Command::WatchForText { id, text }) => self.sources.watch_for_text(id, text),
                 Ok(Command::Drain { id }) => {
-                    self.inbox.push_back(Task::Drain { id, most: PIPE_MAX });
+                    self.tasks.push_back(Task::Drain { id, max_bytes: MAX_PIPE_BYTES });
                 }
-                Ok(Command::Say(notice)) => self.inbox.push_back(Task::Say(notice)),
-                Ok(Command::Detach) => self.inbox.push_back(Task::Detach),
+                Ok(Command::Print(notice)) => self.tasks.push_back(Task::Print(notice)),
+                Ok(Command::ReleaseTerminal) => self.tasks.push_back(Task::ReleaseTerminal),
                 // Not in turn: what waits may wait for this.
                 Ok(Command::Stopping) => {
                     self.stopping.get_or_insert_with(Instant::now);
                 }
-                Ok(Command::Finish) => self.inbox.push_back(Task::EndAll),
+                Ok(Command::Finish) => self.tasks.push_back(Task::Finish),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
-                    self.inbox.push_back(Task::EndAll);
+                    self.tasks.push_back(Task::Finish);
                     return;
                 }
             }
@@ -215,47 +219,49 @@ impl Mux {
     /// Answers clients for a while, and then goes on with what is more important.
     fn answer_queries(&mut self) {
         let since = Instant::now();
-        while since.elapsed() < MAX_ANSWER_TIME
-            && let Some(query) = self.asked.pop_front()
+        while since.elapsed() < MAX_QUERY_TIME
+            && let Some(query) = self.pending_queries.pop_front()
         {
-            self.sources.subscribers.answer(query);
+            self.sources.subscribers.answer_query(query);
         }
         self.take_queries();
     }
 
     /// Before the commands are taken that were given before them.
     fn take_queries(&mut self) {
-        if self.asked.is_empty() {
-            self.asked.extend(self.queries.try_iter().take(MAX_QUERIES));
+        if self.pending_queries.is_empty() {
+            self.pending_queries.extend(self.queries.try_iter().take(MAX_QUERIES));
         }
     }
 
     /// Does what was asked for, in order, as far as there is room in the queue.
-    fn work(&mut self, stamp: &[u8]) {
-        while let Some(task) = self.inbox.pop_front() {
+    fn run_tasks(&mut self, stamp: &[u8]) {
+        while let Some(task) = self.tasks.pop_front() {
             match task {
                 Task::Add(addition) => self.sources.add(self.poll.registry(), *addition),
                 // Before anything that is said of its end.
-                Task::Drain { id, most } => {
-                    if let Some(most) = self.sources.drain(id, most, stamp, &mut self.output) {
-                        self.inbox.push_front(Task::Drain { id, most });
+                Task::Drain { id, max_bytes } => {
+                    if let Some(max_bytes) =
+                        self.sources.drain(id, max_bytes, stamp, &mut self.output)
+                    {
+                        self.tasks.push_front(Task::Drain { id, max_bytes });
                         return;
                     }
                 }
-                Task::Say(notice) => self.say(&notice),
-                Task::Detach => {
+                Task::Print(notice) => self.print_message(&notice),
+                Task::ReleaseTerminal => {
                     if !self.is_drained() {
-                        self.inbox.push_front(Task::Detach);
+                        self.tasks.push_front(Task::ReleaseTerminal);
                         return;
                     }
-                    self.detach();
-                    let _ = self.events.send(Event::Detached);
+                    self.release_terminal();
+                    let _ = self.events.send(LogEvent::TerminalReleased);
                 }
                 // What is in the pipes, and not what holds them open.
-                Task::EndAll => {
+                Task::Finish => {
                     self.finished = self.sources.end_all(stamp, &mut self.output);
                     if !self.finished {
-                        self.inbox.push_front(Task::EndAll);
+                        self.tasks.push_front(Task::Finish);
                         return;
                     }
                 }
@@ -263,13 +269,13 @@ impl Mux {
         }
     }
 
-    fn say(&mut self, notice: &Notice) {
-        let bytes = self.notice_style.notice(&notice.to_string());
+    fn print_message(&mut self, notice: &Notice) {
+        let bytes = self.notice_style.format_message(&notice.to_string());
         let sink = match &mut self.notices {
             Some(sink) => sink,
             None => {
                 let out = self.output.queue();
-                self.sources.leave_row(out, out.len());
+                self.sources.start_new_row(out, out.len());
                 &mut self.output
             }
         };
@@ -277,9 +283,9 @@ impl Mux {
     }
 
     /// Lets go of the terminal: its end is none of ganger's business any more.
-    fn detach(&mut self) {
+    fn release_terminal(&mut self) {
         if self.output.is_terminal() {
-            self.sources.forget_prompts();
+            self.sources.disable_prompts();
             let _ = self.poll.registry().deregister(&mut SourceFd(&io::stdout().as_raw_fd()));
         }
         for sink in [&mut self.output].into_iter().chain(&mut self.notices) {
@@ -293,29 +299,29 @@ impl Mux {
         }
     }
 
-    fn on_closed(&mut self) {
+    fn handle_stdout_closed(&mut self) {
         self.output.close();
-        if !self.closed {
-            self.closed = true;
-            let _ = self.events.send(Event::StdoutClosed);
+        if !self.stdout_closed {
+            self.stdout_closed = true;
+            let _ = self.events.send(LogEvent::StdoutClosed);
         }
     }
 
     /// Moves on what is queued.
-    fn advance(&mut self) {
+    fn write_queued(&mut self) {
         let now = Instant::now();
-        let mut trouble = self.output.advance(self.stopping, now);
+        let mut error = self.output.advance(self.stopping, now);
         if self.finished && self.output.is_drained() {
-            trouble = trouble.or_else(|| self.output.take_discarded());
+            error = error.or_else(|| self.output.take_discarded());
         }
-        match trouble {
-            Some(Trouble::Closed) => self.on_closed(),
-            Some(Trouble::Discarded(bytes, why)) => {
+        match error {
+            Some(WriteError::Closed) => self.handle_stdout_closed(),
+            Some(WriteError::Discarded(bytes, why)) => {
                 let notice = Notice::Discarded { bytes, why };
                 if self.notices.is_some() {
-                    self.say(&notice);
-                } else if self.output.is_good() {
-                    self.say(&notice);
+                    self.print_message(&notice);
+                } else if self.output.is_writable() {
+                    self.print_message(&notice);
                     let _ = self.output.advance(self.stopping, now);
                 }
                 // Else it would go where nothing can be written.

@@ -12,9 +12,9 @@ use std::time::SystemTime;
 use memchr::{memchr, memchr_iter, memrchr};
 
 /// So many bytes are kept of each process, unless the user chose another number.
-pub const KEPT: usize = 256 << 10;
+pub const DEFAULT_RECENT_BYTES: usize = 256 << 10;
 /// So much memory is used for all together; what was silent the longest goes first.
-pub const MAX_MEMORY: usize = 64 << 20;
+pub const MAX_RECENT_MEMORY: usize = 64 << 20;
 
 /// The size of a segment, which is less where little is kept.
 const MAX_SEGMENT_BYTES: usize = 32 << 10;
@@ -60,7 +60,7 @@ impl Segment {
 
 /// The last output of one process.
 #[derive(Debug, Default)]
-struct Tail {
+struct ProcessTail {
     /// The last one is written to as long as no reader has it.
     segments: VecDeque<Arc<Segment>>,
     /// So many bytes of the first segment are not kept any more.
@@ -76,43 +76,43 @@ struct Tail {
 
 /// The last output of all processes.
 #[derive(Debug)]
-pub struct Recent {
-    tails: HashMap<Arc<str>, Tail>,
-    kept: usize,
+pub struct RecentOutput {
+    tails: HashMap<Arc<str>, ProcessTail>,
+    max_bytes: usize,
     memory: usize,
     next: u64,
     /// A segment that is free to be used again.
-    spare: Option<Segment>,
+    free_segment: Option<Segment>,
 }
 
-impl Recent {
+impl RecentOutput {
     /// Keeps so many bytes of each process.
     #[must_use]
-    pub fn new(kept: usize) -> Self {
-        Self { tails: HashMap::new(), kept, memory: 0, next: 0, spare: None }
+    pub fn new(max_bytes: usize) -> Self {
+        Self { tails: HashMap::new(), max_bytes, memory: 0, next: 0, free_segment: None }
     }
 
     /// Keeps what a process has written.
     pub fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
-        if bytes.is_empty() || self.kept == 0 {
+        if bytes.is_empty() || self.max_bytes == 0 {
             return;
         }
         if !self.tails.contains_key(name) {
-            self.tails.insert(Arc::clone(name), Tail::default());
+            self.tails.insert(Arc::clone(name), ProcessTail::default());
         }
         let Some(tail) = self.tails.get_mut(name) else { return };
         let number = self.next;
         self.next += 1;
         // Of more than is kept, the end.
-        let (start, end) = bytes.split_at(bytes.len().saturating_sub(self.kept));
+        let (start, end) = bytes.split_at(bytes.len().saturating_sub(self.max_bytes));
         let before = tail.memory;
-        tail.make_room(self.kept - end.len(), &mut self.spare);
+        tail.make_room(self.max_bytes - end.len(), &mut self.free_segment);
         if let Some(last) = start.last() {
             tail.cut = *last != b'\n';
         }
-        tail.append(number, at, end, self.kept, &mut self.spare);
+        tail.append(number, at, end, self.max_bytes, &mut self.free_segment);
         self.memory = self.memory + tail.memory - before;
-        while self.memory > MAX_MEMORY {
+        while self.memory > MAX_RECENT_MEMORY {
             self.drop_oldest();
         }
     }
@@ -125,7 +125,7 @@ impl Recent {
     }
 
     fn drop_oldest(&mut self) {
-        let last = |tail: &Tail| Some(tail.segments.back()?.chunks.last()?.number);
+        let last = |tail: &ProcessTail| Some(tail.segments.back()?.chunks.last()?.number);
         let oldest = self.tails.iter().min_by_key(|(_, tail)| last(tail));
         if let Some(name) = oldest.map(|(name, _)| Arc::clone(name))
             && let Some(tail) = self.tails.remove(&name)
@@ -136,7 +136,7 @@ impl Recent {
 
     /// The processes of which something is kept, and how much memory that takes.
     #[must_use]
-    pub fn sizes(&self) -> Vec<(Arc<str>, usize)> {
+    pub fn memory_by_process(&self) -> Vec<(Arc<str>, usize)> {
         self.tails.iter().map(|(name, tail)| (Arc::clone(name), tail.memory)).collect()
     }
 
@@ -144,28 +144,28 @@ impl Recent {
     /// memory, how much it takes.
     pub fn excerpt(
         &self,
-        mut is_meant: impl FnMut(&Arc<str>) -> bool,
+        mut is_selected: impl FnMut(&Arc<str>) -> bool,
         limit: usize,
     ) -> Result<Excerpt, usize> {
-        let meant = self.tails.iter().filter(|(name, _)| is_meant(name));
-        let meant: Vec<(&Arc<str>, &Tail)> = meant.collect();
-        let memory = meant.iter().map(|(_, tail)| tail.memory).sum();
+        let selected = self.tails.iter().filter(|(name, _)| is_selected(name));
+        let selected: Vec<(&Arc<str>, &ProcessTail)> = selected.collect();
+        let memory = selected.iter().map(|(_, tail)| tail.memory).sum();
         if memory > limit {
             return Err(memory);
         }
-        let part = |(name, tail): (&Arc<str>, &Tail)| Part {
+        let part = |(name, tail): (&Arc<str>, &ProcessTail)| Part {
             name: Arc::clone(name),
             segments: tail.segments.clone(),
             skipped: tail.skipped,
             cut: tail.cut,
         };
-        Ok(Excerpt { parts: meant.into_iter().map(part).collect() })
+        Ok(Excerpt { parts: selected.into_iter().map(part).collect() })
     }
 }
 
-impl Tail {
+impl ProcessTail {
     /// Leaves at most `room` bytes of what is there.
-    fn make_room(&mut self, room: usize, spare: &mut Option<Segment>) {
+    fn make_room(&mut self, room: usize, free_segment: &mut Option<Segment>) {
         while self.length > room {
             let Some(first) = self.segments.front() else { return };
             let there = first.bytes.len() - self.skipped;
@@ -179,7 +179,7 @@ impl Tail {
                 self.skipped = 0;
                 self.chunks -= first.chunks.len();
                 self.memory -= first.memory();
-                *spare = Arc::into_inner(first).or(spare.take());
+                *free_segment = Arc::into_inner(first).or(free_segment.take());
             }
         }
     }
@@ -189,16 +189,16 @@ impl Tail {
         number: u64,
         at: SystemTime,
         bytes: &[u8],
-        kept: usize,
-        spare: &mut Option<Segment>,
+        max_bytes: usize,
+        free_segment: &mut Option<Segment>,
     ) {
-        let size = (kept / SEGMENTS).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
-        let is_exact = self.chunks <= kept / MIN_CHUNK_BYTES + EXACT_CHUNKS;
+        let size = (max_bytes / SEGMENTS).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        let is_exact = self.chunks <= max_bytes / MIN_CHUNK_BYTES + EXACT_CHUNKS;
         let mut rest = bytes;
         while !rest.is_empty() {
             let last = self.segments.back_mut().and_then(Arc::get_mut);
             let Some(segment) = last.filter(|segment| segment.bytes.len() < size) else {
-                let mut segment = spare.take().unwrap_or_default();
+                let mut segment = free_segment.take().unwrap_or_default();
                 segment.bytes.clear();
                 segment.chunks.clear();
                 self.memory += segment.memory();
@@ -245,12 +245,18 @@ impl Excerpt {
     /// Reads the last lines, at most `most`, in the order in which they ended; none that is
     /// older than `since`.
     #[must_use]
-    pub fn read(self, most: usize, since: Option<SystemTime>) -> Reader {
+    pub fn into_reader(self, max_lines: usize, since: Option<SystemTime>) -> ExcerptReader {
         let cursors: Vec<Cursor> = self.parts.into_iter().filter_map(Cursor::new).collect();
-        let mut reader =
-            Reader { cursors, order: BinaryHeap::new(), since, reading: None, skip: 0, memory: 0 };
-        if most < usize::MAX {
-            reader.find_last(most);
+        let mut reader = ExcerptReader {
+            cursors,
+            order: BinaryHeap::new(),
+            since,
+            reading: None,
+            skip: 0,
+            memory: 0,
+        };
+        if max_lines < usize::MAX {
+            reader.skip_to_last_lines(max_lines);
         }
         let next = reader.cursors.iter().enumerate();
         reader.order = next.map(|(at, cursor)| Reverse((cursor.number(), at))).collect();
@@ -260,13 +266,13 @@ impl Excerpt {
 
     /// The last lines, at most `most`, and of each at most `longest` bytes.
     #[must_use]
-    pub fn last_lines(self, most: usize, longest: usize) -> Vec<Vec<u8>> {
-        let mut reader = self.read(most, None);
+    pub fn last_lines(self, max_lines: usize, max_line_bytes: usize) -> Vec<Vec<u8>> {
+        let mut reader = self.into_reader(max_lines, None);
         let mut lines = Vec::new();
         let mut line = Vec::new();
         while let Some(piece) = reader.next_piece() {
             for part in piece.bytes.split_inclusive(|byte| *byte == b'\n') {
-                let room = longest.saturating_sub(line.len());
+                let room = max_line_bytes.saturating_sub(line.len());
                 line.extend_from_slice(&part[..part.len().min(room)]);
                 if part.ends_with(b"\n") {
                     lines.push(std::mem::take(&mut line));
@@ -295,7 +301,7 @@ pub struct Piece<'a> {
 
 /// Reads an excerpt, in small pieces of which each costs little time.
 #[derive(Debug)]
-pub struct Reader {
+pub struct ExcerptReader {
     cursors: Vec<Cursor>,
     /// Those that have something left, by the number of their next chunk.
     order: BinaryHeap<Reverse<(u64, usize)>>,
@@ -309,7 +315,7 @@ pub struct Reader {
 
 /// What a reader does next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Step {
+enum NextStep {
     Read,
     /// It goes on looking for something to read.
     Search,
@@ -418,19 +424,19 @@ impl Cursor {
     }
 
     /// So many lines end there.
-    fn count(&self, place: ChunkPlace) -> usize {
+    fn count_lines(&self, place: ChunkPlace) -> usize {
         memchr_iter(b'\n', self.bytes_of(place).1).count()
     }
 
     /// Where the last line ends that does so in this chunk.
-    fn last_line(&self, place: ChunkPlace) -> Option<Place> {
+    fn last_line_end(&self, place: ChunkPlace) -> Option<Place> {
         let (start, bytes) = self.bytes_of(place);
         let at = memrchr(b'\n', bytes)?;
         Some(Place { segment: place.segment, byte: start + at + 1 })
     }
 
     /// Where the line ends that is the `count`th to do so in this chunk.
-    fn nth_line(&self, place: ChunkPlace, count: usize) -> Option<Place> {
+    fn nth_line_end(&self, place: ChunkPlace, count: usize) -> Option<Place> {
         let (start, bytes) = self.bytes_of(place);
         let at = memchr_iter(b'\n', bytes).nth(count.checked_sub(1)?)?;
         Some(Place { segment: place.segment, byte: start + at + 1 })
@@ -447,11 +453,11 @@ impl Cursor {
     }
 
     /// Leaves out what ends before this chunk.
-    fn go_to(&mut self, first: ChunkPlace) {
+    fn skip_to(&mut self, first: ChunkPlace) {
         let mut place = first;
         while let Some(before) = self.before(place) {
             place = before;
-            if let Some(end) = self.last_line(place) {
+            if let Some(end) = self.last_line_end(place) {
                 self.line = end;
                 break;
             }
@@ -477,7 +483,7 @@ impl Cursor {
     }
 
     /// Reads on, to the end of a segment at most.
-    fn read(&mut self) -> Piece<'_> {
+    fn read_piece(&mut self) -> Piece<'_> {
         let at = self.get(self.chunk).at;
         let Place { segment, byte: start } = self.line;
         let bytes = &self.segments[segment].bytes;
@@ -492,7 +498,7 @@ impl Cursor {
     }
 }
 
-impl Reader {
+impl ExcerptReader {
     /// How much memory is held by what has not been read.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -505,7 +511,7 @@ impl Reader {
 
     /// Goes to the first of the last `most` lines. They are counted from the end on, where
     /// there is little to count if they are few.
-    fn find_last(&mut self, most: usize) {
+    fn skip_to_last_lines(&mut self, max_lines: usize) {
         let mut firsts: Vec<Option<ChunkPlace>> = vec![None; self.cursors.len()];
         let last = |(at, cursor): (usize, &Cursor)| {
             let last = cursor.last();
@@ -516,35 +522,35 @@ impl Reader {
         let (mut count, mut counted) = (0, None);
         while let Some((number, at, place)) = order.pop() {
             // What came at once may lie in two segments.
-            if count >= most && counted != Some(number) {
+            if count >= max_lines && counted != Some(number) {
                 break;
             }
             counted = Some(number);
             firsts[at] = Some(place);
             let cursor = &self.cursors[at];
             if self.is_wanted(cursor.get(place)) {
-                count += cursor.count(place);
+                count += cursor.count_lines(place);
                 count += usize::from(place == cursor.last() && cursor.is_open());
             }
             order.extend(cursor.before(place).map(|it| (cursor.get(it).number, at, it)));
         }
-        self.skip = count.saturating_sub(most);
+        self.skip = count.saturating_sub(max_lines);
         let mut firsts = firsts.into_iter();
         self.cursors.retain_mut(|cursor| {
             let first = firsts.next().flatten();
-            first.inspect(|first| cursor.go_to(*first)).is_some()
+            first.inspect(|first| cursor.skip_to(*first)).is_some()
         });
     }
 
     /// The next piece: some bytes of one process, lines in the order in which they ended.
     /// None at the end.
     pub fn next_piece(&mut self) -> Option<Piece<'_>> {
-        let (at, step) = self.advance()?;
+        let (at, step) = self.find_next()?;
         let cursor = &mut self.cursors[at];
         let is_end = match step {
-            Step::Read => return Some(cursor.read()),
-            Step::Search => false,
-            Step::End => true,
+            NextStep::Read => return Some(cursor.read_piece()),
+            NextStep::Search => false,
+            NextStep::End => true,
         };
         let at = cursor.get(cursor.chunk).at;
         if is_end {
@@ -555,22 +561,22 @@ impl Reader {
     }
 
     /// Goes on to the next thing to read, and says of which cursor.
-    fn advance(&mut self) -> Option<(usize, Step)> {
+    fn find_next(&mut self) -> Option<(usize, NextStep)> {
         let mut scanned = 0;
         loop {
             let Some(at) = self.reading else {
                 let Reverse((_, at)) = self.order.pop()?;
                 self.reading = Some(at);
-                scanned += self.begin(at);
+                scanned += self.begin_chunk(at);
                 continue;
             };
             let cursor = &mut self.cursors[at];
             if cursor.line < cursor.until {
-                return Some((at, Step::Read));
+                return Some((at, NextStep::Read));
             }
             if cursor.is_last {
                 self.reading = None;
-                return Some((at, Step::End));
+                return Some((at, NextStep::End));
             }
             match cursor.after(cursor.chunk) {
                 Some(next) => {
@@ -579,27 +585,27 @@ impl Reader {
                     self.order.push(Reverse((cursor.number(), at)));
                     self.reading = None;
                 }
-                None => self.end(at),
+                None => self.begin_last_line(at),
             }
             if scanned > SCAN_BYTES {
-                return Some((at, Step::Search));
+                return Some((at, NextStep::Search));
             }
         }
     }
 
     /// Begins with the lines that end in the present chunk, and returns how many bytes were
     /// looked through for them.
-    fn begin(&mut self, at: usize) -> usize {
+    fn begin_chunk(&mut self, at: usize) -> usize {
         let cursor = &self.cursors[at];
         let place = cursor.chunk;
         let scanned = cursor.bytes_of(place).1.len();
-        if let Some(end) = cursor.last_line(place) {
+        if let Some(end) = cursor.last_line_end(place) {
             let mut line = cursor.line;
             if !self.is_wanted(cursor.get(place)) {
                 line = end;
             } else if self.skip > 0 {
-                let skipped = self.skip.min(cursor.count(place));
-                line = cursor.nth_line(place, skipped).unwrap_or(line);
+                let skipped = self.skip.min(cursor.count_lines(place));
+                line = cursor.nth_line_end(place, skipped).unwrap_or(line);
                 self.skip -= skipped;
             }
             let cursor = &mut self.cursors[at];
@@ -609,7 +615,7 @@ impl Reader {
     }
 
     /// Ends with what has no end yet.
-    fn end(&mut self, at: usize) {
+    fn begin_last_line(&mut self, at: usize) {
         let cursor = &self.cursors[at];
         let end = cursor.end();
         let mut is_wanted = self.is_wanted(cursor.get(cursor.chunk));
@@ -632,8 +638,13 @@ mod tests {
     use proptest::prelude::*;
 
     /// `NAME LINE`, with a `$` where a process ends.
-    fn shown_since(recent: &Recent, most: usize, since: Option<SystemTime>) -> Vec<String> {
-        let mut reader = recent.excerpt(|_| true, usize::MAX).unwrap().read(most, since);
+    fn shown_since(
+        recent: &RecentOutput,
+        max_lines: usize,
+        since: Option<SystemTime>,
+    ) -> Vec<String> {
+        let mut reader =
+            recent.excerpt(|_| true, usize::MAX).unwrap().into_reader(max_lines, since);
         let mut lines: Vec<String> = Vec::new();
         let mut open: Option<Arc<str>> = None;
         while let Some(piece) = reader.next_piece() {
@@ -657,8 +668,8 @@ mod tests {
         lines
     }
 
-    fn shown(recent: &Recent, most: usize) -> Vec<String> {
-        shown_since(recent, most, None)
+    fn shown(recent: &RecentOutput, max_lines: usize) -> Vec<String> {
+        shown_since(recent, max_lines, None)
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -667,7 +678,7 @@ mod tests {
 
     #[test]
     fn lines_come_in_the_order_in_which_they_ended() {
-        let mut recent = Recent::new(100);
+        let mut recent = RecentOutput::new(100);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         for (name, text) in [(&a, "one\ntw"), (&b, "three\n"), (&a, "o\nfo")] {
             recent.push(name, SystemTime::UNIX_EPOCH, text.as_bytes());
@@ -680,7 +691,7 @@ mod tests {
 
     #[test]
     fn what_is_too_old_is_left_out() {
-        let mut recent = Recent::new(100);
+        let mut recent = RecentOutput::new(100);
         let name: Arc<str> = "a".into();
         recent.push(&name, at(1), b"one\n");
         recent.push(&name, at(2), b"two\n");
@@ -689,7 +700,7 @@ mod tests {
 
     #[test]
     fn many_small_pieces_take_no_more_room_than_their_bytes() {
-        let mut recent = Recent::new(1 << 10);
+        let mut recent = RecentOutput::new(1 << 10);
         let name: Arc<str> = "a".into();
         for _ in 0..10_000 {
             recent.push(&name, SystemTime::UNIX_EPOCH, b"a");
@@ -705,7 +716,7 @@ mod tests {
 
     #[test]
     fn what_a_reader_has_stays_as_it_was() {
-        let mut recent = Recent::new(1000);
+        let mut recent = RecentOutput::new(1000);
         let name: Arc<str> = "a".into();
         recent.push(&name, at(1), b"one\n");
         let before = recent.excerpt(|_| true, usize::MAX).unwrap();
@@ -719,15 +730,15 @@ mod tests {
 
     #[test]
     fn an_excerpt_has_a_limit_and_the_memory_of_all_too() {
-        let mut recent = Recent::new(4 << 20);
+        let mut recent = RecentOutput::new(4 << 20);
         let names: Vec<Arc<str>> = (0..20).map(|at| format!("a.{at}").into()).collect();
         for name in &names {
             for _ in 0..(4 << 10) {
                 recent.push(name, at(1), &[b'x'; 1 << 10]);
             }
         }
-        assert!(recent.memory <= MAX_MEMORY, "{}", recent.memory);
-        let sizes = recent.sizes();
+        assert!(recent.memory <= MAX_RECENT_MEMORY, "{}", recent.memory);
+        let sizes = recent.memory_by_process();
         assert_eq!(recent.memory, sizes.iter().map(|(_, size)| size).sum::<usize>());
         let size = sizes.iter().find(|(name, _)| **name == *names[19]).unwrap().1;
         assert!((4 << 20..5 << 20).contains(&size), "{size}");
@@ -740,9 +751,9 @@ mod tests {
         #[test]
         fn what_is_kept_is_the_end_of_what_was_said(
             pieces in proptest::collection::vec("[a\n]{0,20}", 0..20),
-            kept in 1usize..40,
+            max_bytes in 1usize..40,
         ) {
-            let mut recent = Recent::new(kept);
+            let mut recent = RecentOutput::new(max_bytes);
             let name: Arc<str> = "a".into();
             let text = pieces.concat();
             for piece in &pieces {
@@ -750,7 +761,7 @@ mod tests {
             }
             let lines = recent.excerpt(|_| true, usize::MAX).unwrap().last_lines(usize::MAX, 99);
             let said = lines.concat();
-            let end = &text.as_bytes()[text.len().saturating_sub(kept)..];
+            let end = &text.as_bytes()[text.len().saturating_sub(max_bytes)..];
             // From the first whole line on, or all of it if it was never cut.
             let whole = if end.len() == text.len() || text.as_bytes()[text.len() - end.len() - 1] == b'\n' {
                 end
@@ -764,11 +775,11 @@ mod tests {
         #[test]
         fn lines_are_those_of_a_simple_list(
             pushes in proptest::collection::vec((0usize..3, "[ab\n]{1,3000}", 0u64..9), 1..60),
-            most in prop_oneof![0usize..9, Just(usize::MAX)],
+            max_lines in prop_oneof![0usize..9, Just(usize::MAX)],
             since in proptest::option::of(0u64..9),
         ) {
             let names: Vec<Arc<str>> = (0..3).map(|at| format!("p{at}").into()).collect();
-            let mut recent = Recent::new(1 << 20);
+            let mut recent = RecentOutput::new(1 << 20);
             let mut lines: Vec<(String, u64)> = Vec::new();
             let mut open = vec![(String::new(), 0, 0, 0); 3];
             for (number, (process, text, time)) in pushes.iter().enumerate() {
@@ -790,9 +801,9 @@ mod tests {
                 lines.insert(*place, (format!("{} {line}", names[process]), *time));
             }
             lines.retain(|(_, time)| since.is_none_or(|since| *time >= since));
-            let first = lines.len().saturating_sub(most);
+            let first = lines.len().saturating_sub(max_lines);
             let expected: Vec<String> = lines.drain(first..).map(|(line, _)| line).collect();
-            prop_assert_eq!(shown_since(&recent, most, since.map(at)), expected);
+            prop_assert_eq!(shown_since(&recent, max_lines, since.map(at)), expected);
         }
     }
 }

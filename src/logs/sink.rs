@@ -14,16 +14,16 @@ use super::writer::Writer;
 use crate::notice::Discarded;
 
 /// Nothing more is read while so much waits to be written.
-const LIMIT: usize = 256 << 10;
+const MAX_QUEUE_BYTES: usize = 256 << 10;
 /// So little is written without waking the writer; a pipe takes that much
 /// whole, if it takes anything (pipe(7), `PIPE_BUF`).
-const LITTLE: usize = 4096;
+const MAX_INLINE_BYTES: usize = 4096;
 /// Who reads nothing for so long while ganger is stopping reads no more.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
+const BLOCKED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Something that can't be written.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Trouble {
+pub(super) enum WriteError {
     /// Nobody reads it any more.
     Closed,
     /// So many bytes are lost.
@@ -31,13 +31,13 @@ pub(super) enum Trouble {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Health {
-    Good,
+enum SinkState {
+    Writable,
     /// The system takes no more for now: the disk is full.
     Refused(Errno),
     /// ganger is stopping, and nobody reads. So much is under way, and counted
     /// as lost.
-    Stuck(u64),
+    Blocked(u64),
     /// Nobody will ever read again.
     Closed,
 }
@@ -47,9 +47,9 @@ pub(super) struct Sink {
     writer: Writer,
     pending: Vec<u8>,
     /// Whether writing a little never waits once the file says that it is ready.
-    inline: bool,
+    writes_inline: bool,
     terminal: bool,
-    health: Health,
+    state: SinkState,
     discarded: u64,
 }
 
@@ -60,9 +60,9 @@ impl Sink {
         Ok(Self {
             writer: Writer::start(file, waker)?,
             pending: Vec::new(),
-            inline: matches!(kind, Ok(SFlag::S_IFIFO | SFlag::S_IFREG)),
+            writes_inline: matches!(kind, Ok(SFlag::S_IFIFO | SFlag::S_IFREG)),
             terminal: matches!(kind, Ok(SFlag::S_IFCHR)),
-            health: Health::Good,
+            state: SinkState::Writable,
             discarded: 0,
         })
     }
@@ -74,7 +74,7 @@ impl Sink {
 
     /// Whether nothing more should be appended for now.
     pub(super) fn is_full(&self) -> bool {
-        self.pending.len() >= LIMIT
+        self.pending.len() >= MAX_QUEUE_BYTES
     }
 
     /// Whether it is a terminal.
@@ -83,77 +83,89 @@ impl Sink {
     }
 
     /// Whether it takes what it is given.
-    pub(super) fn is_good(&self) -> bool {
-        self.health == Health::Good
+    pub(super) fn is_writable(&self) -> bool {
+        self.state == SinkState::Writable
     }
 
     /// Whether everything has been written or given up.
     pub(super) fn is_drained(&self) -> bool {
-        match self.health {
-            Health::Stuck(_) | Health::Closed => true,
-            Health::Good | Health::Refused(_) => self.pending.is_empty() && self.writer.is_idle(),
+        match self.state {
+            SinkState::Blocked(_) | SinkState::Closed => true,
+            SinkState::Writable | SinkState::Refused(_) => {
+                self.pending.is_empty() && self.writer.is_idle()
+            }
         }
     }
 
     /// Nobody reads: what comes is dropped without a word.
     pub(super) fn close(&mut self) {
-        self.health = Health::Closed;
+        self.state = SinkState::Closed;
     }
 
     /// When [`Self::advance`] has something to do though nothing happens.
     pub(super) fn deadline(&mut self, stopping: Option<Instant>, now: Instant) -> Option<Instant> {
-        let stuck = self.writer.stuck_since(now)?;
-        match self.health {
-            Health::Good | Health::Refused(_) => Some(stopping?.max(stuck) + STUCK_AFTER),
-            Health::Stuck(_) | Health::Closed => None,
+        let stuck = self.writer.blocked_since(now)?;
+        match self.state {
+            SinkState::Writable | SinkState::Refused(_) => {
+                Some(stopping?.max(stuck) + BLOCKED_TIMEOUT)
+            }
+            SinkState::Blocked(_) | SinkState::Closed => None,
         }
     }
 
     /// Moves the queue on as far as that goes without waiting. `stopping`: since
     /// when ganger is.
-    pub(super) fn advance(&mut self, stopping: Option<Instant>, now: Instant) -> Option<Trouble> {
-        let back = self.writer.take_back();
-        let mut trouble = back.and_then(|written| self.note(written));
+    pub(super) fn advance(
+        &mut self,
+        stopping: Option<Instant>,
+        now: Instant,
+    ) -> Option<WriteError> {
+        let back = self.writer.take_finished();
+        let mut error = back.and_then(|written| self.record_result(written));
         if self.deadline(stopping, now).is_some_and(|deadline| deadline <= now) {
-            let under_way = self.writer.under_way();
-            self.discarded += under_way;
-            self.health = Health::Stuck(under_way);
+            let unwritten = self.writer.unwritten_bytes();
+            self.discarded += unwritten;
+            self.state = SinkState::Blocked(unwritten);
         }
-        match self.health {
-            Health::Closed => self.pending.clear(),
-            Health::Stuck(_) => {
+        match self.state {
+            SinkState::Closed => self.pending.clear(),
+            SinkState::Blocked(_) => {
                 self.discarded += self.pending.len() as u64;
                 self.pending.clear();
             }
-            Health::Good | Health::Refused(_) if self.pending.is_empty() => {}
-            Health::Good | Health::Refused(_) => {
-                let inline = self.inline && self.pending.len() <= LITTLE;
-                match if inline { self.writer.write_now(&self.pending) } else { Ok(false) } {
+            SinkState::Writable | SinkState::Refused(_) if self.pending.is_empty() => {}
+            SinkState::Writable | SinkState::Refused(_) => {
+                let writes_inline = self.writes_inline && self.pending.len() <= MAX_INLINE_BYTES;
+                match if writes_inline {
+                    self.writer.try_write_now(&self.pending)
+                } else {
+                    Ok(false)
+                } {
                     Ok(true) => self.pending.clear(),
-                    Ok(false) => self.writer.hand_over(&mut self.pending, now),
+                    Ok(false) => self.writer.start_batch(&mut self.pending, now),
                     Err(failed) => {
                         self.pending.clear();
-                        trouble = trouble.or(self.note(Err(failed)));
+                        error = error.or(self.record_result(Err(failed)));
                     }
                 }
             }
         }
-        trouble
+        error
     }
 
     /// What was dropped and not yet told.
-    pub(super) fn take_discarded(&mut self) -> Option<Trouble> {
-        let why = match self.health {
-            Health::Refused(errno) => Discarded::Refused(errno.desc().to_owned()),
-            Health::Stuck(_) | Health::Good => Discarded::Blocked,
-            Health::Closed => return None,
+    pub(super) fn take_discarded(&mut self) -> Option<WriteError> {
+        let why = match self.state {
+            SinkState::Refused(errno) => Discarded::Refused(errno.desc().to_owned()),
+            SinkState::Blocked(_) | SinkState::Writable => Discarded::Blocked,
+            SinkState::Closed => return None,
         };
         let bytes = std::mem::take(&mut self.discarded);
-        (bytes > 0).then_some(Trouble::Discarded(bytes, why))
+        (bytes > 0).then_some(WriteError::Discarded(bytes, why))
     }
 
     /// Whether nobody will read any more.
-    fn is_end(&self, errno: Errno) -> bool {
+    fn means_closed(&self, errno: Errno) -> bool {
         match errno {
             Errno::EPIPE | Errno::ENXIO | Errno::ECONNRESET => true,
             // A terminal that has hung up; of a file, it is a disk that fails.
@@ -162,27 +174,27 @@ impl Sink {
         }
     }
 
-    fn note(&mut self, written: Result<(), (usize, Errno)>) -> Option<Trouble> {
-        if let Health::Stuck(under_way) = self.health {
+    fn record_result(&mut self, written: Result<(), (usize, Errno)>) -> Option<WriteError> {
+        if let SinkState::Blocked(unwritten) = self.state {
             // Now it is known what became of it.
-            self.discarded = self.discarded.saturating_sub(under_way);
+            self.discarded = self.discarded.saturating_sub(unwritten);
         }
-        match (self.health, written) {
-            (Health::Good, Ok(())) | (Health::Closed, _) => None,
-            (Health::Refused(_) | Health::Stuck(_), Ok(())) => {
-                let trouble = self.take_discarded();
-                self.health = Health::Good;
-                trouble
+        match (self.state, written) {
+            (SinkState::Writable, Ok(())) | (SinkState::Closed, _) => None,
+            (SinkState::Refused(_) | SinkState::Blocked(_), Ok(())) => {
+                let error = self.take_discarded();
+                self.state = SinkState::Writable;
+                error
             }
-            (_, Err((_, errno))) if self.is_end(errno) => {
-                self.health = Health::Closed;
-                Some(Trouble::Closed)
+            (_, Err((_, errno))) if self.means_closed(errno) => {
+                self.state = SinkState::Closed;
+                Some(WriteError::Closed)
             }
             (before, Err((lost, errno))) => {
                 self.discarded += lost as u64;
-                self.health = Health::Refused(errno);
+                self.state = SinkState::Refused(errno);
                 // Said when it begins, and again with all of it when it ends.
-                if before == Health::Good { self.take_discarded() } else { None }
+                if before == SinkState::Writable { self.take_discarded() } else { None }
             }
         }
     }

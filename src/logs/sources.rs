@@ -12,25 +12,25 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::Addition;
-use super::follow::Subscribers;
 use super::format::Label;
-use super::lines::{Cutter, LONGEST};
+use super::lines::{LineSplitter, MAX_LINE_BYTES};
 use super::sink::Sink;
+use super::subscribers::Subscribers;
 
 /// A source is one life of one process; what that means is the engine's business.
 pub type SourceId = u64;
 
 /// A line whose end does not come is shown after this, on a terminal.
-const PROMPT_AFTER: Duration = Duration::from_millis(100);
+const PROMPT_DELAY: Duration = Duration::from_millis(100);
 /// The most that a pipe holds of what an ended process wrote.
-pub(super) const PIPE_MAX: usize = 1 << 20;
+pub(super) const MAX_PIPE_BYTES: usize = 1 << 20;
 
 struct Source {
     token: Token,
     name: Arc<str>,
     file: File,
     label: Option<Label>,
-    cutter: Cutter,
+    splitter: LineSplitter,
     /// When a line that is still unfinished is shown.
     show_at: Option<Instant>,
     /// Whether there may be something to read.
@@ -42,29 +42,29 @@ struct Source {
 }
 
 /// Something that is still to be said; colours and the like are no part of it.
-struct Awaited {
+struct TextWatch {
     text: Box<[u8]>,
     /// The end of what came last, where a part of it may stand.
     end: Vec<u8>,
     strip: StripBytes,
 }
 
-impl Awaited {
+impl TextWatch {
     fn new(text: Box<[u8]>) -> Self {
         Self { text, end: Vec::new(), strip: StripBytes::new() }
     }
 
     /// Whether these bytes, with those before them, say it.
-    fn is_said(&mut self, bytes: &[u8]) -> bool {
+    fn matches(&mut self, bytes: &[u8]) -> bool {
         let mut seen = std::mem::take(&mut self.end);
         for plain in self.strip.strip_next(bytes) {
             seen.extend_from_slice(plain);
         }
-        let is_said = memchr::memmem::find(&seen, &self.text).is_some();
+        let matches = memchr::memmem::find(&seen, &self.text).is_some();
         let kept = seen.len().min(self.text.len() - 1);
         seen.drain(..seen.len() - kept);
         self.end = seen;
-        is_said
+        matches
     }
 }
 
@@ -81,8 +81,8 @@ pub(super) struct Sources {
     prompts: bool,
     /// Whose unfinished line the cursor stands behind.
     row: Option<SourceId>,
-    /// What is awaited of some.
-    awaited: HashMap<SourceId, Awaited>,
+    /// What is awaited of some sources.
+    text_watches: HashMap<SourceId, TextWatch>,
     /// Those that have said it.
     pub(super) matched: Vec<SourceId>,
     /// What is kept of it, and passed on to clients.
@@ -90,18 +90,18 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    pub(super) fn new(prompts: bool, kept: usize) -> Self {
+    pub(super) fn new(prompts: bool, recent_bytes: usize) -> Self {
         Self {
             by_id: HashMap::new(),
             by_token: HashMap::new(),
             next_token: 0,
             ready: VecDeque::new(),
-            buffer: vec![0; LONGEST],
+            buffer: vec![0; MAX_LINE_BYTES],
             prompts,
             row: None,
-            awaited: HashMap::new(),
+            text_watches: HashMap::new(),
             matched: Vec::new(),
-            subscribers: Subscribers::new(kept),
+            subscribers: Subscribers::new(recent_bytes),
         }
     }
 
@@ -112,20 +112,20 @@ impl Sources {
         let raw = file.as_raw_fd();
         let registered = registry.register(&mut SourceFd(&raw), token, Interest::READABLE);
         debug_assert!(registered.is_ok(), "a pipe can be waited for: {registered:?}");
-        let (file, cutter) = (File::from(file), Cutter::default());
+        let (file, splitter) = (File::from(file), LineSplitter::default());
         let (ready, ending, queued) = (false, false, false);
         let source =
-            Source { token, name, file, label, cutter, show_at: None, ready, ending, queued };
+            Source { token, name, file, label, splitter, show_at: None, ready, ending, queued };
         self.by_id.insert(id, source);
         self.by_token.insert(token, id);
     }
 
-    pub(super) fn expect(&mut self, id: SourceId, text: Box<[u8]>) {
-        self.awaited.insert(id, Awaited::new(text));
+    pub(super) fn watch_for_text(&mut self, id: SourceId, text: Box<[u8]>) {
+        self.text_watches.insert(id, TextWatch::new(text));
     }
 
     /// There is something to read, or `ending`: the end is.
-    pub(super) fn on_readable(&mut self, token: Token, ending: bool) {
+    pub(super) fn mark_readable(&mut self, token: Token, ending: bool) {
         let Some(id) = self.by_token.get(&token) else { return };
         let Some(source) = self.by_id.get_mut(id) else { return };
         source.ready = true;
@@ -141,13 +141,13 @@ impl Sources {
     }
 
     /// From now on, nobody is there to answer them.
-    pub(super) fn forget_prompts(&mut self) {
+    pub(super) fn disable_prompts(&mut self) {
         self.prompts = false;
         self.row = None;
     }
 
     /// When [`Self::show_prompts`] has something to do.
-    pub(super) fn next_prompt(&self) -> Option<Instant> {
+    pub(super) fn next_prompt_at(&self) -> Option<Instant> {
         let sources = self.prompts.then(|| self.by_id.values());
         sources.into_iter().flatten().filter_map(|source| source.show_at).min()
     }
@@ -176,11 +176,11 @@ impl Sources {
     pub(super) fn drain(
         &mut self,
         id: SourceId,
-        most: usize,
+        max_bytes: usize,
         stamp: &[u8],
         to: &mut Sink,
     ) -> Option<usize> {
-        let mut left = most;
+        let mut left = max_bytes;
         loop {
             if to.is_full() {
                 return Some(left);
@@ -195,11 +195,11 @@ impl Sources {
     /// Ends all sources with what is there. True when that is done.
     pub(super) fn end_all(&mut self, stamp: &[u8], to: &mut Sink) -> bool {
         let all: Vec<SourceId> = self.by_id.keys().copied().collect();
-        if !all.iter().all(|id| self.drain(*id, PIPE_MAX, stamp, to).is_none()) {
+        if !all.iter().all(|id| self.drain(*id, MAX_PIPE_BYTES, stamp, to).is_none()) {
             return false;
         }
         for id in all {
-            self.end(id, stamp, to);
+            self.end_source(id, stamp, to);
         }
         true
     }
@@ -209,7 +209,7 @@ impl Sources {
         let source = self.by_id.get_mut(&id)?;
         match source.file.read(&mut self.buffer) {
             Ok(0) => {
-                self.end(id, stamp, to);
+                self.end_source(id, stamp, to);
                 None
             }
             Ok(count) => {
@@ -217,45 +217,51 @@ impl Sources {
                 source.ready = count == self.buffer.len() || source.ending;
                 let bytes = &self.buffer[..count];
                 self.subscribers.publish(&source.name, bytes);
-                if self.awaited.get_mut(&id).is_some_and(|awaited| awaited.is_said(bytes)) {
-                    self.awaited.remove(&id);
+                if self
+                    .text_watches
+                    .get_mut(&id)
+                    .is_some_and(|text_watches| text_watches.matches(bytes))
+                {
+                    self.text_watches.remove(&id);
                     self.matched.push(id);
                 }
-                self.take_in(id, count, stamp, to);
+                self.split_lines(id, count, stamp, to);
                 Some(count)
             }
             Err(error) => {
                 match error.kind() {
                     ErrorKind::WouldBlock => source.ready = false,
                     ErrorKind::Interrupted => {}
-                    _ => self.end(id, stamp, to),
+                    _ => self.end_source(id, stamp, to),
                 }
                 None
             }
         }
     }
 
-    fn take_in(&mut self, id: SourceId, count: usize, stamp: &[u8], to: &mut Sink) {
+    fn split_lines(&mut self, id: SourceId, count: usize, stamp: &[u8], to: &mut Sink) {
         let prompts = self.prompts;
         let buffer = std::mem::take(&mut self.buffer);
-        self.emit(id, to, |source, label, out| {
-            source.cutter.feed(&buffer[..count], label.prefix(stamp), out);
-            let partial = prompts && source.cutter.has_partial();
-            source.show_at = partial.then(|| Instant::now() + PROMPT_AFTER);
+        self.write_row(id, to, |source, label, out| {
+            source.splitter.push(&buffer[..count], label.prefix(stamp), out);
+            let partial = prompts && source.splitter.has_partial();
+            source.show_at = partial.then(|| Instant::now() + PROMPT_DELAY);
         });
         self.buffer = buffer;
     }
 
     /// A source has ended, or nobody waits for its end: its last line goes out.
     /// Closing its file is what takes it out of the poll.
-    fn end(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) {
-        self.emit(id, to, |source, label, out| source.cutter.finish(label.prefix(stamp), out));
+    fn end_source(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) {
+        self.write_row(id, to, |source, label, out| {
+            source.splitter.finish(label.prefix(stamp), out);
+        });
         self.row.take_if(|row| *row == id);
         if let Some(source) = self.by_id.remove(&id) {
             self.by_token.remove(&source.token);
-            self.subscribers.end(&source.name);
+            self.subscribers.end_process(&source.name);
         }
-        self.awaited.remove(&id);
+        self.text_watches.remove(&id);
         self.ready.retain(|ready| *ready != id);
     }
 
@@ -268,15 +274,15 @@ impl Sources {
         let due: Vec<SourceId> =
             self.by_id.iter().filter(|(_, source)| due(source)).map(|(id, _)| *id).collect();
         for id in due {
-            self.emit(id, to, |source, label, out| {
+            self.write_row(id, to, |source, label, out| {
                 source.show_at = None;
-                source.cutter.show(label.prefix(stamp), out);
+                source.splitter.flush_partial(label.prefix(stamp), out);
             });
         }
     }
 
     /// Has a source put something out, on a row of its own.
-    fn emit(
+    fn write_row(
         &mut self,
         id: SourceId,
         to: &mut Sink,
@@ -293,17 +299,17 @@ impl Sources {
         }
         let unfinished = out.last() != Some(&b'\n');
         if self.row.is_some_and(|row| row != id) {
-            self.leave_row(out, start);
+            self.start_new_row(out, start);
         }
         self.row = unfinished.then_some(id);
     }
 
     /// Begins a new row at `at`, if the cursor stands behind an unfinished line.
-    pub(super) fn leave_row(&mut self, out: &mut Vec<u8>, at: usize) {
+    pub(super) fn start_new_row(&mut self, out: &mut Vec<u8>, at: usize) {
         if let Some(row) = self.row.take() {
             out.insert(at, b'\n');
             if let Some(source) = self.by_id.get_mut(&row) {
-                source.cutter.break_row();
+                source.splitter.interrupt_row();
             }
         }
     }

@@ -13,12 +13,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The most that is written at once, so that a slow reader is not taken for one
 /// that has stopped; and to one that has already shown itself slow.
-const PIECE: usize = 64 << 10;
-const SMALL_PIECE: usize = 4 << 10;
-const SLOW: Duration = Duration::from_millis(100);
+const MAX_WRITE_BYTES: usize = 64 << 10;
+const SLOW_WRITE_BYTES: usize = 4 << 10;
+const SLOW_WRITE_AFTER: Duration = Duration::from_millis(100);
 
 /// A batch of output that comes back when it has been written.
-struct Job {
+struct Batch {
     bytes: Vec<u8>,
     /// Or how much of it could not be, and why.
     written: Result<(), (usize, Errno)>,
@@ -27,85 +27,97 @@ struct Job {
 /// A file that a thread writes to, one batch at a time.
 pub(super) struct Writer {
     file: Arc<OwnedFd>,
-    jobs: Sender<Job>,
-    done: Receiver<Job>,
+    batches: Sender<Batch>,
+    done: Receiver<Batch>,
     /// The buffer that isn't under way.
-    spare: Option<Vec<u8>>,
+    free_buffer: Option<Vec<u8>>,
     /// Bytes written; tells waiting from standing still.
     progress: Arc<AtomicU64>,
-    seen: (u64, Instant),
+    last_progress: (u64, Instant),
     /// What `progress` will be when the batch under way is written.
-    goal: u64,
+    progress_when_done: u64,
 }
 
 impl Writer {
     /// Starts a thread that writes to `file`, and wakes `waker` after each batch.
     pub(super) fn start(file: BorrowedFd, waker: Arc<Waker>) -> io::Result<Self> {
         let file = Arc::new(file.try_clone_to_owned()?);
-        let (jobs, receive) = channel::<Job>();
+        let (batches, receive) = channel::<Batch>();
         let (finished, done) = channel();
         let progress = Arc::new(AtomicU64::new(0));
         let (theirs, count) = (Arc::clone(&file), Arc::clone(&progress));
         std::thread::Builder::new().name("writer".into()).stack_size(64 << 10).spawn(
             move || {
-                while let Ok(mut job) = receive.recv() {
-                    job.written = write_all(theirs.as_fd(), &job.bytes, &count);
-                    if finished.send(job).is_err() || waker.wake().is_err() {
+                while let Ok(mut batch) = receive.recv() {
+                    batch.written = write_all(theirs.as_fd(), &batch.bytes, &count);
+                    if finished.send(batch).is_err() || waker.wake().is_err() {
                         return;
                     }
                 }
             },
         )?;
-        let seen = (0, Instant::now());
-        Ok(Self { file, jobs, done, spare: Some(Vec::new()), progress, seen, goal: 0 })
+        let last_progress = (0, Instant::now());
+        Ok(Self {
+            file,
+            batches,
+            done,
+            free_buffer: Some(Vec::new()),
+            progress,
+            last_progress,
+            progress_when_done: 0,
+        })
     }
 
     /// Whether the next batch would be written at once.
     pub(super) fn is_idle(&self) -> bool {
-        self.spare.is_some()
+        self.free_buffer.is_some()
     }
 
     /// Has what is in `bytes` written, and leaves an empty buffer there. Only
     /// when idle.
-    pub(super) fn hand_over(&mut self, bytes: &mut Vec<u8>, now: Instant) {
-        if let Some(spare) = self.spare.take() {
-            let bytes = std::mem::replace(bytes, spare);
-            self.seen = (self.progress.load(Ordering::Relaxed), now);
-            self.goal = self.seen.0 + bytes.len() as u64;
-            let _ = self.jobs.send(Job { bytes, written: Ok(()) });
+    pub(super) fn start_batch(&mut self, bytes: &mut Vec<u8>, now: Instant) {
+        if let Some(free_buffer) = self.free_buffer.take() {
+            let bytes = std::mem::replace(bytes, free_buffer);
+            self.last_progress = (self.progress.load(Ordering::Relaxed), now);
+            self.progress_when_done = self.last_progress.0 + bytes.len() as u64;
+            let _ = self.batches.send(Batch { bytes, written: Ok(()) });
         }
     }
 
     /// Takes back a batch that has been dealt with: whether it is written, or
     /// else how much of it isn't, and why.
-    pub(super) fn take_back(&mut self) -> Option<Result<(), (usize, Errno)>> {
-        let mut job = self.done.try_recv().ok()?;
-        job.bytes.clear();
-        self.spare = Some(job.bytes);
-        Some(job.written)
+    pub(super) fn take_finished(&mut self) -> Option<Result<(), (usize, Errno)>> {
+        let mut batch = self.done.try_recv().ok()?;
+        batch.bytes.clear();
+        self.free_buffer = Some(batch.bytes);
+        Some(batch.written)
     }
 
     /// How much of the batch under way isn't written yet. A write that waits may
     /// have put some of its piece out already.
-    pub(super) fn under_way(&self) -> u64 {
-        if self.is_idle() { 0 } else { self.goal - self.progress.load(Ordering::Relaxed) }
+    pub(super) fn unwritten_bytes(&self) -> u64 {
+        if self.is_idle() {
+            0
+        } else {
+            self.progress_when_done - self.progress.load(Ordering::Relaxed)
+        }
     }
 
     /// Since when nothing has been written, though there was something to write.
-    pub(super) fn stuck_since(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn blocked_since(&mut self, now: Instant) -> Option<Instant> {
         if self.is_idle() {
             return None;
         }
         let progress = self.progress.load(Ordering::Relaxed);
-        if progress != self.seen.0 {
-            self.seen = (progress, now);
+        if progress != self.last_progress.0 {
+            self.last_progress = (progress, now);
         }
-        Some(self.seen.1)
+        Some(self.last_progress.1)
     }
 
     /// Writes a few bytes here and now, if the file takes them without waiting
     /// and nothing is under way before them. True if they are written.
-    pub(super) fn write_now(&self, bytes: &[u8]) -> Result<bool, (usize, Errno)> {
+    pub(super) fn try_write_now(&self, bytes: &[u8]) -> Result<bool, (usize, Errno)> {
         if !self.is_idle() {
             return Ok(false);
         }
@@ -121,13 +133,13 @@ impl Writer {
 /// Writes all of it, however long that takes; else how much is left, and why.
 fn write_all(file: BorrowedFd, bytes: &[u8], progress: &AtomicU64) -> Result<(), (usize, Errno)> {
     let mut rest = bytes;
-    let mut piece = PIECE;
+    let mut piece = MAX_WRITE_BYTES;
     while !rest.is_empty() {
         let since = Instant::now();
         match nix::unistd::write(file, &rest[..rest.len().min(piece)]) {
             Ok(written) => {
-                if since.elapsed() > SLOW {
-                    piece = SMALL_PIECE;
+                if since.elapsed() > SLOW_WRITE_AFTER {
+                    piece = SLOW_WRITE_BYTES;
                 }
                 rest = &rest[written..];
                 progress.fetch_add(written as u64, Ordering::Relaxed);

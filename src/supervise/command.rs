@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::share::Shared;
 use super::sockets::Sockets;
 use super::supervisor::{Pace, Status};
-use crate::logs::follow::Queries;
 use crate::logs::format::Color;
+use crate::logs::subscribers::OutputQueries;
 use crate::notice::Notice;
 use crate::plan::Plan;
 
@@ -95,7 +95,7 @@ pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     looks: Shared<Snapshot>,
     changes: watch::Receiver<()>,
-    output: Queries,
+    output: OutputQueries,
 }
 
 /// The engine's own end.
@@ -109,7 +109,7 @@ pub(super) struct Commands {
 
 impl Commands {
     /// Needs a tokio runtime.
-    pub(super) fn new(output: Queries) -> Self {
+    pub(super) fn new(output: OutputQueries) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (sender, changes) = watch::channel(());
         let looks = share_looks(commands.clone());
@@ -160,7 +160,7 @@ impl Handle {
 
     /// What processes write.
     #[must_use]
-    pub fn output(&self) -> &Queries {
+    pub fn output(&self) -> &OutputQueries {
         &self.output
     }
 

@@ -29,7 +29,7 @@ use super::supervisor::{Action, Event, ProcessId, Supervisor};
 use super::watch::{Seen, Watch};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
-use crate::logs::format::{Color, Style, colors};
+use crate::logs::format::{Color, Style, assign_colors};
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
 use crate::plan::sources::folder_error;
@@ -56,7 +56,7 @@ pub struct Show {
 /// What the engine waits for.
 enum Occurrence {
     Report(Result<Report, KeeperError>),
-    Logs(logs::Event),
+    Logs(logs::LogEvent),
     Signal(Asked),
     File(Seen),
     Probe(Found),
@@ -118,7 +118,7 @@ impl Engine {
         let seed =
             std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
         Self {
-            colors: colors(&plan.types(), &show.palette),
+            colors: assign_colors(&plan.types(), &show.palette),
             supervisor: Supervisor::new(&plan, seed.into()),
             plan,
             show,
@@ -180,11 +180,11 @@ impl Engine {
         self.logs.finish();
         loop {
             tokio::select! {
-                event = self.logs.next() => match event {
-                    logs::Event::Finished => break,
-                    logs::Event::StdoutClosed
-                    | logs::Event::Matched(_)
-                    | logs::Event::Detached => {}
+                event = self.logs.next_event() => match event {
+                    logs::LogEvent::Finished => break,
+                    logs::LogEvent::StdoutClosed
+                    | logs::LogEvent::TextMatched(_)
+                    | logs::LogEvent::TerminalReleased => {}
                 },
                 asked = self.signals.next() => match asked {
                     // Whoever reads is slow, and the user would not wait.
@@ -208,7 +208,7 @@ impl Engine {
         };
         let occurrence = tokio::select! {
             report = self.keeper.next_report() => Occurrence::Report(report),
-            event = self.logs.next() => Occurrence::Logs(event),
+            event = self.logs.next_event() => Occurrence::Logs(event),
             asked = self.signals.next() => Occurrence::Signal(asked),
             Some(seen) = self.seen.1.recv() => Occurrence::File(seen),
             found = self.probes.next() => Occurrence::Probe(found),
@@ -224,11 +224,15 @@ impl Engine {
             Occurrence::Report(report) => self.on_reports(report?)?,
             Occurrence::Logs(event) => match event {
                 // In the background it outlives whoever it was started by.
-                logs::Event::StdoutClosed if self.outlives_readers => {}
-                logs::Event::StdoutClosed => self.happen(Event::StdoutClosed),
-                logs::Event::Matched(id) => self.on_matched(ChildId(id).into()),
-                logs::Event::Detached => drop(self.detaching.take().map(|tell| tell.send(()))),
-                logs::Event::Finished => {}
+                logs::LogEvent::StdoutClosed if self.outlives_readers => {}
+                logs::LogEvent::StdoutClosed => self.happen(Event::StdoutClosed),
+                logs::LogEvent::TextMatched(id) => self.on_matched(ChildId(id).into()),
+                logs::LogEvent::TerminalReleased => {
+                    if let Some(tell) = self.detaching.take() {
+                        let _ = tell.send(());
+                    }
+                }
+                logs::LogEvent::Finished => {}
             },
             Occurrence::Signal(asked) => self.on_signal(asked),
             Occurrence::File(seen) => self.on_seen(seen),
@@ -295,13 +299,13 @@ impl Engine {
             Action::StopDescendants(id, signal) => self.stop(id, signal, Scope::All),
             Action::StopStrays => {
                 self.keeper.send_request(Request::StopOrphans, Vec::new());
-                self.logs.stopping();
+                self.logs.begin_stopping();
             }
             Action::Sweep => self.keeper.send_request(Request::Sweep, Vec::new()),
             Action::Await(id, process) => self.probes.await_needs(id, &process),
             Action::Probe(id, process) => self.probe(id, process),
             Action::Forget(id) => self.forget(id),
-            Action::Say(notice) => self.logs.say(notice),
+            Action::Say(notice) => self.logs.print_message(notice),
         }
     }
 
@@ -337,7 +341,7 @@ impl Engine {
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
         let label = process.shown.then(|| self.show.style.label(&process.name, color));
-        self.logs.add(ChildId::from(id).0, process.name.as_str().into(), read, label);
+        self.logs.add_source(ChildId::from(id).0, process.name.as_str().into(), read, label);
     }
 
     /// Takes in a report, and those that are there behind it: the supervisor looks at
@@ -380,7 +384,8 @@ impl Engine {
                     && let Some(status) = self.supervisor.find(id.into())
                 {
                     let reason = folder_error(&status.plan.dir, errno);
-                    self.logs.say(Notice::NoFolder { name: status.plan.name.clone(), reason });
+                    self.logs
+                        .print_message(Notice::NoFolder { name: status.plan.name.clone(), reason });
                 }
                 let exit = Exit::NotStarted { step, errno };
                 Some(Event::Exited(id.into(), exit, Vec::new()))
@@ -393,19 +398,19 @@ impl Engine {
             Report::StartHangs { id, pid } => {
                 if let Some(status) = self.supervisor.find(id.into()) {
                     let (name, command) = (status.plan.name.clone(), status.plan.command.clone());
-                    self.logs.say(Notice::StartHangs { name, command, pid });
+                    self.logs.print_message(Notice::StartHangs { name, command, pid });
                 }
                 None
             }
             Report::Exited { id, wait, left } => {
                 // Its last lines come before what is said of its end.
-                self.logs.drain(id.0);
+                self.logs.drain_source(id.0);
                 self.forget(id.into());
                 self.look_for_lack_of_memory(id.into(), wait.into());
                 Some(Event::Exited(id.into(), wait.into(), left))
             }
             Report::GroupEmpty { id } => {
-                self.logs.drain(id.0);
+                self.logs.drain_source(id.0);
                 Some(Event::Empty(id.into()))
             }
             Report::Orphans { left } => Some(Event::Strays(left)),
@@ -448,11 +453,11 @@ impl Engine {
 
     /// Nothing can be supervised any more: everything is killed.
     fn on_keeper_lost(&mut self, lost: KeeperError) -> u8 {
-        self.logs.stopping();
-        self.logs.say(Notice::KeeperLost { lost });
+        self.logs.begin_stopping();
+        self.logs.print_message(Notice::KeeperLost { lost });
         let left = self.keeper.kill_descendants();
         if !left.is_empty() {
-            self.logs.say(Notice::Survivors { left });
+            self.logs.print_message(Notice::Survivors { left });
         }
         self.supervisor.outcome_so_far().code().max(1)
     }

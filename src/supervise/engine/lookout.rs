@@ -32,7 +32,7 @@ impl Engine {
 
     pub(super) fn on_seen(&mut self, seen: Seen) {
         match seen {
-            Seen::Blind(reason) => self.logs.say(Notice::Blind { reason }),
+            Seen::Blind(reason) => self.logs.print_message(Notice::Blind { reason }),
             Seen::Changed(kinds, file) => {
                 let file =
                     file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
@@ -41,7 +41,7 @@ impl Engine {
                 let status = status.filter(|status| kinds.contains(&status.plan.kind));
                 let names: Vec<String> = status.map(|status| status.plan.name.clone()).collect();
                 if !names.is_empty() {
-                    self.logs.say(Notice::Changed { file, names: names.clone() });
+                    self.logs.print_message(Notice::Changed { file, names: names.clone() });
                     self.happen(Event::Restart(names, Pace::AtOnce));
                 }
             }
@@ -53,7 +53,7 @@ impl Engine {
             self.probes.probe(id, &process, pid);
         }
         match &process.ready {
-            Ready::Log(text) => self.logs.expect(ChildId::from(id).0, text),
+            Ready::Log(text) => self.logs.watch_for_text(ChildId::from(id).0, text),
             Ready::Command(_) => drop(self.checks.insert(id, process)),
             Ready::Started | Ready::Port | Ready::Http(_) => {}
         }
@@ -75,7 +75,7 @@ impl Engine {
                 if let Some(status) = self.supervisor.find(id) {
                     let (name, given) = (status.plan.name.clone(), status.plan.port);
                     let given = given.unwrap_or_default();
-                    self.logs.say(Notice::Elsewhere { name, given, found });
+                    self.logs.print_message(Notice::Elsewhere { name, given, found });
                 }
             }
             Found::Taken(id, holder) => {
@@ -83,7 +83,7 @@ impl Engine {
                     let (process, port) = (status.plan.name.clone(), status.plan.port);
                     let (port, holder) = (port.unwrap_or_default(), Some(holder));
                     let taken = Taken { process, port, holder, counts: true };
-                    self.logs.say(Notice::PortTaken { reason: taken.to_string() });
+                    self.logs.print_message(Notice::PortTaken { reason: taken.to_string() });
                 }
             }
             Found::Tried(id, outcome) => self.happen(Event::Tried(id, outcome)),

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::Engine;
 use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::{Report, Request};
-use crate::logs::format::colors;
+use crate::logs::format::assign_colors;
 use crate::plan::Plan;
 use crate::supervise::command::{Command, Snapshot};
 use crate::supervise::signals::Asked;
@@ -47,9 +47,9 @@ impl Engine {
             }
             Command::Detach(detached) => {
                 self.detaching = Some(detached);
-                self.logs.detach();
+                self.logs.release_terminal();
             }
-            Command::Say(notice) => self.logs.say(notice),
+            Command::Say(notice) => self.logs.print_message(notice),
             Command::Quit => self.happen(Event::Quit),
         }
     }
@@ -57,10 +57,10 @@ impl Engine {
     /// What is started from now on is shown by this plan.
     fn adopt(&mut self, plan: Plan, sockets: Sockets) {
         self.sockets = sockets;
-        self.colors = colors(&plan.types(), &self.show.palette);
+        self.colors = assign_colors(&plan.types(), &self.show.palette);
         let names = plan.processes.iter().map(|process| process.name.as_str());
         // Those that run keep their width; none gets narrower.
-        let width = self.show.style.fit(names).width.max(self.show.style.width);
+        let width = self.show.style.fit_names(names).width.max(self.show.style.width);
         self.show.style.width = width;
         self.plan = plan;
         self.watch();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::Engine;
-use crate::logs::follow::Selection;
+use crate::logs::subscribers::Selection;
 use crate::notice::{Notice, time};
 use crate::supervise::exit::{Exit, Failure, Outcome};
 use crate::supervise::oom::OomKills;
@@ -24,13 +24,13 @@ impl Engine {
     pub(super) fn say_first(&mut self) {
         if !self.plan.clashes.is_empty() {
             let (keys, files_win) = (self.plan.clashes.clone(), self.plan.files_win);
-            self.logs.say(Notice::Clash { keys, files_win });
+            self.logs.print_message(Notice::Clash { keys, files_win });
         }
         for advice in self.plan.advice.iter().cloned() {
-            self.logs.say(Notice::Advice(advice));
+            self.logs.print_message(Notice::Advice(advice));
         }
         if !self.plan.unlisted.is_empty() {
-            self.logs.say(Notice::Unlisted { types: self.plan.unlisted.clone() });
+            self.logs.print_message(Notice::Unlisted { types: self.plan.unlisted.clone() });
         }
     }
 
@@ -58,7 +58,7 @@ impl Engine {
             format!("{}{pid}: {state}", status.plan.name)
         };
         let lines = self.supervisor.status().map(line).collect();
-        self.logs.say(Notice::Status { lines });
+        self.logs.print_message(Notice::Status { lines });
     }
 
     /// Says what went wrong, if something did, and returns the exit code.
@@ -71,7 +71,7 @@ impl Engine {
             let others = outcome.stopped.clone();
             if !lines.is_empty() || !others.is_empty() || no_memory {
                 let (name, exit) = (name.clone(), *exit);
-                self.logs.say(Notice::Report { name, exit, no_memory, lines, others });
+                self.logs.print_message(Notice::Report { name, exit, no_memory, lines, others });
             }
         }
         outcome.code()
@@ -86,7 +86,7 @@ impl Engine {
         let Some(status) = self.supervisor.find(id) else { return };
         let name = status.plan.name.clone();
         if killed && self.oom_kills.as_mut().is_some_and(OomKills::have_grown) {
-            self.logs.say(Notice::OutOfMemory { name: name.clone() });
+            self.logs.print_message(Notice::OutOfMemory { name: name.clone() });
             self.out_of_memory.insert(name);
         } else {
             self.out_of_memory.remove(&name);

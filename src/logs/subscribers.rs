@@ -1,7 +1,7 @@
 //! Clients that read output beside the stream itself: what is kept, and what comes.
 //!
 //! They ask the mux directly. An answer costs it no copy of what is kept and no work for each
-//! line, and what a follower does not read in time is counted, and not kept.
+//! line, and what a subscriber does not read in time is counted, and not kept.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,9 +13,9 @@ use std::time::SystemTime;
 use mio::Waker;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::recent::{Excerpt, Recent};
+use super::recent::{Excerpt, RecentOutput};
 
-/// So much may wait for one follower, and so much more where others leave room for it.
+/// So much may wait for one subscriber, and so much more where others leave room for it.
 const QUEUE_BYTES: usize = 256 << 10;
 /// What it takes to keep a piece of output, beside its bytes.
 const PIECE_OVERHEAD: usize = 128;
@@ -58,7 +58,7 @@ impl Selection {
     }
 }
 
-/// Something that a follower reads.
+/// Something that a subscriber reads.
 #[derive(Debug)]
 pub enum Output {
     /// A process wrote this, in pieces of no meaning.
@@ -73,28 +73,28 @@ pub enum Output {
         room: OwnedSemaphorePermit,
     },
     /// So many bytes did not fit.
-    Lost(u64),
+    Gap(u64),
 }
 
 /// What a client asks the mux.
 #[derive(Debug)]
-pub(super) enum Query {
+pub(super) enum LogQuery {
     /// The processes of which something is kept, and how much memory that takes.
-    Sizes(oneshot::Sender<Vec<(Arc<str>, usize)>>),
+    MemoryUse(oneshot::Sender<Vec<(Arc<str>, usize)>>),
     /// What is kept.
-    Take(Box<Take>),
-    /// A follower has left.
-    Forget(u64),
+    Excerpt(Box<ExcerptRequest>),
+    /// A subscriber has left.
+    Unsubscribe(u64),
 }
 
 #[derive(Debug)]
-pub(super) struct Take {
+pub(super) struct ExcerptRequest {
     selection: Selection,
     /// In bytes of memory.
     limit: usize,
-    answer: oneshot::Sender<Result<Excerpt, TooLarge>>,
+    reply: oneshot::Sender<Result<Excerpt, TooLarge>>,
     /// Where what comes behind it goes.
-    follower: Option<(u64, Queue)>,
+    subscriber: Option<(u64, Queue)>,
 }
 
 /// An answer would take so much memory.
@@ -109,9 +109,9 @@ pub struct TooLarge {
 /// The mux is gone: nothing is kept any more, and nothing comes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the output has ended")]
-pub struct Ended;
+pub struct LogsEnded;
 
-/// What waits for a follower, as the mux sees it.
+/// What waits for a subscriber, as the mux sees it.
 #[derive(Debug)]
 struct Queue {
     sender: mpsc::UnboundedSender<Output>,
@@ -121,22 +121,22 @@ struct Queue {
 
 /// Asks the mux; for others than the engine.
 #[derive(Clone, Debug)]
-pub struct Queries {
-    sender: Sender<Query>,
+pub struct OutputQueries {
+    sender: Sender<LogQuery>,
     waker: Arc<Waker>,
-    next_follower: Arc<AtomicU64>,
+    next_subscriber: Arc<AtomicU64>,
 }
 
-impl Queries {
-    pub(super) fn new(sender: Sender<Query>, waker: Arc<Waker>) -> Self {
-        Self { sender, waker, next_follower: Arc::default() }
+impl OutputQueries {
+    pub(super) fn new(sender: Sender<LogQuery>, waker: Arc<Waker>) -> Self {
+        Self { sender, waker, next_subscriber: Arc::default() }
     }
 
     /// The processes of which something is kept, and how much memory that takes.
-    pub async fn sizes(&self) -> Result<Vec<(Arc<str>, usize)>, Ended> {
-        let (answer, sizes) = oneshot::channel();
-        self.send(Query::Sizes(answer))?;
-        sizes.await.map_err(|_| Ended)
+    pub async fn memory_by_process(&self) -> Result<Vec<(Arc<str>, usize)>, LogsEnded> {
+        let (reply, sizes) = oneshot::channel();
+        self.send(LogQuery::MemoryUse(reply))?;
+        sizes.await.map_err(|_| LogsEnded)
     }
 
     /// What is kept of some processes, if that takes at most `limit` bytes of memory.
@@ -144,53 +144,58 @@ impl Queries {
         &self,
         selection: Selection,
         limit: usize,
-    ) -> Result<Result<Excerpt, TooLarge>, Ended> {
-        self.take(selection, limit, None).await
+    ) -> Result<Result<Excerpt, TooLarge>, LogsEnded> {
+        self.request_excerpt(selection, limit, None).await
     }
 
     /// The same, and what they write from then on. Followers that are slow share the room in
     /// `shared`, in bytes.
-    pub async fn follow(
+    pub async fn subscribe(
         &self,
         selection: Selection,
         limit: usize,
         shared: Arc<Semaphore>,
-    ) -> Result<Result<(Excerpt, Following), TooLarge>, Ended> {
-        let number = self.next_follower.fetch_add(1, Ordering::Relaxed);
+    ) -> Result<Result<(Excerpt, Subscription), TooLarge>, LogsEnded> {
+        let number = self.next_subscriber.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::unbounded_channel();
         // From here on the mux is told when this is dropped.
-        let following = Following { number, receiver, queries: self.clone() };
+        let subscription = Subscription { number, receiver, queries: self.clone() };
         let queue = Queue { sender, own: Arc::new(Semaphore::new(QUEUE_BYTES)), shared };
-        let taken = self.take(selection, limit, Some((number, queue))).await?;
-        Ok(taken.map(|excerpt| (excerpt, following)))
+        let taken = self.request_excerpt(selection, limit, Some((number, queue))).await?;
+        Ok(taken.map(|excerpt| (excerpt, subscription)))
     }
 
-    async fn take(
+    async fn request_excerpt(
         &self,
         selection: Selection,
         limit: usize,
-        follower: Option<(u64, Queue)>,
-    ) -> Result<Result<Excerpt, TooLarge>, Ended> {
-        let (answer, excerpt) = oneshot::channel();
-        self.send(Query::Take(Box::new(Take { selection, limit, answer, follower })))?;
-        excerpt.await.map_err(|_| Ended)
+        subscriber: Option<(u64, Queue)>,
+    ) -> Result<Result<Excerpt, TooLarge>, LogsEnded> {
+        let (reply, excerpt) = oneshot::channel();
+        self.send(LogQuery::Excerpt(Box::new(ExcerptRequest {
+            selection,
+            limit,
+            reply,
+            subscriber,
+        })))?;
+        excerpt.await.map_err(|_| LogsEnded)
     }
 
-    fn send(&self, query: Query) -> Result<(), Ended> {
-        self.sender.send(query).map_err(|_| Ended)?;
-        self.waker.wake().map_err(|_| Ended)
+    fn send(&self, query: LogQuery) -> Result<(), LogsEnded> {
+        self.sender.send(query).map_err(|_| LogsEnded)?;
+        self.waker.wake().map_err(|_| LogsEnded)
     }
 }
 
 /// What processes write from some moment on.
 #[derive(Debug)]
-pub struct Following {
+pub struct Subscription {
     number: u64,
     receiver: mpsc::UnboundedReceiver<Output>,
-    queries: Queries,
+    queries: OutputQueries,
 }
 
-impl Following {
+impl Subscription {
     /// The next piece of output; none once ganger has ended.
     pub fn poll_next(
         &mut self,
@@ -200,144 +205,146 @@ impl Following {
     }
 }
 
-impl Drop for Following {
+impl Drop for Subscription {
     fn drop(&mut self) {
         // The mux may be gone before it.
-        let _ = self.queries.send(Query::Forget(self.number));
+        let _ = self.queries.send(LogQuery::Unsubscribe(self.number));
     }
 }
 
 /// Numbers for the names of processes, in the order in which they come up.
 #[derive(Debug, Default)]
-struct Numbers(HashMap<Arc<str>, usize>);
+struct NameNumbers(HashMap<Arc<str>, usize>);
 
-impl Numbers {
-    fn of(&mut self, name: &Arc<str>) -> usize {
+impl NameNumbers {
+    fn number_of(&mut self, name: &Arc<str>) -> usize {
         let next = self.0.len();
         *self.0.entry(Arc::clone(name)).or_insert(next)
     }
 }
 
-/// Whether a follower follows a process.
+/// Whether a subscriber follows a process.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum Follows {
+enum Selected {
     #[default]
     Unknown,
     Yes,
     No,
 }
 
-struct Follower {
+struct Subscriber {
     number: u64,
     rule: Option<Rule>,
     /// By the numbers of their names.
-    follows: Vec<Follows>,
+    selected: Vec<Selected>,
     queue: Queue,
-    lost: u64,
+    missed_bytes: u64,
 }
 
 /// What is kept of the output, and passed on to those that follow it.
 pub(super) struct Subscribers {
-    recent: Recent,
-    followers: Vec<Follower>,
-    numbers: Numbers,
+    recent: RecentOutput,
+    active: Vec<Subscriber>,
+    numbers: NameNumbers,
 }
 
 impl Subscribers {
     /// None yet; so many bytes are kept of each process.
-    pub(super) fn new(kept: usize) -> Self {
-        let numbers = Numbers::default();
-        Self { recent: Recent::new(kept), followers: Vec::new(), numbers }
+    pub(super) fn new(recent_bytes: usize) -> Self {
+        let numbers = NameNumbers::default();
+        Self { recent: RecentOutput::new(recent_bytes), active: Vec::new(), numbers }
     }
 
     /// A process has written something.
     pub(super) fn publish(&mut self, name: &Arc<str>, bytes: &[u8]) {
         let at = SystemTime::now();
         self.recent.push(name, at, bytes);
-        if self.followers.is_empty() {
+        if self.active.is_empty() {
             return;
         }
-        let number = self.numbers.of(name);
+        let number = self.numbers.number_of(name);
         let mut shared: Option<Arc<[u8]>> = None;
-        for follower in &mut self.followers {
-            if follower.follows(name, number) {
+        for subscriber in &mut self.active {
+            if subscriber.selects(name, number) {
                 let bytes = shared.get_or_insert_with(|| bytes.into());
-                follower.queue(name, at, bytes);
+                subscriber.push(name, at, bytes);
             }
         }
     }
 
     /// A process has ended: so has its last line.
-    pub(super) fn end(&mut self, name: &Arc<str>) {
+    pub(super) fn end_process(&mut self, name: &Arc<str>) {
         if self.recent.is_open(name) {
             self.publish(name, b"\n");
         }
     }
 
-    pub(super) fn answer(&mut self, query: Query) {
+    pub(super) fn answer_query(&mut self, query: LogQuery) {
         // A client may have left before its answer.
         match query {
-            Query::Sizes(answer) => drop(answer.send(self.recent.sizes())),
-            Query::Take(take) => self.take(*take),
-            Query::Forget(number) => self.followers.retain(|follower| follower.number != number),
+            LogQuery::MemoryUse(reply) => drop(reply.send(self.recent.memory_by_process())),
+            LogQuery::Excerpt(request) => self.send_excerpt(*request),
+            LogQuery::Unsubscribe(number) => {
+                self.active.retain(|subscriber| subscriber.number != number);
+            }
         }
     }
 
-    fn take(&mut self, take: Take) {
-        let Take { selection, limit, answer, follower } = take;
+    fn send_excerpt(&mut self, request: ExcerptRequest) {
+        let ExcerptRequest { selection, limit, reply, subscriber } = request;
         match self.recent.excerpt(|name| selection.includes(name), limit) {
             Ok(excerpt) => {
-                if answer.send(Ok(excerpt)).is_ok()
-                    && let Some((number, queue)) = follower
+                if reply.send(Ok(excerpt)).is_ok()
+                    && let Some((number, queue)) = subscriber
                 {
-                    let follower = Follower::new(number, selection, queue, &mut self.numbers);
-                    self.followers.push(follower);
+                    let subscriber = Subscriber::new(number, selection, queue, &mut self.numbers);
+                    self.active.push(subscriber);
                 }
             }
-            Err(memory) => drop(answer.send(Err(TooLarge { memory, selection }))),
+            Err(memory) => drop(reply.send(Err(TooLarge { memory, selection }))),
         }
     }
 }
 
-impl Follower {
-    fn new(number: u64, selection: Selection, queue: Queue, numbers: &mut Numbers) -> Self {
+impl Subscriber {
+    fn new(number: u64, selection: Selection, queue: Queue, numbers: &mut NameNumbers) -> Self {
         let Selection { names, rule } = selection;
-        let mut follower = Self { number, rule, follows: Vec::new(), queue, lost: 0 };
-        for (name, is_meant) in names {
-            follower.note(numbers.of(&name), is_meant);
+        let mut subscriber = Self { number, rule, selected: Vec::new(), queue, missed_bytes: 0 };
+        for (name, is_selected) in names {
+            subscriber.set_selected(numbers.number_of(&name), is_selected);
         }
-        follower
+        subscriber
     }
 
-    fn note(&mut self, process: usize, is_meant: bool) {
-        if process >= self.follows.len() {
-            self.follows.resize(process + 1, Follows::default());
+    fn set_selected(&mut self, process: usize, is_selected: bool) {
+        if process >= self.selected.len() {
+            self.selected.resize(process + 1, Selected::default());
         }
-        self.follows[process] = if is_meant { Follows::Yes } else { Follows::No };
+        self.selected[process] = if is_selected { Selected::Yes } else { Selected::No };
     }
 
-    fn follows(&mut self, name: &str, process: usize) -> bool {
+    fn selects(&mut self, name: &str, process: usize) -> bool {
         let Some(rule) = &self.rule else { return true };
-        match self.follows.get(process).copied().unwrap_or_default() {
-            Follows::Yes => true,
-            Follows::No => false,
-            Follows::Unknown => {
-                let is_meant = rule(name);
-                self.note(process, is_meant);
-                is_meant
+        match self.selected.get(process).copied().unwrap_or_default() {
+            Selected::Yes => true,
+            Selected::No => false,
+            Selected::Unknown => {
+                let is_selected = rule(name);
+                self.set_selected(process, is_selected);
+                is_selected
             }
         }
     }
 
     /// Never waits: what doesn't fit is counted.
-    fn queue(&mut self, name: &Arc<str>, at: SystemTime, bytes: &Arc<[u8]>) {
+    fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &Arc<[u8]>) {
         let length = bytes.len() as u64;
         let Some(room) = self.queue.room_for(bytes.len()) else {
-            self.lost += length;
+            self.missed_bytes += length;
             return;
         };
-        if self.lost > 0 {
-            let _ = self.queue.sender.send(Output::Lost(std::mem::take(&mut self.lost)));
+        if self.missed_bytes > 0 {
+            let _ = self.queue.sender.send(Output::Gap(std::mem::take(&mut self.missed_bytes)));
         }
         let (name, bytes) = (Arc::clone(name), Arc::clone(bytes));
         // One that has left is forgotten as soon as that is known.

@@ -1,7 +1,7 @@
 //! Everything that ganger says at run time: one enum, one `Display`.
 
+mod display;
 mod escape;
-mod words;
 
 pub use escape::escape_controls;
 
@@ -28,7 +28,7 @@ pub enum Notice {
         pid: i32,
     },
     /// A file and the real environment differ.
-    Clash {
+    EnvConflict {
         /// The variables.
         keys: Vec<String>,
         /// Whether the file won.
@@ -42,14 +42,14 @@ pub enum Notice {
         types: Vec<String>,
     },
     /// Another runner's file lies here, which is not read.
-    Foreign {
+    OtherRunner {
         /// Its name.
         file: String,
         /// What stands in it, and what says that here.
         settings: Vec<(String, String)>,
     },
     /// A port is taken that a process may not need.
-    PortTaken {
+    PortConflict {
         /// Which, and by whom.
         reason: String,
     },
@@ -61,14 +61,14 @@ pub enum Notice {
         base: u16,
     },
     /// A file that a process watches has changed.
-    Changed {
+    FileChanged {
         /// The file, as seen from the root.
         file: String,
         /// Who is started again.
         names: Vec<String>,
     },
     /// Files can't be watched.
-    Blind {
+    WatchFailed {
         /// Why.
         reason: String,
     },
@@ -91,7 +91,7 @@ pub enum Notice {
         others: Vec<String>,
     },
     /// An earlier ganger was killed together with its keeper.
-    Leftovers {
+    StaleSessions {
         /// Who was left of what it ran, and has been killed now.
         members: Vec<Descendant>,
     },
@@ -107,14 +107,14 @@ pub enum Notice {
         listened: bool,
     },
     /// A process waits before it starts.
-    Awaiting {
+    WaitingFor {
         /// `web.1`.
         name: String,
         /// For these.
         what: Vec<String>,
     },
     /// What a process needs did not come in time.
-    Missing {
+    NeedsTimedOut {
         /// `web.1`.
         name: String,
         /// These.
@@ -123,7 +123,7 @@ pub enum Notice {
         after: Duration,
     },
     /// What a process comes after will not be ready.
-    HeldUp {
+    DependencyFailed {
         /// Who waits for whom.
         chain: Chain,
     },
@@ -144,7 +144,7 @@ pub enum Notice {
         after: Duration,
     },
     /// A process takes too long to become ready.
-    Late {
+    ReadyTimedOut {
         /// `web.1`.
         name: String,
         /// The port that it should have bound, if that is what is waited for.
@@ -155,7 +155,7 @@ pub enum Notice {
         tried: Option<String>,
     },
     /// A process was given one port and listens on another.
-    Elsewhere {
+    WrongPort {
         /// `web.1`.
         name: String,
         /// The one that it was given.
@@ -164,7 +164,7 @@ pub enum Notice {
         found: Vec<u16>,
     },
     /// The ones that were to be started again in turn are not.
-    RollStopped {
+    RollingStopped {
         /// They.
         names: Vec<String>,
     },
@@ -192,7 +192,7 @@ pub enum Notice {
         cause: Cause,
     },
     /// Some take their time.
-    Waiting {
+    StillStopping {
         /// Who, with process ids.
         names: Vec<String>,
         /// When the first of them is killed; none if they have been.
@@ -213,17 +213,17 @@ pub enum Notice {
         name: String,
     },
     /// Some belong to no process, and are stopped.
-    Strays {
+    StoppingOrphans {
         /// They.
         left: Vec<Descendant>,
     },
     /// Some belong to no process, and did not go when asked.
-    KillingStrays {
+    KillingOrphans {
         /// They.
         left: Vec<Descendant>,
     },
     /// Some could not be killed.
-    Survivors {
+    KillFailed {
         /// They.
         left: Vec<Descendant>,
     },
@@ -240,7 +240,7 @@ pub enum Notice {
         path: String,
     },
     /// ganger can't be asked anything while it runs.
-    Uncontrolled {
+    NoControlSocket {
         /// Why.
         reason: String,
     },
@@ -259,7 +259,7 @@ pub enum Notice {
         /// How many bytes of it.
         bytes: u64,
         /// Why.
-        why: Discarded,
+        why: DiscardReason,
     },
 }
 
@@ -299,7 +299,7 @@ pub enum Cause {
     /// A signal to ganger.
     Signal(Signal),
     /// Somebody asked for it (`ganger quit`).
-    Asked,
+    QuitRequest,
     /// A process exited whose policy says so.
     Exit,
     /// Nobody reads the output any more.
@@ -310,13 +310,13 @@ pub enum Cause {
 
 /// Why output was not written.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Discarded {
+pub enum DiscardReason {
     /// Nobody read it while ganger was stopping.
     Blocked,
     /// Somebody who follows what is said did not keep up.
-    Slow,
+    SlowReader,
     /// The system refused it, in its words.
-    Refused(String),
+    WriteFailed(String),
 }
 
 /// Who they are, with process ids.
@@ -365,11 +365,11 @@ mod tests {
             exited(Exit::Signal(11), vec![member(9)], Next::Restart(Duration::from_millis(200))),
             exited(Exit::Code(1), vec![], Next::GiveUp(10)),
             Notice::Unlisted { types: vec!["web".into(), "clock".into()] },
-            Notice::Waiting {
+            Notice::StillStopping {
                 names: vec!["web.1 (pid 7)".into()],
                 kill_in: Some(Duration::from_secs(4)),
             },
-            Notice::Strays { left: vec![member(9), member(10)] },
+            Notice::StoppingOrphans { left: vec![member(9), member(10)] },
         ];
         insta::assert_snapshot!(notices.map(|notice| notice.to_string()).join("\n"));
     }

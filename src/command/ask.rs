@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{places, print_error};
 use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Wait};
-use crate::control::api::{self, Done};
+use crate::control::api::{self, Changes};
 use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error};
 use crate::notice::escape_controls;
@@ -67,7 +67,7 @@ pub(super) fn escape(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-fn told(done: &Done) -> String {
+fn told(done: &Changes) -> String {
     let line = |what: &str, names: &[String]| {
         if names.is_empty() { String::new() } else { format!("{what} {}\n", names.join(" ")) }
     };

@@ -19,12 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::ask::TIMED_OUT;
-use crate::control::planner::Orders;
+use crate::control::planner::PlannerHandle;
 use crate::notice::Notice;
 use crate::plan::ready::Ready;
-use crate::supervise::command::{Handle, Stopping};
 use crate::supervise::exit::Exit;
-use crate::supervise::supervisor::{Pace, State, Status};
+use crate::supervise::handle::{Handle, Stopping};
+use crate::supervise::supervisor::{RestartMode, State, Status};
 
 /// One of the two that there are after [`split`].
 pub(super) enum Side {
@@ -93,12 +93,12 @@ impl Background {
     pub(super) async fn release(self, mut engine: Handle) -> Result<(), Stopping> {
         let mut start = StartProgress::default();
         let code = loop {
-            let snapshot = engine.look().await?;
+            let snapshot = engine.snapshot().await?;
             let mut check_again = None;
             // What ends now never was up: its end is what the foreground returns.
             if !snapshot.ending {
                 match start.check(&snapshot.processes, snapshot.now) {
-                    Progress::Done { code, late } => {
+                    Progress::Changes { code, late } => {
                         late.into_iter().try_for_each(|notice| engine.say(notice))?;
                         break code;
                     }
@@ -129,7 +129,7 @@ const MIN_UPTIME: Duration = Duration::from_secs(1);
 #[derive(Debug, Eq, PartialEq)]
 enum Progress {
     /// Nothing more is to be expected of it; with an exit code, and what was not up in time.
-    Done { code: u8, late: Vec<Notice> },
+    Changes { code: u8, late: Vec<Notice> },
     /// It may be complete then.
     CheckAt(Instant),
     /// It is complete when something changes.
@@ -149,7 +149,7 @@ impl StartProgress {
         let (mut pending, mut check_at) = (false, None);
         for status in processes {
             match self.check_process(status, now) {
-                Progress::Done { code, late: notices } => {
+                Progress::Changes { code, late: notices } => {
                     codes.push(code);
                     late.extend(notices);
                 }
@@ -163,7 +163,7 @@ impl StartProgress {
         match (pending, check_at) {
             (false, _) => {
                 let code = codes.into_iter().find(|code| *code != 0).unwrap_or_default();
-                Progress::Done { code, late }
+                Progress::Changes { code, late }
             }
             (true, Some(at)) => Progress::CheckAt(at),
             (true, None) => Progress::Pending,
@@ -171,7 +171,7 @@ impl StartProgress {
     }
 
     fn check_process(&mut self, status: &Status, now: Instant) -> Progress {
-        let done = |code| Progress::Done { code, late: Vec::new() };
+        let done = |code| Progress::Changes { code, late: Vec::new() };
         if !status.is_wanted() {
             let failed = status.last.filter(|_| status.has_failed());
             return done(failed.map_or(0, Exit::code));
@@ -201,13 +201,13 @@ impl StartProgress {
             give_up_at = since.checked_add(status.plan.ready_timeout);
         }
         if give_up_at.is_some_and(|at| at <= now) {
-            let late = Notice::Late {
+            let late = Notice::ReadyTimedOut {
                 name: status.plan.name.clone(),
                 port: None,
                 after: status.plan.ready_timeout,
                 tried: status.last.map(|exit| format!("it {exit}")),
             };
-            return Progress::Done { code: TIMED_OUT, late: vec![late] };
+            return Progress::Changes { code: TIMED_OUT, late: vec![late] };
         }
         let next = up_at.into_iter().chain(give_up_at).min();
         next.map_or(Progress::Pending, Progress::CheckAt)
@@ -229,10 +229,13 @@ fn leave_terminal() {
 }
 
 /// Reads the files again at each SIGHUP, as a daemon does.
-pub(super) async fn reload_on_hangup(engine: Handle, orders: Orders) -> std::io::Result<()> {
+pub(super) async fn reload_on_hangup(
+    engine: Handle,
+    planner: PlannerHandle,
+) -> std::io::Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
     while hangups.recv().await.is_some() {
-        let outcome = orders.reload(Pace::AtOnce).await;
+        let outcome = planner.reload(RestartMode::AtOnce).await;
         let outcome = outcome.map(|changes| changes.to_string()).map_err(|it| it.to_string());
         if engine.say(Notice::Reloaded { outcome }).is_err() {
             break;

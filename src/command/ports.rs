@@ -3,8 +3,8 @@
 use crate::notice::Notice;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan};
-use crate::supervise::listeners::{Listening, listening};
-use crate::supervise::taken::{Taken, taken};
+use crate::supervise::port_conflict::{PortConflict, port_conflicts};
+use crate::supervise::port_scan::{Listening, listening};
 
 /// The plan, with its ports where they are free if they may be anywhere, and what is
 /// to be said of that. Fails where a process would be nothing without its port.
@@ -18,8 +18,8 @@ pub(super) fn settle(
         return Ok((plan, Vec::new()));
     }
     let listening = listening();
-    let all = taken(&plan.processes, &listening);
-    let Some(first) = all.iter().find(|taken| taken.counts).or(all.first()) else {
+    let all = port_conflicts(&plan.processes, &listening);
+    let Some(first) = all.iter().find(|taken| taken.required).or(all.first()) else {
         return Ok((plan, Vec::new()));
     };
     if anywhere {
@@ -27,12 +27,12 @@ pub(super) fn settle(
         let (plan, base) = move_away(&plan, sources, options, &listening)?;
         return Ok((plan, vec![Notice::PortsMoved { reason, base }]));
     }
-    if first.counts {
+    if first.required {
         anyhow::bail!(
             "{first} (free it, choose others with `--port`, or let ganger: `--port auto`)"
         );
     }
-    let notice = |taken: &Taken| Notice::PortTaken { reason: taken.to_string() };
+    let notice = |taken: &PortConflict| Notice::PortConflict { reason: taken.to_string() };
     let notices = all.iter().map(notice).collect();
     Ok((plan, notices))
 }
@@ -69,7 +69,7 @@ fn move_away(
 mod tests {
     use super::*;
     use crate::plan::sources::{EnvFiles, Text};
-    use crate::supervise::listeners::Socket;
+    use crate::supervise::port_scan::Socket;
 
     #[test]
     fn ports_move_up_and_then_begin_again_below() {

@@ -11,7 +11,7 @@ use super::daemon::{self, Background, Side};
 use super::{places, ports, read, use_color};
 use crate::cli::{Base, Global, Start};
 use crate::control::app_root::AppRoot;
-use crate::control::planner::{Orders, Planner};
+use crate::control::planner::{Planner, PlannerHandle};
 use crate::control::server::{self, Server};
 use crate::control::socket::{self, Aliases, Bound};
 use crate::control::thread::Thread;
@@ -25,10 +25,10 @@ use crate::notice::Notice;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan, foreign};
 use crate::runtime_dir::{self, RuntimeDir};
-use crate::supervise::command::Handle;
 use crate::supervise::engine::{Engine, Show};
+use crate::supervise::handle::Handle;
+use crate::supervise::listeners::Listeners;
 use crate::supervise::signals::Signals;
-use crate::supervise::sockets::Sockets;
 
 /// What ganger itself needs open at once, before the first process.
 const DESCRIPTORS: usize = 16;
@@ -68,11 +68,11 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let (plan, on_ports) = ports::settle(plan, &sources, &mut options, anywhere)?;
     let mut notices = first;
     if !stale_sessions.is_empty() {
-        notices.push(Notice::Leftovers { members: stale_sessions });
+        notices.push(Notice::StaleSessions { members: stale_sessions });
     }
     notices.extend(on_ports);
     notices.extend(foreign(&sources));
-    let sockets = Sockets::default().of(&plan)?;
+    let sockets = Listeners::default().of(&plan)?;
     let style = Style {
         color: use_color(global.color, &std::io::stdout()),
         timestamp: start.timestamp && !start.no_timestamp,
@@ -105,14 +105,14 @@ fn foreign(sources: &Sources) -> impl Iterator<Item = Notice> {
     sources.foreign.iter().filter_map(|text| {
         let settings = foreign::settings(&text.name, &text.bytes);
         let file = text.name.clone();
-        (!settings.is_empty()).then_some(Notice::Foreign { file, settings })
+        (!settings.is_empty()).then_some(Notice::OtherRunner { file, settings })
     })
 }
 
 /// What runs, and how it is shown and kept.
 struct Run {
     plan: Plan,
-    sockets: Sockets,
+    sockets: Listeners,
     show: Show,
     colored_notices: bool,
     recent: usize,
@@ -161,7 +161,7 @@ fn listen(path: Option<&Path>, root: &AppRoot, in_background: bool) -> anyhow::R
         Ok((bound, aliases)) => (Some(bound), aliases),
         Err(reason) if in_background => bail!("there is no place for the control socket: {reason}"),
         Err(reason) => {
-            notices.push(Notice::Uncontrolled { reason });
+            notices.push(Notice::NoControlSocket { reason });
             (None, None)
         }
     };
@@ -195,7 +195,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         }
         let mut engine = Engine::new(plan, sockets, show, keeper, logs, signals);
         if background.is_some() {
-            engine.outlive_readers();
+            engine.survive_closed_stdout();
         }
         engine.begin();
         // What follows takes time that is the keeper's now.
@@ -203,13 +203,13 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
         let (handle, root) = (engine.handle(), planner.sources.root.clone());
         let clients = Thread::start().context("failed to start a thread for clients")?;
-        let (orders, planner) = planner.start(&clients, handle.clone());
+        let (requests, planner) = planner.start(&clients, handle.clone());
         if let Some(background) = background {
-            let (engine, orders) = (handle.clone(), orders.clone());
-            tokio::spawn(daemon::reload_on_hangup(engine, orders));
+            let (engine, planner) = (handle.clone(), requests.clone());
+            tokio::spawn(daemon::reload_on_hangup(engine, planner));
             tokio::spawn(background.release(handle.clone()));
         }
-        let serve = |bound: Bound| serve(bound, &clients, handle, orders, &root);
+        let serve = |bound: Bound| serve(bound, &clients, handle, requests, &root);
         let control = control.map(serve).transpose()?;
         let code = engine.run().await;
         let mut server = None;
@@ -253,11 +253,11 @@ fn serve(
     bound: Bound,
     clients: &Thread,
     engine: Handle,
-    orders: Orders,
+    planner: PlannerHandle,
     root: &Path,
 ) -> anyhow::Result<(Bound, Server)> {
     let listener = bound.listener.try_clone().context("failed to listen")?;
-    Ok((bound, server::start(clients, listener, engine, orders, root)))
+    Ok((bound, server::start(clients, listener, engine, planner, root)))
 }
 
 /// Fails where the limit of open files leaves no room to begin with.

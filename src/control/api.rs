@@ -78,7 +78,7 @@ pub struct Process {
 
 /// What an order did, by the names of processes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Done {
+pub struct Changes {
     /// Started.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub started: Vec<String>,
@@ -98,7 +98,7 @@ pub struct Done {
 
 /// Every answer that isn't 2xx.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Refusal {
+pub struct ErrorBody {
     /// Why.
     pub error: String,
 }

@@ -33,7 +33,7 @@ pub(super) fn names<T: Serialize>(list: &T, room: ListRoom) -> Result<Response, 
 
 /// Room for the names of all processes, which is more than most answers need.
 pub(super) async fn room_for_names(app: &App) -> Result<ListRoom, Error> {
-    let snapshot = app.engine.look().await?;
+    let snapshot = app.engine.snapshot().await?;
     let size: usize = snapshot.processes.iter().map(|it| it.plan.name.len() + 3).sum();
     app.memory.for_list(size + 128).await
 }

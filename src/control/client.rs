@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::Refusal;
+use super::api::ErrorBody;
 use super::app_root::AppRoot;
 use super::{peer, socket};
 use crate::runtime_dir::{self, is_private};
@@ -125,7 +125,7 @@ impl Client {
         }
         let may_succeed = answer.response.headers().contains_key(RETRY_AFTER);
         let bytes = answer.read().await?;
-        let refusal: Result<Refusal, _> = serde_json::from_slice(&bytes);
+        let refusal: Result<ErrorBody, _> = serde_json::from_slice(&bytes);
         let text = refusal.map_or_else(|_| status.to_string(), |refusal| refusal.error);
         Err(match status {
             StatusCode::REQUEST_TIMEOUT => Error::TimedOut(text),

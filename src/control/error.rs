@@ -5,11 +5,11 @@ use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 
-use super::api::Refusal;
+use super::api::ErrorBody;
 use super::names;
-use super::planner::Refused;
+use super::planner;
 use crate::logs::subscribers::LogsEnded;
-use crate::supervise::command::Stopping;
+use crate::supervise::handle::Stopping;
 
 /// In seconds.
 const RETRY_IN: &str = "1";
@@ -43,7 +43,7 @@ impl Error {
 
     /// The response as it goes over the wire, for a client that never got as far as a page.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let body = serde_json::to_string(&Refusal { error: self.message.clone() });
+        let body = serde_json::to_string(&ErrorBody { error: self.message.clone() });
         let body = body.unwrap_or_default();
         format!(
             "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: \
@@ -57,7 +57,7 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let body = Json(Refusal { error: self.message });
+        let body = Json(ErrorBody { error: self.message });
         if self.is_passing {
             (self.status, [(RETRY_AFTER, RETRY_IN)], body).into_response()
         } else {
@@ -79,12 +79,12 @@ impl From<LogsEnded> for Error {
     }
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
+impl From<planner::Error> for Error {
+    fn from(refused: planner::Error) -> Self {
         match refused {
-            Refused::Stopping(stopping) => stopping.into(),
-            Refused::Busy => Self::busy(refused.to_string()),
-            Refused::Invalid(reason) => Self::bad_request(reason),
+            planner::Error::Stopping(stopping) => stopping.into(),
+            planner::Error::Busy => Self::busy(refused.to_string()),
+            planner::Error::Invalid(reason) => Self::bad_request(reason),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::logs::format::{Color, Label, Style};
 use crate::logs::lines::LineSplitter;
 use crate::logs::recent::ExcerptReader;
 use crate::logs::subscribers::{Output, Subscription};
-use crate::notice::{Discarded, Notice};
+use crate::notice::{DiscardReason, Notice};
 
 /// So much is cut into lines at once: every byte may be a line, with a prefix.
 const INPUT_BYTES: usize = 1 << 10;
@@ -86,7 +86,7 @@ impl Lines {
         for name in &names {
             self.end(name);
         }
-        let notice = Notice::Discarded { bytes, why: Discarded::Slow };
+        let notice = Notice::Discarded { bytes, why: DiscardReason::SlowReader };
         self.out.extend(self.style.format_message(&notice.to_string()));
     }
 }

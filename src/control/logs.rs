@@ -20,7 +20,7 @@ use super::routes::App;
 use crate::logs::format::Style;
 use crate::logs::recent::Excerpt;
 use crate::logs::subscribers::{Selection, Subscription};
-use crate::supervise::command::Snapshot;
+use crate::supervise::handle::Snapshot;
 
 /// So often it is tried again to find room for what has grown meanwhile.
 const MAX_TRIES: usize = 5;
@@ -55,8 +55,8 @@ pub(super) async fn logs(
     };
     let since = query.since.map(oldest).transpose()?;
     let most = query.n.unwrap_or(usize::MAX);
-    let stream = app.stay().await?;
-    let snapshot = app.engine.look().await?;
+    let stream = app.acquire_stream_slot().await?;
+    let snapshot = app.engine.snapshot().await?;
     let sizes = app.engine.output().memory_by_process().await?;
     let Chosen { selection, size, memory } = choose(query.names, &snapshot, sizes).await?;
     let kept = if query.follow { Some(app.memory.for_follower(memory)?) } else { None };

@@ -11,7 +11,7 @@ pub mod app_root;
 mod body;
 pub mod client;
 mod connection;
-mod describe;
+
 mod error;
 mod lines;
 mod logs;
@@ -22,6 +22,7 @@ pub mod planner;
 mod routes;
 pub mod server;
 pub mod socket;
+mod status;
 mod table;
 pub mod thread;
 mod usage;

@@ -16,18 +16,18 @@ use crate::notice::Notice;
 use crate::plan::scale::{Change, Differences, scale};
 use crate::plan::sources::{Places, Sources};
 use crate::plan::{Options, Plan};
-use crate::supervise::command::{Handle, Snapshot, Stopping};
-use crate::supervise::listeners::listening;
-use crate::supervise::sockets::Sockets;
-use crate::supervise::supervisor::{Pace, Status};
-use crate::supervise::taken::taken;
+use crate::supervise::handle::{Handle, Snapshot, Stopping};
+use crate::supervise::listeners::Listeners;
+use crate::supervise::port_conflict::port_conflicts;
+use crate::supervise::port_scan::listening;
+use crate::supervise::supervisor::{RestartMode, Status};
 
 /// What comes of it, or why nothing does.
-pub type Answer = Result<Differences, Refused>;
+pub type PlanResult = Result<Differences, Error>;
 
-/// Why an order is not carried out.
+/// Why an request is not carried out.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Refused {
+pub enum Error {
     /// All is being stopped.
     #[error(transparent)]
     Stopping(#[from] Stopping),
@@ -40,30 +40,33 @@ pub enum Refused {
 }
 
 #[derive(Debug)]
-enum Order {
-    Scale(Vec<Change>, oneshot::Sender<Answer>),
-    Reload(Pace, oneshot::Sender<Answer>),
+enum PlanRequest {
+    Scale(Vec<Change>, oneshot::Sender<PlanResult>),
+    Reload(RestartMode, oneshot::Sender<PlanResult>),
 }
 
-/// The planner, to whoever has an order for it.
+/// The planner, to whoever has an request for it.
 #[derive(Clone, Debug)]
-pub struct Orders(mpsc::Sender<Order>);
+pub struct PlannerHandle(mpsc::Sender<PlanRequest>);
 
-impl Orders {
+impl PlannerHandle {
     /// Changes how many run.
-    pub async fn scale(&self, changes: Vec<Change>) -> Answer {
-        self.give(|answer| Order::Scale(changes, answer)).await
+    pub async fn scale(&self, changes: Vec<Change>) -> PlanResult {
+        self.request(|answer| PlanRequest::Scale(changes, answer)).await
     }
 
     /// Reads all files again.
-    pub async fn reload(&self, pace: Pace) -> Answer {
-        self.give(|answer| Order::Reload(pace, answer)).await
+    pub async fn reload(&self, pace: RestartMode) -> PlanResult {
+        self.request(|answer| PlanRequest::Reload(pace, answer)).await
     }
 
-    async fn give(&self, order: impl FnOnce(oneshot::Sender<Answer>) -> Order) -> Answer {
+    async fn request(
+        &self,
+        request: impl FnOnce(oneshot::Sender<PlanResult>) -> PlanRequest,
+    ) -> PlanResult {
         let (answer, differences) = oneshot::channel();
-        self.0.try_send(order(answer)).map_err(|error| match error {
-            TrySendError::Full(_) => Refused::Busy,
+        self.0.try_send(request(answer)).map_err(|error| match error {
+            TrySendError::Full(_) => Error::Busy,
             TrySendError::Closed(_) => Stopping.into(),
         })?;
         differences.await.map_err(|_| Stopping)?
@@ -86,14 +89,14 @@ pub struct Planner {
     /// What runs.
     pub plan: Plan,
     /// And what ganger listens on for it.
-    pub sockets: Sockets,
+    pub sockets: Listeners,
     /// The paths that its control socket is found by, if those follow its root.
     pub aliases: Option<Aliases>,
 }
 
-/// A planner that takes orders.
+/// A planner that takes requests.
 #[derive(Debug)]
-pub struct Running {
+pub struct PlannerTask {
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
@@ -101,7 +104,7 @@ pub struct Running {
 /// How long it may take to end: a disk may not answer.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl Running {
+impl PlannerTask {
     /// Has it end, and with it the paths that its control socket is found by.
     pub async fn finish(self) {
         drop(self.end);
@@ -110,41 +113,41 @@ impl Running {
 }
 
 impl Planner {
-    /// Begins to take orders.
+    /// Begins to take requests.
     #[must_use]
-    pub fn start(self, thread: &Thread, engine: Handle) -> (Orders, Running) {
-        let (orders, receive) = mpsc::channel(MAX_WAITING);
+    pub fn start(self, thread: &Thread, engine: Handle) -> (PlannerHandle, PlannerTask) {
+        let (requests, receive) = mpsc::channel(MAX_WAITING);
         let ((end, asked), (tell, ended)) = (oneshot::channel(), oneshot::channel());
         thread.spawn(async move {
             self.run(receive, engine, asked).await;
             // The end is awaited by the main thread, or no longer.
             let _ = tell.send(());
         });
-        (Orders(orders), Running { end, ended })
+        (PlannerHandle(requests), PlannerTask { end, ended })
     }
 
     async fn run(
         mut self,
-        mut orders: mpsc::Receiver<Order>,
+        mut requests: mpsc::Receiver<PlanRequest>,
         engine: Handle,
         mut end: oneshot::Receiver<()>,
     ) {
         loop {
-            let order = tokio::select! {
+            let request = tokio::select! {
                 _ = &mut end => return,
-                order = orders.recv() => order,
+                request = requests.recv() => request,
             };
-            let Some(order) = order else { return };
-            let (answer, to) = match order {
-                Order::Scale(changes, to) => (self.scale(&changes, &engine).await, to),
-                Order::Reload(pace, to) => (self.reload(pace, &engine).await, to),
+            let Some(request) = request else { return };
+            let (answer, to) = match request {
+                PlanRequest::Scale(changes, to) => (self.scale(&changes, &engine).await, to),
+                PlanRequest::Reload(pace, to) => (self.reload(pace, &engine).await, to),
             };
             // Whoever asked may be gone.
             let _ = to.send(answer);
         }
     }
 
-    async fn scale(&mut self, changes: &[Change], engine: &Handle) -> Answer {
+    async fn scale(&mut self, changes: &[Change], engine: &Handle) -> PlanResult {
         let scaled = scale(&self.plan, &self.options.scaled, changes).map_err(invalid)?;
         let options = Options { scaled, ..self.options.clone() };
         let (sources, told) = (self.sources.clone(), options.clone());
@@ -153,15 +156,15 @@ impl Planner {
             Plan::new(&sources, &told.about(&known)).map_err(invalid)
         });
         let plan = plan.await.map_err(invalid)??;
-        let differences = self.adopt(plan, Pace::AtOnce, engine).await?;
+        let differences = self.apply_plan(plan, RestartMode::AtOnce, engine).await?;
         self.options = options;
         Ok(differences)
     }
 
-    async fn reload(&mut self, pace: Pace, engine: &Handle) -> Answer {
+    async fn reload(&mut self, pace: RestartMode, engine: &Handle) -> PlanResult {
         if self.places.procfile.as_ref().is_some_and(|path| path.as_os_str() == "-") {
             let reason = "the Procfile came from standard input, which can't be read again";
-            return Err(Refused::Invalid(reason.into()));
+            return Err(Error::Invalid(reason.into()));
         }
         let (places, options) = (self.places.clone(), self.options.clone());
         let environment = self.sources.environment.clone();
@@ -171,10 +174,10 @@ impl Planner {
             // A type that is gone may come back, and then is what the flags say.
             let plan = Plan::new(&sources, &options.about(&known)).map_err(invalid)?;
             plan.check_folders().map_err(invalid)?;
-            Ok::<_, Refused>((sources, plan))
+            Ok::<_, Error>((sources, plan))
         });
         let (sources, plan) = read.await.map_err(invalid)??;
-        let differences = self.adopt(plan, pace, engine).await?;
+        let differences = self.apply_plan(plan, pace, engine).await?;
         self.sources = sources;
         if let Some(aliases) = &mut self.aliases {
             let root = AppRoot::new(&self.places.root(), self.sources.root.clone());
@@ -185,8 +188,8 @@ impl Planner {
     }
 
     /// Has the engine run by this plan, if nothing speaks against it.
-    async fn adopt(&mut self, plan: Plan, pace: Pace, engine: &Handle) -> Answer {
-        let snapshot = engine.look().await?;
+    async fn apply_plan(&mut self, plan: Plan, pace: RestartMode, engine: &Handle) -> PlanResult {
+        let snapshot = engine.snapshot().await?;
         if snapshot.ending {
             return Err(Stopping.into());
         }
@@ -201,7 +204,7 @@ impl Planner {
         let down: Vec<&Status> = changed.filter(|status| !status.is_wanted()).collect();
         let names: HashSet<&str> = down.iter().map(|it| it.plan.name.as_str()).collect();
         restarted.retain(|name| !names.contains(name.as_str()));
-        let tried = down.iter().filter(|status| status.follows_changes());
+        let tried = down.iter().filter(|status| status.restarts_on_change());
         started.extend(tried.map(|status| status.plan.name.clone()));
         for notice in unsure {
             engine.say(notice)?;
@@ -212,7 +215,7 @@ impl Planner {
     }
 
     /// A port can't go from a process to ganger, or back, while it is in use.
-    fn check_listeners(&self, plan: &Plan) -> Result<(), Refused> {
+    fn check_listeners(&self, plan: &Plan) -> Result<(), Error> {
         let before = self.plan.processes.iter().map(|was| (was.kind.as_str(), was.listen));
         let before: HashMap<&str, bool> = before.collect();
         let changed = plan.processes.iter().find(|process| {
@@ -220,7 +223,7 @@ impl Planner {
         });
         changed.map_or(Ok(()), |process| {
             let kind = &process.kind;
-            Err(Refused::Invalid(format!(
+            Err(Error::Invalid(format!(
                 "`listen` of `{kind}` can't change while it runs (take it down first: `ganger scale \
                  {kind}=0`, and then up again)"
             )))
@@ -229,7 +232,7 @@ impl Planner {
 
     /// Whether the ports that this plan gives out and none before it are free. Fails for
     /// those that would be nothing without.
-    async fn check_ports(&self, plan: &Plan, now: &Snapshot) -> Result<Vec<Notice>, Refused> {
+    async fn check_ports(&self, plan: &Plan, now: &Snapshot) -> Result<Vec<Notice>, Error> {
         let known = self.plan.processes.iter().chain(now.processes.iter().map(|it| &it.plan));
         let ours: HashSet<u16> = known.filter_map(|process| process.port).collect();
         let is_new = |port: &u16| !ours.contains(port);
@@ -242,17 +245,18 @@ impl Planner {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let all = spawn_blocking(move || taken(&new, &listening())).await.map_err(invalid)?;
-        match all.iter().find(|taken| taken.counts) {
-            Some(taken) => Err(Refused::Invalid(format!("{taken} (free it, and try again)"))),
+        let all =
+            spawn_blocking(move || port_conflicts(&new, &listening())).await.map_err(invalid)?;
+        match all.iter().find(|conflict| conflict.required) {
+            Some(conflict) => Err(Error::Invalid(format!("{conflict} (free it, and try again)"))),
             None => Ok(all
                 .iter()
-                .map(|taken| Notice::PortTaken { reason: taken.to_string() })
+                .map(|conflict| Notice::PortConflict { reason: conflict.to_string() })
                 .collect()),
         }
     }
 }
 
-fn invalid(error: impl std::error::Error) -> Refused {
-    Refused::Invalid(error.to_string())
+fn invalid(error: impl std::error::Error) -> Error {
+    Error::Invalid(error.to_string())
 }

@@ -21,24 +21,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::api::{About, Done};
+use super::api::{About, Changes};
 use super::body::{names, room_for_names};
 use super::connection::Connection;
-use super::describe::describe;
 use super::error::Error;
 use super::logs::logs;
 use super::memory::Memory;
 use super::names::Names;
-use super::planner::Orders;
+use super::planner::PlannerHandle;
 use super::server::{InFlight, MAX_STREAMS, Phase};
+use super::status::describe;
 use super::table::Table;
 use super::usage::Survey;
-use super::waiting::{Awaited, check_hope, is_no_more, reach, seconds, wait};
+use super::waiting::{Awaited, ensure_can_become_ready, is_not_in_plan, seconds, wait, wait_until};
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
-use crate::supervise::command::{Handle, Snapshot, Stopping};
+use crate::supervise::handle::{Handle, Snapshot, Stopping};
 use crate::supervise::share::Shared;
-use crate::supervise::supervisor::{Pace, Status};
+use crate::supervise::supervisor::{RestartMode, Status};
 
 /// A follower that has read nothing for so long makes room for another one.
 const STALLED: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ const MAX_TEXT_BYTES: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct App {
     pub(super) engine: Handle,
-    pub(super) orders: Orders,
+    pub(super) planner: PlannerHandle,
     pub(super) about: Arc<About>,
     /// For those whose answer takes as long as they like: the others keep some room.
     pub(super) streams: Arc<Semaphore>,
@@ -64,16 +64,16 @@ pub(super) struct App {
 
 impl App {
     /// Room for an answer that takes its time, as long as this is held.
-    pub(super) async fn stay(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(super) async fn acquire_stream_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
         if let Ok(room) = Arc::clone(&self.streams).try_acquire_owned() {
             return Ok(room);
         }
-        let full = || Error::busy(format!("{MAX_STREAMS} others wait or follow already"));
+        let overloaded = || Error::busy(format!("{MAX_STREAMS} others wait or follow already"));
         if !self.table.evict_follower(STALLED).await {
-            return Err(full());
+            return Err(overloaded());
         }
         let room = timeout(LEAVE_TIMEOUT, Arc::clone(&self.streams).acquire_owned()).await;
-        room.map_err(|_| full())?.map_err(|_| full())
+        room.map_err(|_| overloaded())?.map_err(|_| overloaded())
     }
 }
 
@@ -128,13 +128,13 @@ async fn about(State(app): State<App>) -> Json<About> {
 }
 
 async fn list(State(app): State<App>) -> Result<Response, Error> {
-    let snapshot = app.engine.look().await?;
+    let snapshot = app.engine.snapshot().await?;
     let all = (0..snapshot.processes.len()).collect();
     describe(&app, snapshot, all).await
 }
 
 async fn some(State(app): State<App>, Path(patterns): Path<String>) -> Result<Response, Error> {
-    let snapshot = app.engine.look().await?;
+    let snapshot = app.engine.snapshot().await?;
     let chosen = choose(patterns, &snapshot).await?;
     describe(&app, snapshot, chosen).await
 }
@@ -152,7 +152,7 @@ pub(super) async fn choose(
 
 /// Where things stand, unless all is being stopped: then it is too late for an order.
 async fn running(app: &App) -> Result<Arc<Snapshot>, Error> {
-    let snapshot = app.engine.look().await?;
+    let snapshot = app.engine.snapshot().await?;
     if snapshot.ending { Err(Stopping.into()) } else { Ok(snapshot) }
 }
 
@@ -178,7 +178,7 @@ async fn restart(
     Query(query): Query<Restart>,
 ) -> Result<Response, Error> {
     let wait = query.wait.map(seconds).transpose()?;
-    let _stream = if wait.is_some() { Some(app.stay().await?) } else { None };
+    let _stream = if wait.is_some() { Some(app.acquire_stream_slot().await?) } else { None };
     let room = room_for_names(&app).await?;
     let before = running(&app).await?;
     let mut chosen = choose(patterns, &before).await?;
@@ -187,7 +187,7 @@ async fn restart(
     let (up, down): (Vec<usize>, Vec<usize>) =
         chosen.iter().partition(|place| status(place).state.runs());
     let started = names_of(&before, &down);
-    let done = Done { started, restarted: names_of(&before, &up), ..Done::default() };
+    let done = Changes { started, restarted: names_of(&before, &up), ..Changes::default() };
     let awaited: Vec<Awaited> = chosen.iter().map(|place| Awaited::new(status(place))).collect();
     app.engine.restart(names_of(&before, &chosen), pace(query.rolling)).await?;
     drop(before);
@@ -195,18 +195,18 @@ async fn restart(
         let anew = |snapshot: &Snapshot| {
             for was in &awaited {
                 let name = was.name();
-                let Some(now) = snapshot.find(name) else { return Err(is_no_more(name)) };
+                let Some(now) = snapshot.find(name) else { return Err(is_not_in_plan(name)) };
                 if !has_begun_anew(was, now) {
                     return Ok(false);
                 }
-                check_hope(now)?;
+                ensure_can_become_ready(now)?;
                 if !now.state.is_ready() {
                     return Ok(false);
                 }
             }
             Ok(true)
         };
-        reach(&app, wait, anew).await?;
+        wait_until(&app, wait, anew).await?;
     }
     names(&done, room)
 }
@@ -217,8 +217,8 @@ fn has_begun_anew(was: &Awaited, now: &Status) -> bool {
     !now.due && (now.restarts != was.restarts || !was.ran)
 }
 
-fn pace(rolling: bool) -> Pace {
-    if rolling { Pace::Rolling } else { Pace::AtOnce }
+fn pace(rolling: bool) -> RestartMode {
+    if rolling { RestartMode::Rolling } else { RestartMode::AtOnce }
 }
 
 async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Response, Error> {
@@ -226,7 +226,7 @@ async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Re
     let snapshot = running(&app).await?;
     let stopped = names_of(&snapshot, &choose(patterns, &snapshot).await?);
     app.engine.stop(stopped.clone()).await?;
-    names(&Done { stopped, ..Done::default() }, room)
+    names(&Changes { stopped, ..Changes::default() }, room)
 }
 
 #[derive(Deserialize)]
@@ -241,16 +241,16 @@ async fn signal(
 ) -> Result<Response, Error> {
     let signal: Signal = parse_signal(&query.signal).map_err(Error::bad_request)?;
     let room = room_for_names(&app).await?;
-    let snapshot = app.engine.look().await?;
+    let snapshot = app.engine.snapshot().await?;
     let mut chosen = choose(patterns, &snapshot).await?;
     chosen.retain(|place| snapshot.processes[*place].state.runs());
     let signalled = names_of(&snapshot, &chosen);
     app.engine.signal(signalled.iter().cloned().collect(), signal).await?;
-    names(&Done { signalled, ..Done::default() }, room)
+    names(&Changes { signalled, ..Changes::default() }, room)
 }
 
 async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
-    let snapshot = app.engine.look().await?;
+    let snapshot = app.engine.snapshot().await?;
     let mut counts = serde_json::Map::new();
     for status in snapshot.processes.iter().filter(|status| status.is_planned()) {
         let count = counts.entry(status.plan.kind.clone()).or_insert(0.into());
@@ -273,7 +273,7 @@ async fn scale(State(app): State<App>, body: Bytes) -> Result<Response, Error> {
     };
     let changes = body.iter().map(change).collect::<Result<_, _>>()?;
     let room = room_for_names(&app).await?;
-    names(&done(app.orders.scale(changes).await?), room)
+    names(&done(app.planner.scale(changes).await?), room)
 }
 
 #[derive(Deserialize)]
@@ -284,12 +284,12 @@ struct Reload {
 
 async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Response, Error> {
     let room = room_for_names(&app).await?;
-    names(&done(app.orders.reload(pace(query.rolling)).await?), room)
+    names(&done(app.planner.reload(pace(query.rolling)).await?), room)
 }
 
-fn done(differences: Differences) -> Done {
+fn done(differences: Differences) -> Changes {
     let Differences { started, stopped, restarted, adjusted } = differences;
-    Done { started, stopped, restarted, adjusted, ..Done::default() }
+    Changes { started, stopped, restarted, adjusted, ..Changes::default() }
 }
 
 /// The answer begins now, and ends when nothing is left of ganger but a process that exits.

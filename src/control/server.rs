@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use super::api::About;
 use super::connection::{Connection, serve};
 use super::memory::Memory;
-use super::planner::Orders;
+use super::planner::PlannerHandle;
 use super::routes::{App, refusals, router};
 use super::table::{Connections, Table, Wish};
 use super::thread::Thread;
 use super::usage::Survey;
-use crate::supervise::command::Handle;
+use crate::supervise::handle::Handle;
 use crate::supervise::share::Shared;
 
 /// So many connections at once; for one more, another has to go.
@@ -141,7 +141,7 @@ pub fn start(
     thread: &Thread,
     listener: std::os::unix::net::UnixListener,
     engine: Handle,
-    orders: Orders,
+    planner: PlannerHandle,
     root: &std::path::Path,
 ) -> Server {
     let about = About {
@@ -157,7 +157,7 @@ pub fn start(
         let (table, wishes) = Table::new();
         let app = App {
             engine,
-            orders,
+            planner,
             about: Arc::new(about),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             memory: Memory::new(table.clone()),

@@ -19,29 +19,29 @@ pub(super) struct Usage {
 /// All processes of the system and all sockets that listen, at one moment.
 #[cfg(target_os = "linux")]
 pub(super) struct Survey {
-    census: crate::supervise::listeners::Census,
-    listening: crate::supervise::listeners::Listening,
+    table: crate::supervise::port_scan::ProcessTable,
+    listening: crate::supervise::port_scan::Listening,
 }
 
 #[cfg(target_os = "linux")]
 impl Survey {
     /// Takes a while, and is done on another thread.
     pub(super) async fn take() -> Option<Self> {
-        use crate::supervise::listeners::{Census, listening};
+        use crate::supervise::port_scan::{ProcessTable, listening};
 
-        let take = || Self { census: Census::take(), listening: listening() };
+        let take = || Self { table: ProcessTable::take(), listening: listening() };
         spawn_blocking(take).await.ok()
     }
 
     /// Of the process that was started as `leader`, and was given a port.
     pub(super) fn usage(&self, leader: i32, port: Option<u16>) -> Usage {
         let mut usage = Usage::default();
-        for (_, stat) in self.census.members(leader) {
+        for (_, stat) in self.table.members(leader) {
             let ticks = (stat.utime + stat.stime) * 1000 / procfs::ticks_per_second();
             usage.cpu += Duration::from_millis(ticks);
             usage.memory += stat.rss * procfs::page_size();
         }
-        usage.bound = port.is_some_and(|port| self.census.listens(leader, port, &self.listening));
+        usage.bound = port.is_some_and(|port| self.table.listens(leader, port, &self.listening));
         usage
     }
 }

@@ -8,13 +8,13 @@ use axum::response::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::describe::describe;
 use super::error::Error;
 use super::routes::{App, choose};
+use super::status::describe;
 use crate::notice::time;
 use crate::plan;
-use crate::supervise::command::{Snapshot, Stopping};
-use crate::supervise::supervisor::{Status, Want, Why};
+use crate::supervise::handle::{Snapshot, Stopping};
+use crate::supervise::supervisor::{DownReason, Status, Want};
 
 /// Until when somebody waits.
 #[derive(Clone, Copy, Deserialize, Eq, PartialEq)]
@@ -56,7 +56,7 @@ pub(super) async fn wait(
     Query(query): Query<Wait>,
 ) -> Result<Response, Error> {
     let longest = query.timeout.map(seconds).transpose()?;
-    let before = app.engine.look().await?;
+    let before = app.engine.snapshot().await?;
     let chosen = choose(patterns, &before).await?;
     let awaited: Vec<Awaited> =
         chosen.iter().map(|at| Awaited::new(&before.processes[*at])).collect();
@@ -67,10 +67,10 @@ pub(super) async fn wait(
             let reached = match (query.r#for, snapshot.find(name)) {
                 (For::Ready, _) if snapshot.ending => return Err(Stopping.into()),
                 (For::Ready, Some(status)) => {
-                    check_hope(status)?;
+                    ensure_can_become_ready(status)?;
                     status.state.is_ready()
                 }
-                (For::Ready, None) => return Err(is_no_more(name)),
+                (For::Ready, None) => return Err(is_not_in_plan(name)),
                 // Gone, or no longer what it was.
                 (For::Exit, status) => status
                     .is_none_or(|status| !status.state.runs() || status.restarts > was.restarts),
@@ -81,31 +81,31 @@ pub(super) async fn wait(
         }
         Ok(true)
     };
-    let _room = app.stay().await?;
-    reach(&app, longest, is_reached).await?;
-    let now = app.engine.look().await?;
+    let _room = app.acquire_stream_slot().await?;
+    wait_until(&app, longest, is_reached).await?;
+    let now = app.engine.snapshot().await?;
     let chosen = awaited.iter().filter_map(|was| now.place(was.name())).collect();
     describe(&app, now, chosen).await
 }
 
 /// Fails for one that will not be ready, or not in its time.
-pub(super) fn check_hope(status: &Status) -> Result<(), Error> {
+pub(super) fn ensure_can_become_ready(status: &Status) -> Result<(), Error> {
     let name = &status.plan.name;
     let message = match (status.want, status.last) {
         (Want::Up, _) if !status.late => return Ok(()),
         (Want::Up, _) => format!("{name} is not ready after {}", time(status.plan.ready_timeout)),
-        (Want::Down(Why::Done | Why::Failed), Some(exit)) => {
+        (Want::Down(DownReason::Finished | DownReason::Failed), Some(exit)) => {
             format!("{name} {exit}, and stays down")
         }
-        (Want::Down(Why::Done | Why::Failed | Why::Told), _) => {
+        (Want::Down(DownReason::Finished | DownReason::Failed | DownReason::StoppedByUser), _) => {
             format!("{name} was stopped, and stays down")
         }
-        (Want::Down(Why::Gone), _) => return Err(is_no_more(name)),
+        (Want::Down(DownReason::Removed), _) => return Err(is_not_in_plan(name)),
     };
     Err(Error::timed_out(message))
 }
 
-pub(super) fn is_no_more(name: &str) -> Error {
+pub(super) fn is_not_in_plan(name: &str) -> Error {
     Error::timed_out(format!("{name} is no part of the formation any more"))
 }
 
@@ -116,7 +116,7 @@ pub(super) fn seconds(seconds: f64) -> Result<Duration, Error> {
 }
 
 /// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
-pub(super) async fn reach(
+pub(super) async fn wait_until(
     app: &App,
     longest: Option<Duration>,
     is_reached: impl Fn(&Snapshot) -> Result<bool, Error>,
@@ -124,7 +124,7 @@ pub(super) async fn reach(
     let mut engine = app.engine.clone();
     let reached = async {
         loop {
-            let snapshot = engine.look().await?;
+            let snapshot = engine.snapshot().await?;
             if is_reached(&snapshot)? {
                 return Ok(());
             }

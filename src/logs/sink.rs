@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::writer::Writer;
-use crate::notice::Discarded;
+use crate::notice::DiscardReason;
 
 /// Nothing more is read while so much waits to be written.
 const MAX_QUEUE_BYTES: usize = 256 << 10;
@@ -27,7 +27,7 @@ pub(super) enum WriteError {
     /// Nobody reads it any more.
     Closed,
     /// So many bytes are lost.
-    Discarded(u64, Discarded),
+    Discarded(u64, DiscardReason),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -156,8 +156,8 @@ impl Sink {
     /// What was dropped and not yet told.
     pub(super) fn take_discarded(&mut self) -> Option<WriteError> {
         let why = match self.state {
-            SinkState::Refused(errno) => Discarded::Refused(errno.desc().to_owned()),
-            SinkState::Blocked(_) | SinkState::Writable => Discarded::Blocked,
+            SinkState::Refused(errno) => DiscardReason::WriteFailed(errno.desc().to_owned()),
+            SinkState::Blocked(_) | SinkState::Writable => DiscardReason::Blocked,
             SinkState::Closed => return None,
         };
         let bytes = std::mem::take(&mut self.discarded);

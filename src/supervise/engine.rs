@@ -1,8 +1,8 @@
 //! The event loop: takes what happens to the supervisor, and does what it says.
 
-mod lookout;
-mod obey;
-mod tell;
+mod commands;
+mod probes;
+mod reporting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -18,15 +18,15 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use super::clock::Clock;
-use super::command::{Command, Commands, Handle};
 use super::exit::Exit;
-use super::launch;
+use super::handle::{Command, Commands, Handle};
+use super::listeners::Listeners;
 use super::oom::OomKills;
-use super::readiness::{Found, Probes};
-use super::signals::{Asked, Signals};
-use super::sockets::Sockets;
+use super::readiness::{ProbeResult, Probes};
+use super::signals::{SignalRequest, Signals};
+use super::spawn_request;
 use super::supervisor::{Action, Event, ProcessId, Supervisor};
-use super::watch::{Seen, Watch};
+use super::watch::{FileChange, Watch};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
 use crate::logs::format::{Color, Style, assign_colors};
@@ -57,9 +57,9 @@ pub struct Show {
 enum Occurrence {
     Report(Result<Report, KeeperError>),
     Logs(logs::LogEvent),
-    Signal(Asked),
-    File(Seen),
-    Probe(Found),
+    Signal(SignalRequest),
+    File(FileChange),
+    Probe(ProbeResult),
     Command(Command),
     /// A deadline may have come.
     Time,
@@ -78,7 +78,7 @@ pub struct Engine {
     probes: Probes,
     watch: Option<Watch>,
     /// What it sees.
-    seen: (UnboundedSender<Seen>, UnboundedReceiver<Seen>),
+    seen: (UnboundedSender<FileChange>, UnboundedReceiver<FileChange>),
     /// Counted from the first start on.
     oom_kills: Option<OomKills>,
     /// Who was killed last while memory ran out.
@@ -86,13 +86,13 @@ pub struct Engine {
     /// Those that are ready when their command says so.
     checks: HashMap<ProcessId, Arc<plan::Process>>,
     /// What ganger itself listens on.
-    sockets: Sockets,
+    sockets: Listeners,
     /// What processes write that are being started: it is read once that is said.
-    unheard: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
+    unread_pipes: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
     /// Whether it goes on when nobody reads the output any more.
-    outlives_readers: bool,
+    survives_closed_stdout: bool,
     /// Who waits for the terminal to be let go.
-    detaching: Option<oneshot::Sender<()>>,
+    detach_reply: Option<oneshot::Sender<()>>,
     clock: Clock,
     /// A deadline has come, and the keeper is to report first what happened before it,
     /// which the answer to the ping of this number ends: a process that went in time is
@@ -108,7 +108,7 @@ impl Engine {
     #[must_use]
     pub fn new(
         plan: Plan,
-        sockets: Sockets,
+        sockets: Listeners,
         show: Show,
         keeper: Keeper,
         logs: Logs,
@@ -133,9 +133,9 @@ impl Engine {
             out_of_memory: HashSet::new(),
             checks: HashMap::new(),
             sockets,
-            unheard: HashMap::new(),
-            outlives_readers: false,
-            detaching: None,
+            unread_pipes: HashMap::new(),
+            survives_closed_stdout: false,
+            detach_reply: None,
             clock: Clock::default(),
             awaiting_pong: None,
             pings: 0,
@@ -150,16 +150,16 @@ impl Engine {
     }
 
     /// Goes on when nobody reads the output any more, as is right in the background.
-    pub fn outlive_readers(&mut self) {
-        self.outlives_readers = true;
+    pub fn survive_closed_stdout(&mut self) {
+        self.survives_closed_stdout = true;
     }
 
     /// Has everything started, without waiting for it.
     pub fn begin(&mut self) {
-        self.say_first();
-        self.happen(Event::Tick);
+        self.notify_plan();
+        self.handle_event(Event::Tick);
         // What follows takes time that is the keeper's now.
-        self.oom_kills = Some(OomKills::so_far());
+        self.oom_kills = Some(OomKills::baseline());
         self.watch();
     }
 
@@ -170,7 +170,7 @@ impl Engine {
                 break self.report(&outcome).await;
             }
             let taken_in = match self.next().await {
-                Occurrence::Signal(Asked::Suspend) => self.suspend().await,
+                Occurrence::Signal(SignalRequest::Suspend) => self.suspend().await,
                 occurrence => self.on_occurrence(occurrence),
             };
             if let Err(lost) = taken_in {
@@ -188,9 +188,9 @@ impl Engine {
                 },
                 asked = self.signals.next() => match asked {
                     // Whoever reads is slow, and the user would not wait.
-                    Asked::Stop(Signal::SIGINT) => break,
-                    Asked::Stop(_) | Asked::Forward(_) | Asked::Status | Asked::Suspend
-                    | Asked::Resume | Asked::Keeper => {}
+                    SignalRequest::Stop(Signal::SIGINT) => break,
+                    SignalRequest::Stop(_) | SignalRequest::Forward(_) | SignalRequest::Status | SignalRequest::Suspend
+                    | SignalRequest::Resume | SignalRequest::Keeper => {}
                 },
             }
         }
@@ -224,19 +224,19 @@ impl Engine {
             Occurrence::Report(report) => self.on_reports(report?)?,
             Occurrence::Logs(event) => match event {
                 // In the background it outlives whoever it was started by.
-                logs::LogEvent::StdoutClosed if self.outlives_readers => {}
-                logs::LogEvent::StdoutClosed => self.happen(Event::StdoutClosed),
+                logs::LogEvent::StdoutClosed if self.survives_closed_stdout => {}
+                logs::LogEvent::StdoutClosed => self.handle_event(Event::StdoutClosed),
                 logs::LogEvent::TextMatched(id) => self.on_matched(ChildId(id).into()),
                 logs::LogEvent::TerminalReleased => {
-                    if let Some(tell) = self.detaching.take() {
-                        let _ = tell.send(());
+                    if let Some(reply) = self.detach_reply.take() {
+                        let _ = reply.send(());
                     }
                 }
                 logs::LogEvent::Finished => {}
             },
             Occurrence::Signal(asked) => self.on_signal(asked),
-            Occurrence::File(seen) => self.on_seen(seen),
-            Occurrence::Probe(found) => self.on_found(found),
+            Occurrence::File(seen) => self.on_file_change(seen),
+            Occurrence::Probe(found) => self.on_probe_result(found),
             Occurrence::Command(command) => self.on_command(command),
             Occurrence::Time => {
                 let now = self.now();
@@ -269,11 +269,11 @@ impl Engine {
         self.supervisor.deadline().map_or(now, |at| now.min(before(at)))
     }
 
-    fn happen(&mut self, event: Event) {
-        self.happen_all(vec![event]);
+    fn handle_event(&mut self, event: Event) {
+        self.handle_events(vec![event]);
     }
 
-    fn happen_all(&mut self, mut events: Vec<Event>) {
+    fn handle_events(&mut self, mut events: Vec<Event>) {
         while !events.is_empty() {
             tracing::debug!(?events);
             let now = self.time_of(&events);
@@ -297,15 +297,15 @@ impl Engine {
             }
             Action::Stop(id, signal) => self.stop(id, signal, Scope::Group),
             Action::StopDescendants(id, signal) => self.stop(id, signal, Scope::All),
-            Action::StopStrays => {
+            Action::StopOrphans => {
                 self.keeper.send_request(Request::StopOrphans, Vec::new());
                 self.logs.begin_stopping();
             }
             Action::Sweep => self.keeper.send_request(Request::Sweep, Vec::new()),
-            Action::Await(id, process) => self.probes.await_needs(id, &process),
+            Action::ProbeNeeds(id, process) => self.probes.probe_needs(id, &process),
             Action::Probe(id, process) => self.probe(id, process),
-            Action::Forget(id) => self.forget(id),
-            Action::Say(notice) => self.logs.print_message(notice),
+            Action::CancelProbe(id) => self.cancel_probe(id),
+            Action::Notify(notice) => self.logs.print_message(notice),
         }
     }
 
@@ -317,7 +317,7 @@ impl Engine {
     fn spawn(&mut self, id: ProcessId, process: Arc<plan::Process>) -> io::Result<()> {
         if let Some(kills) = self.oom_kills.as_mut().filter(|_| id.life > 1) {
             // What ran out before is none of its business.
-            kills.have_grown();
+            kills.increased();
         }
         let (read, write) = io::pipe()?;
         let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
@@ -328,16 +328,16 @@ impl Engine {
         let listener = process.port.filter(|_| process.listen);
         let listener = listener.and_then(|port| self.sockets.get(port)).transpose()?;
         let (shell, passed) = (&self.plan.shell, listener.is_some());
-        let spawn = launch::spawn(id.into(), &process, &process.command, shell, passed)?;
+        let spawn = spawn_request::new(id.into(), &process, &process.command, shell, passed)?;
         let files: Vec<OwnedFd> = [write].into_iter().chain(listener).collect();
         self.keeper.send_request(Request::Spawn(spawn), files);
-        self.unheard.insert(id, (read, process));
+        self.unread_pipes.insert(id, (read, process));
         Ok(())
     }
 
     /// Has the output of a process read, if it isn't yet.
-    fn hear(&mut self, id: ProcessId) {
-        let Some((read, process)) = self.unheard.remove(&id) else { return };
+    fn start_reading(&mut self, id: ProcessId) {
+        let Some((read, process)) = self.unread_pipes.remove(&id) else { return };
         let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
         let color = index.map_or(0, |index| self.colors[index]);
         let label = process.shown.then(|| self.show.style.label(&process.name, color));
@@ -356,8 +356,8 @@ impl Engine {
             {
                 // Its output comes behind the message that it was started.
                 events.push(Event::Spawned(id.into(), pid));
-                self.happen_all(std::mem::take(&mut events));
-                self.hear(id.into());
+                self.handle_events(std::mem::take(&mut events));
+                self.start_reading(id.into());
             } else {
                 events.extend(self.on_report(report));
             }
@@ -366,7 +366,7 @@ impl Engine {
                 next = self.keeper.try_next_report()?;
             }
         }
-        self.happen_all(events);
+        self.handle_events(events);
         Ok(())
     }
 
@@ -377,8 +377,8 @@ impl Engine {
         }
         match report {
             Report::SpawnFailed { id, step, errno } => {
-                self.forget(id.into());
-                self.unheard.remove(&id.into());
+                self.cancel_probe(id.into());
+                self.unread_pipes.remove(&id.into());
                 let errno = Errno::from_raw(errno);
                 if step == SpawnStep::Dir
                     && let Some(status) = self.supervisor.find(id.into())
@@ -391,8 +391,8 @@ impl Engine {
                 Some(Event::Exited(id.into(), exit, Vec::new()))
             }
             Report::Cancelled { id } => {
-                self.forget(id.into());
-                self.unheard.remove(&id.into());
+                self.cancel_probe(id.into());
+                self.unread_pipes.remove(&id.into());
                 Some(Event::Exited(id.into(), Exit::Cancelled, Vec::new()))
             }
             Report::StartHangs { id, pid } => {
@@ -405,15 +405,15 @@ impl Engine {
             Report::Exited { id, wait, left } => {
                 // Its last lines come before what is said of its end.
                 self.logs.drain_source(id.0);
-                self.forget(id.into());
-                self.look_for_lack_of_memory(id.into(), wait.into());
+                self.cancel_probe(id.into());
+                self.check_oom_kill(id.into(), wait.into());
                 Some(Event::Exited(id.into(), wait.into(), left))
             }
             Report::GroupEmpty { id } => {
                 self.logs.drain_source(id.0);
-                Some(Event::Empty(id.into()))
+                Some(Event::GroupEmpty(id.into()))
             }
-            Report::Orphans { left } => Some(Event::Strays(left)),
+            Report::Orphans { left } => Some(Event::Orphans(left)),
             Report::Swept { left } => Some(Event::Swept(left)),
             Report::Pong(number) => {
                 // What came before it was reported, and is taken in before the time.
@@ -457,7 +457,7 @@ impl Engine {
         self.logs.print_message(Notice::KeeperLost { lost });
         let left = self.keeper.kill_descendants();
         if !left.is_empty() {
-            self.logs.print_message(Notice::Survivors { left });
+            self.logs.print_message(Notice::KillFailed { left });
         }
         self.supervisor.outcome_so_far().code().max(1)
     }

@@ -15,7 +15,7 @@ pub enum Exit {
     /// By the signal of this number.
     Signal(i32),
     /// It never ran, because what it waited for did not come.
-    Unmet,
+    DependencyFailed,
     /// It never ran, because it was stopped before.
     Cancelled,
     /// It never ran.
@@ -34,7 +34,7 @@ impl Exit {
         match self {
             Self::Code(code) => code != 0,
             Self::Cancelled => false,
-            Self::Signal(_) | Self::Unmet | Self::NotStarted { .. } => true,
+            Self::Signal(_) | Self::DependencyFailed | Self::NotStarted { .. } => true,
         }
     }
 
@@ -45,7 +45,7 @@ impl Exit {
         let code = match self {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal,
-            Self::Unmet => 1,
+            Self::DependencyFailed => 1,
             Self::Cancelled => 0,
             Self::NotStarted { step: SpawnStep::Exec, errno: Errno::ENOENT } => 127,
             Self::NotStarted { .. } => 126,
@@ -68,7 +68,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exited ({code})"),
             Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
-            Self::Unmet | Self::Cancelled => f.write_str("was not started"),
+            Self::DependencyFailed | Self::Cancelled => f.write_str("was not started"),
             Self::NotStarted { step, errno } => {
                 let what = match step {
                     SpawnStep::Fork => "could not be started",

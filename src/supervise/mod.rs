@@ -2,21 +2,21 @@
 
 mod backoff;
 mod clock;
-pub mod command;
+mod dependencies;
 pub mod engine;
 pub mod exit;
-mod launch;
+pub mod handle;
 pub mod listeners;
 mod oom;
-mod order;
+pub mod port_conflict;
+pub mod port_scan;
 mod process;
 mod readiness;
 pub mod share;
 mod shutdown;
 pub mod signals;
-pub mod sockets;
+mod spawn_request;
 mod state;
 mod status;
 pub mod supervisor;
-pub mod taken;
 mod watch;

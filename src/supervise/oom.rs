@@ -13,7 +13,7 @@ pub(super) struct OomKills {
 }
 
 impl OomKills {
-    pub(super) fn so_far() -> Self {
+    pub(super) fn baseline() -> Self {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let file = files(&groups).into_iter().find(|file| read(file).is_some());
         let file = file.unwrap_or_else(|| "/proc/vmstat".into());
@@ -21,7 +21,7 @@ impl OomKills {
     }
 
     /// Whether there have been more since the last look.
-    pub(super) fn have_grown(&mut self) -> bool {
+    pub(super) fn increased(&mut self) -> bool {
         let now = read(&self.file).unwrap_or(self.before);
         std::mem::replace(&mut self.before, now) < now
     }

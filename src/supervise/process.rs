@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
 use super::exit::Exit;
-use super::state::{Leader, Pace, Patience, ProcessId, State, Want, Why};
+use super::state::{DownReason, Leader, Patience, ProcessId, RestartMode, State, Want};
 use super::status::Status;
 use crate::keeper::protocol::Descendant;
 use crate::notice::{Next, Notice, members};
@@ -23,24 +23,24 @@ use crate::plan::{self, OnExit, Policy};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
     /// Find out whether what a process needs is there: `Met` and `Unmet` say so.
-    Await(ProcessId, Arc<plan::Process>),
+    ProbeNeeds(ProcessId, Arc<plan::Process>),
     /// Start a process, as the plan has it.
     Spawn(ProcessId, Arc<plan::Process>),
     /// Find out when a process is ready: `Ready` says so.
     Probe(ProcessId, Arc<plan::Process>),
     /// Find out no more for it.
-    Forget(ProcessId),
+    CancelProbe(ProcessId),
     /// Ask a process and its group to end, and what left the group once its parent is
     /// gone; or kill all of them.
     Stop(ProcessId, Signal),
     /// Ask all of its descendants to end that have not been asked.
     StopDescendants(ProcessId, Signal),
     /// Ask those who belong to no process to end.
-    StopStrays,
+    StopOrphans,
     /// Kill whatever is left.
     Sweep,
     /// Say something.
-    Say(Notice),
+    Notify(Notice),
 }
 
 /// A process of the plan, through all its lives.
@@ -80,9 +80,9 @@ pub(super) enum Consequence {
     /// It was killed, because it did not go.
     Killed,
     /// It failed before it ran.
-    Fell(Exit, Next),
+    StartFailed(Exit, Next),
     /// It takes too long to become ready.
-    Late,
+    ReadyTimedOut,
 }
 
 impl Process {
@@ -137,11 +137,11 @@ impl Process {
     }
 
     /// Starts it again, whatever it is now, at once or when its turn comes.
-    pub(super) fn restart(&mut self, pace: Pace, now: Instant, actions: &mut Vec<Action>) {
-        if self.is_gone_from_plan() {
+    pub(super) fn restart(&mut self, pace: RestartMode, now: Instant, actions: &mut Vec<Action>) {
+        if self.is_removed() {
             return;
         }
-        if pace == Pace::Rolling {
+        if pace == RestartMode::Rolling {
             self.due = true;
             return;
         }
@@ -161,35 +161,35 @@ impl Process {
     /// Lets it go down, and stay there.
     pub(super) fn stop(&mut self) {
         self.due = false;
-        if !self.is_gone_from_plan() {
-            self.want = Want::Down(Why::Told);
+        if !self.is_removed() {
+            self.want = Want::Down(DownReason::StoppedByUser);
         }
     }
 
     /// The plan has it no more.
     pub(super) fn retire(&mut self) {
         self.due = false;
-        self.want = Want::Down(Why::Gone);
+        self.want = Want::Down(DownReason::Removed);
     }
 
     /// Whether it still has a port that another may be to have by now.
     pub(super) fn holds_old_port(&self) -> bool {
         self.port_in_use.is_some()
-            && (self.is_gone_from_plan() || self.port_in_use != own_port(&self.plan))
+            && (self.is_removed() || self.port_in_use != own_port(&self.plan))
     }
 
-    pub(super) fn is_gone_from_plan(&self) -> bool {
-        self.want == Want::Down(Why::Gone)
+    pub(super) fn is_removed(&self) -> bool {
+        self.want == Want::Down(DownReason::Removed)
     }
 
     /// Whether it is down because it failed.
     pub(super) fn has_failed(&self) -> bool {
-        self.want == Want::Down(Why::Failed)
+        self.want == Want::Down(DownReason::Failed)
     }
 
     /// Whether it can be forgotten.
-    pub(super) fn is_past(&self) -> bool {
-        self.is_gone_from_plan() && self.state == State::Down
+    pub(super) fn is_removable(&self) -> bool {
+        self.is_removed() && self.state == State::Down
     }
 
     pub(super) fn status(&self) -> Status {
@@ -231,7 +231,7 @@ impl Process {
         self.tried = None;
         let (name, port) = (self.name().to_owned(), self.plan.port);
         let listened = self.plan.listen;
-        actions.push(Action::Say(Notice::Started { name, pid, port, listened }));
+        actions.push(Action::Notify(Notice::Started { name, pid, port, listened }));
     }
 
     /// It has ended, or never began. Returns what follows, if it did so without
@@ -267,7 +267,7 @@ impl Process {
         }
         self.left.clone_from(&left);
         let name = self.name().to_owned();
-        actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
+        actions.push(Action::Notify(Notice::Exited { name, exit, left, next }));
         Some(next)
     }
 
@@ -284,7 +284,7 @@ impl Process {
             self.crashes = 0;
         }
         // What is not there is no fault of its own: it is waited for as long as it takes.
-        let crashed = exit.failed() && exit != Exit::Unmet;
+        let crashed = exit.failed() && exit != Exit::DependencyFailed;
         self.crashes += u32::from(crashed);
         let backoff = self.policy().backoff;
         let restart = match self.policy().on_exit {
@@ -302,7 +302,11 @@ impl Process {
         self.pause_until = match next {
             Next::Restart(pause) => Some(now + pause),
             Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
-                self.want = Want::Down(if exit.failed() { Why::Failed } else { Why::Done });
+                self.want = Want::Down(if exit.failed() {
+                    DownReason::Failed
+                } else {
+                    DownReason::Finished
+                });
                 None
             }
         };
@@ -327,7 +331,7 @@ impl Process {
             Leader::Stopped(exit) => {
                 self.is_gone(exit);
                 let name = self.name().to_owned();
-                actions.push(Action::Say(Notice::Stopped { name, exit }));
+                actions.push(Action::Notify(Notice::Stopped { name, exit }));
             }
         }
     }

@@ -17,14 +17,14 @@ pub(super) struct Shutdown {
     remind_at: Instant,
     /// When strays are killed.
     kill_at: Instant,
-    strays: Strays,
+    orphans: Orphans,
     sweep: Sweep,
 }
 
 /// Those who live and belong to no process.
-enum Strays {
+enum Orphans {
     /// They are let be until every process has been asked to end.
-    LetBe,
+    Ignored,
     /// They have been asked to end, whoever they are.
     Asked,
     /// These are left.
@@ -44,13 +44,13 @@ impl Shutdown {
         Self {
             remind_at: now + REMIND_AFTER,
             kill_at: now + longest,
-            strays: Strays::LetBe,
+            orphans: Orphans::Ignored,
             sweep: Sweep::NotYet,
         }
     }
 
     /// The user would not wait.
-    pub(super) fn hurry(&mut self, now: Instant) {
+    pub(super) fn force_stop(&mut self, now: Instant) {
         self.kill_at = now;
     }
 
@@ -63,24 +63,24 @@ impl Shutdown {
     pub(super) fn deadline(&self, all_down: bool) -> Option<Instant> {
         match self.sweep {
             Sweep::NotYet if !all_down => Some(self.remind_at),
-            Sweep::NotYet => match &self.strays {
-                Strays::Left(_) => Some(self.kill_at),
+            Sweep::NotYet => match &self.orphans {
+                Orphans::Left(_) => Some(self.kill_at),
                 // Nothing to do before it is known who they are.
-                Strays::LetBe | Strays::Asked => None,
+                Orphans::Ignored | Orphans::Asked => None,
             },
             Sweep::Asked | Sweep::Done => None,
         }
     }
 
-    pub(super) fn on_strays(&mut self, left: Vec<Descendant>, actions: &mut Vec<Action>) {
-        let before = match &self.strays {
-            Strays::LetBe | Strays::Asked => &[],
-            Strays::Left(left) => left.as_slice(),
+    pub(super) fn on_orphans(&mut self, left: Vec<Descendant>, actions: &mut Vec<Action>) {
+        let before = match &self.orphans {
+            Orphans::Ignored | Orphans::Asked => &[],
+            Orphans::Left(left) => left.as_slice(),
         };
-        if left.iter().any(|stray| !before.contains(stray)) {
-            actions.push(Action::Say(Notice::Strays { left: left.clone() }));
+        if left.iter().any(|orphan| !before.contains(orphan)) {
+            actions.push(Action::Notify(Notice::StoppingOrphans { left: left.clone() }));
         }
-        self.strays = Strays::Left(left);
+        self.orphans = Orphans::Left(left);
     }
 
     pub(super) fn on_swept(&mut self) {
@@ -95,9 +95,9 @@ impl Shutdown {
         now: Instant,
         actions: &mut Vec<Action>,
     ) -> bool {
-        if let Strays::LetBe = self.strays {
-            self.strays = Strays::Asked;
-            actions.push(Action::StopStrays);
+        if let Orphans::Ignored = self.orphans {
+            self.orphans = Orphans::Asked;
+            actions.push(Action::StopOrphans);
         }
         let up: Vec<&Process> =
             processes.iter().filter(|process| !process.state.is_down()).collect();
@@ -109,16 +109,16 @@ impl Shutdown {
             let asked = up.iter().filter(|process| process.state.is_going());
             let names: Vec<String> = asked.map(|process| process.known_as()).collect();
             if !names.is_empty() {
-                actions.push(Action::Say(Notice::Waiting { names, kill_in }));
+                actions.push(Action::Notify(Notice::StillStopping { names, kill_in }));
             }
         }
-        let Strays::Left(strays) = &self.strays else { return false };
-        let killing = !strays.is_empty() && self.kill_at <= now;
-        if !up.is_empty() || self.sweep != Sweep::NotYet || !(strays.is_empty() || killing) {
+        let Orphans::Left(orphans) = &self.orphans else { return false };
+        let killing = !orphans.is_empty() && self.kill_at <= now;
+        if !up.is_empty() || self.sweep != Sweep::NotYet || !(orphans.is_empty() || killing) {
             return false;
         }
         if killing {
-            actions.push(Action::Say(Notice::KillingStrays { left: strays.clone() }));
+            actions.push(Action::Notify(Notice::KillingOrphans { left: orphans.clone() }));
         }
         self.sweep = Sweep::Asked;
         actions.push(Action::Sweep);

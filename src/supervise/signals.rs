@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Asked {
+pub enum SignalRequest {
     /// Stop everything.
     Stop(Signal),
     /// Pass it on to every process.
@@ -28,22 +28,22 @@ pub enum Asked {
 const MAY_BE_IGNORED: [Signal; 4] =
     [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP];
 
-const REQUESTS: [(Signal, Asked); 10] = [
-    (Signal::SIGINT, Asked::Stop(Signal::SIGINT)),
-    (Signal::SIGTERM, Asked::Stop(Signal::SIGTERM)),
-    (Signal::SIGHUP, Asked::Stop(Signal::SIGHUP)),
-    (Signal::SIGQUIT, Asked::Status),
-    (Signal::SIGUSR1, Asked::Forward(Signal::SIGUSR1)),
-    (Signal::SIGUSR2, Asked::Forward(Signal::SIGUSR2)),
-    (Signal::SIGWINCH, Asked::Forward(Signal::SIGWINCH)),
-    (Signal::SIGTSTP, Asked::Suspend),
-    (Signal::SIGCONT, Asked::Resume),
-    (Signal::SIGCHLD, Asked::Keeper),
+const REQUESTS: [(Signal, SignalRequest); 10] = [
+    (Signal::SIGINT, SignalRequest::Stop(Signal::SIGINT)),
+    (Signal::SIGTERM, SignalRequest::Stop(Signal::SIGTERM)),
+    (Signal::SIGHUP, SignalRequest::Stop(Signal::SIGHUP)),
+    (Signal::SIGQUIT, SignalRequest::Status),
+    (Signal::SIGUSR1, SignalRequest::Forward(Signal::SIGUSR1)),
+    (Signal::SIGUSR2, SignalRequest::Forward(Signal::SIGUSR2)),
+    (Signal::SIGWINCH, SignalRequest::Forward(Signal::SIGWINCH)),
+    (Signal::SIGTSTP, SignalRequest::Suspend),
+    (Signal::SIGCONT, SignalRequest::Resume),
+    (Signal::SIGCHLD, SignalRequest::Keeper),
 ];
 
 /// Signals to come, in the order in which they are taken.
 #[derive(Debug)]
-pub struct Signals(UnboundedReceiver<Asked>);
+pub struct Signals(UnboundedReceiver<SignalRequest>);
 
 impl Signals {
     /// Takes over all signals but those that were ignored from the start, and HUP
@@ -67,7 +67,7 @@ impl Signals {
     }
 
     /// The next one. Nothing is lost if this is cancelled.
-    pub async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> SignalRequest {
         match self.0.recv().await {
             Some(request) => request,
             None => std::future::pending().await,

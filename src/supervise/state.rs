@@ -47,7 +47,7 @@ impl ProcessId {
 
 /// How many are started again at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Pace {
+pub enum RestartMode {
     /// All.
     AtOnce,
     /// One, and the next when it is up.
@@ -60,20 +60,20 @@ pub enum Want {
     /// It is to run.
     Up,
     /// It is not.
-    Down(Why),
+    Down(DownReason),
 }
 
 /// Why a process is not to run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Why {
+pub enum DownReason {
     /// It has ended, and that was all.
-    Done,
+    Finished,
     /// It has failed, and is not tried again by itself.
     Failed,
     /// Somebody said so.
-    Told,
+    StoppedByUser,
     /// The plan has it no more: once it is down, it is forgotten.
-    Gone,
+    Removed,
 }
 
 /// Whether others can count on a process that runs.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::exit::Exit;
-use super::state::{State, Want, Why};
+use super::state::{DownReason, State, Want};
 use crate::plan;
 
 /// What is known of a process.
@@ -35,7 +35,7 @@ impl Status {
     /// Whether the plan has it; else it is on its way down for good.
     #[must_use]
     pub fn is_planned(&self) -> bool {
-        self.want != Want::Down(Why::Gone)
+        self.want != Want::Down(DownReason::Removed)
     }
 
     /// Whether it is to run.
@@ -47,19 +47,19 @@ impl Status {
     /// Whether it is down because it failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.want == Want::Down(Why::Failed)
+        self.want == Want::Down(DownReason::Failed)
     }
 
     /// Whether it is started again, or started, when it would run otherwise now: also
     /// one that has failed, which that may mend.
     #[must_use]
-    pub fn follows_changes(&self) -> bool {
+    pub fn restarts_on_change(&self) -> bool {
         self.is_wanted() || self.has_failed()
     }
 
     /// The same, when a file changes that it watches: also one that is done.
     #[must_use]
-    pub fn follows_files(&self) -> bool {
-        self.follows_changes() || self.want == Want::Down(Why::Done)
+    pub fn restarts_on_file_change(&self) -> bool {
+        self.restarts_on_change() || self.want == Want::Down(DownReason::Finished)
     }
 }

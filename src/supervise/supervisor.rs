@@ -6,7 +6,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-mod orders;
+mod requests;
 mod rolling;
 
 use std::collections::{HashMap, HashSet};
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::backoff::Chance;
+use super::dependencies::{Dependencies, Gate};
 use super::exit::{Exit, Failure, Outcome};
-use super::order::{Dependencies, Place};
 use super::process::{Consequence, Process};
 use super::shutdown::Shutdown;
 use crate::keeper::protocol::Descendant;
@@ -25,7 +25,7 @@ use crate::notice::{Cause, Next, Notice};
 use crate::plan::{self, Plan};
 
 pub use super::process::Action;
-pub use super::state::{Pace, ProcessId, Readiness, State, Want, Why};
+pub use super::state::{DownReason, ProcessId, Readiness, RestartMode, State, Want};
 pub use super::status::Status;
 
 /// Something that happened.
@@ -36,28 +36,28 @@ pub enum Event {
     /// A process runs.
     Spawned(ProcessId, i32),
     /// So much of what a process needs is not there; nothing: all is.
-    Unmet(ProcessId, Vec<String>),
+    NeedsChecked(ProcessId, Vec<String>),
     /// A process is ready.
     Ready(ProcessId),
     /// A process is not ready yet, and this came of the last look.
-    Tried(ProcessId, String),
+    ProbeFailed(ProcessId, String),
     /// A process has ended, or never began, and so many of it are left.
     Exited(ProcessId, Exit, Vec<Descendant>),
     /// Of a process that had ended, nobody is left.
-    Empty(ProcessId),
+    GroupEmpty(ProcessId),
     /// Who lives and belongs to no process.
-    Strays(Vec<Descendant>),
+    Orphans(Vec<Descendant>),
     /// All is killed, but for these.
     Swept(Vec<Descendant>),
     /// ganger got a signal that asks it to stop: INT, TERM or HUP.
-    Asked(Signal),
+    StopSignal(Signal),
     /// Nobody reads the output any more.
     StdoutClosed,
     /// This is what is wanted from now on: what is new is started, what is gone is
     /// stopped, what has changed is started again, and the rest is let be.
-    Plan(Vec<Arc<plan::Process>>, Pace),
+    Plan(Vec<Arc<plan::Process>>, RestartMode),
     /// These are to be started again, or started if they are down.
-    Restart(Vec<String>, Pace),
+    Restart(Vec<String>, RestartMode),
     /// These are to be down.
     Stop(Vec<String>),
     /// All is to end.
@@ -76,7 +76,7 @@ pub struct Supervisor {
     coupled: bool,
     /// Whether nothing is up because that is what was asked for, and not because
     /// everything came to its end.
-    told_down: bool,
+    stopped_by_user: bool,
     /// Who was started again last, while others wait for their turn.
     rolling: Option<u32>,
     shutdown: Option<Shutdown>,
@@ -98,7 +98,7 @@ impl Supervisor {
             positions: HashMap::new(),
             next_index: 0,
             coupled: true,
-            told_down: false,
+            stopped_by_user: false,
             rolling: None,
             shutdown: None,
             interrupted: None,
@@ -146,7 +146,7 @@ impl Supervisor {
                     process.on_spawned(pid, now, &mut self.actions);
                 }
             }
-            Event::Unmet(id, unmet) => {
+            Event::NeedsChecked(id, unmet) => {
                 if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_unmet(unmet, &mut self.actions);
                 }
@@ -156,29 +156,29 @@ impl Supervisor {
                     process.on_ready(now, &mut self.actions);
                 }
             }
-            Event::Tried(id, outcome) => {
+            Event::ProbeFailed(id, outcome) => {
                 if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_tried(outcome);
                 }
             }
             Event::Exited(id, exit, left) => self.on_exited(id, exit, left, now),
-            Event::Empty(id) => {
+            Event::GroupEmpty(id) => {
                 if let Some(process) = current(&mut self.processes, &self.positions, id) {
                     process.on_empty(&mut self.actions);
                 }
             }
-            Event::Strays(left) => {
+            Event::Orphans(left) => {
                 if let Some(shutdown) = &mut self.shutdown {
-                    shutdown.on_strays(left, &mut self.actions);
+                    shutdown.on_orphans(left, &mut self.actions);
                 }
             }
             Event::Swept(left) => self.on_swept(left),
-            Event::Asked(signal) => self.on_asked(signal, now),
+            Event::StopSignal(signal) => self.on_stop_signal(signal, now),
             Event::StdoutClosed => self.shut_down(Cause::StdoutClosed, now),
             Event::Plan(plan, pace) => self.on_plan(plan, pace, now),
             Event::Restart(names, pace) => self.on_restart(&names, pace, now),
             Event::Stop(names) => self.on_stop(&names),
-            Event::Quit => self.shut_down(Cause::Asked, now),
+            Event::Quit => self.shut_down(Cause::QuitRequest, now),
         }
     }
 
@@ -271,11 +271,11 @@ impl Supervisor {
         }
         if !left.is_empty() {
             self.outcome.killed = true;
-            self.actions.push(Action::Say(Notice::Survivors { left }));
+            self.actions.push(Action::Notify(Notice::KillFailed { left }));
         }
     }
 
-    fn on_asked(&mut self, signal: Signal, now: Instant) {
+    fn on_stop_signal(&mut self, signal: Signal, now: Instant) {
         if signal == Signal::SIGINT {
             match self.interrupted {
                 Some(at) if now.duration_since(at) < SAME_INTERRUPT => return,
@@ -308,16 +308,16 @@ impl Supervisor {
         let longest = self.processes.iter().map(|process| process.policy().grace).max();
         self.shutdown = Some(Shutdown::new(now, longest.unwrap_or_default()));
         if cause != Cause::Exit {
-            self.actions.push(Action::Say(Notice::StoppingAll { cause }));
+            self.actions.push(Action::Notify(Notice::StoppingAll { cause }));
         }
     }
 
     /// The user would not wait.
     fn kill_all(&mut self, now: Instant) {
         let Some(shutdown) = &mut self.shutdown else { return };
-        shutdown.hurry(now);
+        shutdown.force_stop(now);
         for process in &mut self.processes {
-            process.hurry(now, &mut self.actions);
+            process.force_stop(now, &mut self.actions);
             self.outcome.killed |= process.kill(None, now, &mut self.actions);
         }
     }
@@ -330,12 +330,12 @@ impl Supervisor {
             Touched::None | Touched::One(_) | Touched::All => None,
         };
         if let Some(at) = one {
-            self.step_one(at, &Place::FREE, now);
+            self.step_one(at, &Gate::FREE, now);
         }
         // It may have been the reason to stop all.
         if one.is_none() || self.shutdown.is_some() {
             loop {
-                self.roll_on(now);
+                self.advance_rolling(now);
                 if !self.step(now) {
                     break;
                 }
@@ -347,11 +347,11 @@ impl Supervisor {
             let wanted: HashSet<&str> = wanted.map(Process::name).collect();
             self.outcome.failures.retain(|failure| !wanted.contains(failure.name.as_str()));
         }
-        if self.processes.iter().any(Process::is_past) {
-            self.processes.retain(|process| !process.is_past());
+        if self.processes.iter().any(Process::is_removable) {
+            self.processes.retain(|process| !process.is_removable());
             self.note_positions();
         }
-        let ended = self.is_unwanted() && !self.told_down && self.all_down();
+        let ended = self.is_unwanted() && !self.stopped_by_user && self.all_down();
         if self.shutdown.is_none() && ended {
             self.shut_down(Cause::AllDown, now);
         }
@@ -366,8 +366,8 @@ impl Supervisor {
         let ordered = !dependencies.are_none();
         let mut moved = false;
         for index in 0..self.processes.len() {
-            let place = dependencies.place(index, &self.processes);
-            moved |= self.step_one(index, &place, now);
+            let gate = dependencies.gate(index, &self.processes);
+            moved |= self.step_one(index, &gate, now);
         }
         let due = self.processes.iter().any(|process| process.due);
         let rolling = due || self.rolling.is_some();
@@ -376,10 +376,10 @@ impl Supervisor {
     }
 
     /// Moves one process one step. True if it is another state then.
-    fn step_one(&mut self, at: usize, place: &Place, now: Instant) -> bool {
+    fn step_one(&mut self, at: usize, gate: &Gate, now: Instant) -> bool {
         let process = &mut self.processes[at];
         let before = process.state;
-        let consequence = process.reconcile(now, place, &mut self.chance, &mut self.actions);
+        let consequence = process.reconcile(now, gate, &mut self.chance, &mut self.actions);
         let moved = before != process.state;
         match consequence {
             None => moved,
@@ -388,12 +388,12 @@ impl Supervisor {
                 self.outcome.killed |= self.shutdown.is_some();
                 moved
             }
-            Some(Consequence::Fell(exit, next)) => {
+            Some(Consequence::StartFailed(exit, next)) => {
                 let name = process.name().to_owned();
                 self.on_ended(&Failure { name, exit }, next, now);
                 true
             }
-            Some(Consequence::Late) => {
+            Some(Consequence::ReadyTimedOut) => {
                 self.stop_rolling();
                 moved
             }
@@ -448,15 +448,15 @@ impl Event {
     fn touches(&self) -> Touched {
         match self {
             Self::Spawned(id, _)
-            | Self::Unmet(id, _)
+            | Self::NeedsChecked(id, _)
             | Self::Ready(id)
-            | Self::Tried(id, _)
+            | Self::ProbeFailed(id, _)
             | Self::Exited(id, ..)
-            | Self::Empty(id) => Touched::One(id.index),
+            | Self::GroupEmpty(id) => Touched::One(id.index),
             Self::Tick
-            | Self::Strays(_)
+            | Self::Orphans(_)
             | Self::Swept(_)
-            | Self::Asked(_)
+            | Self::StopSignal(_)
             | Self::StdoutClosed
             | Self::Plan(..)
             | Self::Restart(..)

@@ -21,17 +21,17 @@ use crate::plan::Process;
 
 /// What was seen.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Seen {
+pub(super) enum FileChange {
     /// Files changed that these process types watch, one of them this.
     Changed(Vec<String>, PathBuf),
     /// Not everything can be watched, for this reason.
-    Blind(String),
+    WatchFailed(String),
 }
 
 /// What changes together is one change: it is over when nothing has changed for so
 /// long, or when it has gone on for so long.
-const QUIET: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(5);
+const QUIET_TIME: Duration = Duration::from_millis(200);
+const MAX_BURST: Duration = Duration::from_secs(5);
 
 /// Where git is told what to ignore.
 const RULES: &str = ".gitignore";
@@ -59,7 +59,7 @@ impl Watch {
     pub(super) fn start(
         root: &Path,
         processes: &[Arc<Process>],
-        seen: UnboundedSender<Seen>,
+        seen: UnboundedSender<FileChange>,
     ) -> Option<Self> {
         let patterns = patterns(processes);
         if patterns.is_empty() {
@@ -71,7 +71,7 @@ impl Watch {
         let watcher = match notify::recommended_watcher(heard) {
             Ok(watcher) => watcher,
             Err(error) => {
-                let _ = seen.send(Seen::Blind(error.to_string()));
+                let _ = seen.send(FileChange::WatchFailed(error.to_string()));
                 return None;
             }
         };
@@ -141,7 +141,7 @@ struct Worker {
     watcher: RecommendedWatcher,
     /// What git ignores, for each folder that is watched, and those above the root.
     folders: HashMap<PathBuf, Gitignore>,
-    seen: UnboundedSender<Seen>,
+    seen: UnboundedSender<FileChange>,
 }
 
 impl Worker {
@@ -153,7 +153,7 @@ impl Worker {
             let message = match &change {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some((_, since)) => {
-                    messages.recv_timeout(QUIET.min(LONGEST.saturating_sub(since.elapsed())))
+                    messages.recv_timeout(QUIET_TIME.min(MAX_BURST.saturating_sub(since.elapsed())))
                 }
             };
             match message {
@@ -170,7 +170,7 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some((path, _)) = change.take() {
                         let kinds = std::mem::take(&mut kinds).into_iter().collect();
-                        let _ = self.seen.send(Seen::Changed(kinds, path));
+                        let _ = self.seen.send(FileChange::Changed(kinds, path));
                     }
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -228,7 +228,7 @@ impl Worker {
         let mut files = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
-            // Before it is read: what comes later is an event.
+            // StartGate it is read: what comes later is an event.
             if let Err(error) = self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
                 match error.kind {
                     // Gone again.
@@ -261,7 +261,7 @@ impl Worker {
     }
 
     fn blind(&self, reason: &str) {
-        let _ = self.seen.send(Seen::Blind(reason.to_owned()));
+        let _ = self.seen.send(FileChange::WatchFailed(reason.to_owned()));
     }
 
     /// Whether something in this folder may be what a pattern means.

@@ -22,7 +22,7 @@ use ganger::keeper::start;
 use ganger::plan::sources::{EnvFiles, Sources, Text};
 use ganger::plan::{Options, Plan, shell};
 use ganger::supervise::exit::Exit;
-use ganger::supervise::supervisor::{Action, Event, Pace, State, Status, Supervisor};
+use ganger::supervise::supervisor::{Action, Event, RestartMode, State, Status, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -125,7 +125,7 @@ impl World {
             done.compared += 1;
             self.step(&mut keeper, done);
         }
-        self.handle(&mut keeper, Event::Asked(Signal::SIGTERM));
+        self.handle(&mut keeper, Event::StopSignal(Signal::SIGTERM));
         while self.supervisor.outcome().is_none() {
             self.next(&mut keeper).await;
         }
@@ -156,7 +156,7 @@ impl World {
                 let (counts, edition) = ([count(5), count(3), count(3), 1], count(3));
                 self.plan = plan(counts, edition);
                 done.plans += 1;
-                let pace = if count(2) == 0 { Pace::AtOnce } else { Pace::Rolling };
+                let pace = if count(2) == 0 { RestartMode::AtOnce } else { RestartMode::Rolling };
                 self.handle(keeper, Event::Plan(self.plan.processes.clone(), pace));
             }
         }
@@ -188,7 +188,7 @@ impl World {
                     keeper.send_request(Request::Spawn(spawn), vec![null.into()]);
                     continue;
                 }
-                Action::Await(..) | Action::Probe(..) | Action::Forget(_) => continue,
+                Action::ProbeNeeds(..) | Action::Probe(..) | Action::CancelProbe(_) => continue,
                 Action::Stop(id, signal) => {
                     let scope = Scope::Group;
                     Request::Stop { id: id.into(), signal: signal as i32, scope }
@@ -197,12 +197,12 @@ impl World {
                     let scope = Scope::All;
                     Request::Stop { id: id.into(), signal: signal as i32, scope }
                 }
-                Action::StopStrays => {
+                Action::StopOrphans => {
                     self.ending = true;
                     Request::StopOrphans
                 }
                 Action::Sweep => Request::Sweep,
-                Action::Say(_) => continue,
+                Action::Notify(_) => continue,
             };
             keeper.send_request(request, Vec::new());
         }
@@ -216,8 +216,8 @@ impl World {
             report = keeper.next_report() => match report.unwrap() {
                 Report::Spawned { id, pid } => Event::Spawned(id.into(), pid),
                 Report::Exited { id, wait, left } => Event::Exited(id.into(), wait.into(), left),
-                Report::GroupEmpty { id } => Event::Empty(id.into()),
-                Report::Orphans { left } => Event::Strays(left),
+                Report::GroupEmpty { id } => Event::GroupEmpty(id.into()),
+                Report::Orphans { left } => Event::Orphans(left),
                 Report::Swept { left } => Event::Swept(left),
                 Report::Cancelled { id } => Event::Exited(id.into(), Exit::Cancelled, Vec::new()),
                 Report::StartHangs { .. } => return,

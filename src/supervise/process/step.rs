@@ -11,8 +11,8 @@ use super::{Action, Consequence, Process, own_port};
 use crate::notice::Notice;
 use crate::plan::Policy;
 use crate::supervise::backoff::Chance;
+use crate::supervise::dependencies::{Gate, StartGate};
 use crate::supervise::exit::Exit;
-use crate::supervise::order::{Before, Place};
 use crate::supervise::state::{Leader, Patience, Readiness, State, Want};
 
 /// How long something that was killed may take to be gone.
@@ -24,24 +24,24 @@ impl Process {
     pub(in crate::supervise) fn reconcile(
         &mut self,
         now: Instant,
-        place: &Place,
+        gate: &Gate,
         chance: &mut Chance,
         actions: &mut Vec<Action>,
     ) -> Option<Consequence> {
         match (self.want, self.state) {
-            (Want::Up, State::Down) => return self.begin(now, place, chance, actions),
+            (Want::Up, State::Down) => return self.begin(now, gate, chance, actions),
             (Want::Up, State::Backoff { until }) => {
                 if until <= now {
-                    return self.begin(now, place, chance, actions);
+                    return self.begin(now, gate, chance, actions);
                 }
             }
             (Want::Up, State::Waiting { until }) => {
-                return self.wait(until, now, place, chance, actions);
+                return self.wait(until, now, gate, chance, actions);
             }
             (Want::Down(_), State::Backoff { .. }) => self.state = State::Down,
             (Want::Down(_), State::Waiting { .. }) => self.wait_no_more(actions),
             (Want::Down(_), State::Starting | State::Up { .. }) => {
-                if place.may_stop {
+                if gate.may_stop {
                     self.ask_to_stop(Leader::Up, now, actions);
                 }
             }
@@ -66,7 +66,7 @@ impl Process {
                 if give_up_at <= now {
                     self.state = State::Stuck { leader };
                     let name = self.name().to_owned();
-                    actions.push(Action::Say(Notice::Unkillable { name }));
+                    actions.push(Action::Notify(Notice::Unkillable { name }));
                 }
             }
             (
@@ -83,7 +83,7 @@ impl Process {
     fn begin(
         &mut self,
         now: Instant,
-        place: &Place,
+        gate: &Gate,
         chance: &mut Chance,
         actions: &mut Vec<Action>,
     ) -> Option<Consequence> {
@@ -92,12 +92,12 @@ impl Process {
             self.patience = Patience::Left(until.saturating_duration_since(now));
         }
         let until = self.await_needs(now, actions);
-        if let Before::Awaited(names) = &place.before {
+        if let StartGate::Waiting(names) = &gate.before {
             let (name, what) = (self.name().to_owned(), names.clone());
-            actions.push(Action::Say(Notice::Awaiting { name, what }));
+            actions.push(Action::Notify(Notice::WaitingFor { name, what }));
         }
         self.state = State::Waiting { until };
-        self.wait(until, now, place, chance, actions)
+        self.wait(until, now, gate, chance, actions)
     }
 
     /// Goes on when there is nothing more to wait for, or nothing to hope for.
@@ -105,33 +105,33 @@ impl Process {
         &mut self,
         until: Option<Instant>,
         now: Instant,
-        place: &Place,
+        gate: &Gate,
         chance: &mut Chance,
         actions: &mut Vec<Action>,
     ) -> Option<Consequence> {
-        self.awaited = match &place.before {
-            Before::Awaited(names) => names.clone(),
-            Before::Ready | Before::Failed(_) => Vec::new(),
+        self.awaited = match &gate.before {
+            StartGate::Waiting(names) => names.clone(),
+            StartGate::Open | StartGate::Failed(_) => Vec::new(),
         };
-        let notice = match (&place.before, until) {
-            (Before::Failed(chain), _) => Notice::HeldUp { chain: chain.clone() },
-            (Before::Ready | Before::Awaited(_), Some(until)) if until <= now => {
+        let notice = match (&gate.before, until) {
+            (StartGate::Failed(chain), _) => Notice::DependencyFailed { chain: chain.clone() },
+            (StartGate::Open | StartGate::Waiting(_), Some(until)) if until <= now => {
                 let (name, what) = (self.name().to_owned(), self.unmet.clone());
-                Notice::Missing { name, what, after: self.plan.ready_timeout }
+                Notice::NeedsTimedOut { name, what, after: self.plan.ready_timeout }
             }
-            (Before::Ready, None) => return self.spawn(now, actions),
-            (Before::Ready | Before::Awaited(_), Some(_)) | (Before::Awaited(_), None) => {
+            (StartGate::Open, None) => return self.spawn(now, actions),
+            (StartGate::Open | StartGate::Waiting(_), Some(_)) | (StartGate::Waiting(_), None) => {
                 return None;
             }
         };
-        actions.push(Action::Say(notice));
+        actions.push(Action::Notify(notice));
         self.wait_no_more(actions);
-        let exit = Exit::Unmet;
+        let exit = Exit::DependencyFailed;
         let next = self.what_follows(exit, None, chance, now);
         self.is_gone(exit);
         let (name, left) = (self.name().to_owned(), Vec::new());
-        actions.push(Action::Say(Notice::Exited { name, exit, left, next }));
-        Some(Consequence::Fell(exit, next))
+        actions.push(Action::Notify(Notice::Exited { name, exit, left, next }));
+        Some(Consequence::StartFailed(exit, next))
     }
 
     fn spawn(&mut self, now: Instant, actions: &mut Vec<Action>) -> Option<Consequence> {
@@ -151,7 +151,7 @@ impl Process {
 
     pub(super) fn wait_no_more(&mut self, actions: &mut Vec<Action>) {
         self.state = State::Down;
-        actions.push(Action::Forget(self.id()));
+        actions.push(Action::CancelProbe(self.id()));
         self.unmet.clear();
         self.awaited.clear();
     }
@@ -164,7 +164,7 @@ impl Process {
     }
 
     /// Asks it to end, whoever has to be gone first: the user would not wait.
-    pub(in crate::supervise) fn hurry(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(in crate::supervise) fn force_stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match (self.want, self.state) {
             (Want::Down(_), State::Starting | State::Up { .. }) => {
                 self.ask_to_stop(Leader::Up, now, actions);
@@ -194,7 +194,7 @@ impl Process {
         self.state = State::Killed { give_up_at: now + KILLED_IS_GONE_IN, leader };
         actions.push(Action::Stop(self.id(), Signal::SIGKILL));
         let (name, signal) = (self.name().to_owned(), self.policy().stop_signal);
-        actions.push(Action::Say(Notice::Killing { name, signal, grace }));
+        actions.push(Action::Notify(Notice::Killing { name, signal, grace }));
         true
     }
 }

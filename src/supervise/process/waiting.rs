@@ -23,10 +23,10 @@ impl Process {
         let runs_as_before = plan.runs_like(&self.plan);
         let waits_as_before = plan.is_awaited_like(&self.plan);
         self.plan = plan;
-        if self.is_gone_from_plan() {
+        if self.is_removed() {
             self.want_up();
         }
-        let anew = !runs_as_before && self.status().follows_changes();
+        let anew = !runs_as_before && self.status().restarts_on_change();
         if !anew && !waits_as_before {
             self.wait_anew(now, actions);
         }
@@ -38,12 +38,12 @@ impl Process {
     fn wait_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match self.state {
             State::Waiting { .. } => {
-                actions.push(Action::Forget(self.id()));
+                actions.push(Action::CancelProbe(self.id()));
                 self.unmet.clear();
                 self.state = State::Waiting { until: self.await_needs(now, actions) };
             }
             State::Up { since, pid, ready: Readiness::Awaited { .. } | Readiness::Late } => {
-                actions.push(Action::Forget(self.id()));
+                actions.push(Action::CancelProbe(self.id()));
                 self.patience = Patience::Whole;
                 let ready = self.await_ready(now, actions);
                 self.state = State::Up { since, pid, ready };
@@ -66,7 +66,7 @@ impl Process {
     ) -> Option<Instant> {
         let needs = !self.plan.needs.is_empty();
         if needs {
-            actions.push(Action::Await(self.id(), Arc::clone(&self.plan)));
+            actions.push(Action::ProbeNeeds(self.id(), Arc::clone(&self.plan)));
         }
         needs.then(|| now + self.plan.ready_timeout)
     }
@@ -115,7 +115,7 @@ impl Process {
                 Ready::Port | Ready::Http(_) => self.plan.port,
                 Ready::Started | Ready::Log(_) | Ready::Command(_) => None,
             };
-            actions.push(Action::Say(Notice::Ready { name, port: url, after }));
+            actions.push(Action::Notify(Notice::Ready { name, port: url, after }));
         }
     }
 
@@ -131,7 +131,7 @@ impl Process {
             *until = None;
         } else if self.unmet != unmet {
             let name = self.name().to_owned();
-            actions.push(Action::Say(Notice::Awaiting { name, what: unmet.clone() }));
+            actions.push(Action::Notify(Notice::WaitingFor { name, what: unmet.clone() }));
         }
         self.unmet = unmet;
     }
@@ -148,7 +148,7 @@ impl Process {
         let name = self.name().to_owned();
         let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
         let (after, tried) = (self.plan.ready_timeout, self.tried.clone());
-        actions.push(Action::Say(Notice::Late { name, port, after, tried }));
-        Consequence::Late
+        actions.push(Action::Notify(Notice::ReadyTimedOut { name, port, after, tried }));
+        Consequence::ReadyTimedOut
     }
 }

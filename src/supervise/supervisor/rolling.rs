@@ -7,22 +7,22 @@ use std::time::Instant;
 use super::Supervisor;
 use crate::notice::Notice;
 use crate::supervise::process::Action;
-use crate::supervise::state::{Pace, Readiness, State, Want};
+use crate::supervise::state::{Readiness, RestartMode, State, Want};
 
 impl Supervisor {
     /// Starts again whose turn it is, if it is anybody's.
-    pub(super) fn roll_on(&mut self, now: Instant) {
-        if self.may_roll_on() {
+    pub(super) fn advance_rolling(&mut self, now: Instant) {
+        if self.may_advance() {
             let mut due = self.processes.iter_mut().filter(|process| process.due);
             self.rolling = due.next().map(|process| {
-                process.restart(Pace::AtOnce, now, &mut self.actions);
+                process.restart(RestartMode::AtOnce, now, &mut self.actions);
                 process.id().index
             });
         }
     }
 
     /// Whether whoever was started again last is up, or will not be.
-    fn may_roll_on(&self) -> bool {
+    fn may_advance(&self) -> bool {
         let last = self.processes.iter().find(|process| Some(process.id().index) == self.rolling);
         let due = |name: &String| {
             self.processes.iter().any(|process| process.due && process.name() == name)
@@ -62,7 +62,7 @@ impl Supervisor {
             })
             .collect();
         if !names.is_empty() {
-            self.actions.push(Action::Say(Notice::RollStopped { names }));
+            self.actions.push(Action::Notify(Notice::RollingStopped { names }));
         }
     }
 }

@@ -55,7 +55,7 @@ impl World {
 
     /// Passes on an event, and checks what must hold for whatever follows.
     fn on(&mut self, event: Event, impatient: bool) -> Vec<Action> {
-        if matches!(event, Event::Asked(_) | Event::StdoutClosed) {
+        if matches!(event, Event::StopSignal(_) | Event::StdoutClosed) {
             self.shutting_down = true;
         }
         let answers = self.bench.all(event);
@@ -64,7 +64,7 @@ impl World {
                 Action::Spawn(id, process) => self.on_spawn(*id, &process.name),
                 Action::Stop(id, signal) => self.on_stop(*id, *signal, impatient),
                 Action::StopDescendants(id, _) => self.on_stop_descendants(*id),
-                Action::StopStrays => self.shutting_down = true,
+                Action::StopOrphans => self.shutting_down = true,
                 Action::Sweep => {
                     assert!(!self.swept, "swept twice");
                     self.swept = true;
@@ -73,7 +73,10 @@ impl World {
                         (being.leader, being.others) = (false, false);
                     }
                 }
-                Action::Await(..) | Action::Probe(..) | Action::Forget(_) | Action::Say(_) => {}
+                Action::ProbeNeeds(..)
+                | Action::Probe(..)
+                | Action::CancelProbe(_)
+                | Action::Notify(_) => {}
             }
         }
         answers
@@ -124,7 +127,7 @@ impl World {
     fn empty(&mut self, index: u32) {
         let Some(id) = self.known(index).map(Process::id) else { return };
         self.being(index).others = false;
-        self.on(Event::Empty(id), false);
+        self.on(Event::GroupEmpty(id), false);
     }
 
     /// A plan with `count` processes, of which the one at `changed` runs otherwise.
@@ -141,7 +144,8 @@ impl World {
             })
             .collect();
         self.plan.clone_from(&plan);
-        let pace = if changed.is_multiple_of(2) { Pace::AtOnce } else { Pace::Rolling };
+        let pace =
+            if changed.is_multiple_of(2) { RestartMode::AtOnce } else { RestartMode::Rolling };
         let due = |process: &&Process| process.due;
         let all = self.bench.supervisor.processes.iter();
         let due: Vec<u32> = all.filter(due).map(|process| process.id().index).collect();
@@ -188,9 +192,9 @@ impl World {
 }
 
 /// One step of a history: what happens, to whom, and how.
-type Step = (u8, u32, u16);
+type SpawnStep = (u8, u32, u16);
 
-fn live(policies: &[Policy], steps: &[Step]) {
+fn live(policies: &[Policy], steps: &[SpawnStep]) {
     let mut world = World::new(policies);
     world.on(Event::Tick, false);
     for &(what, whom, how) in steps {
@@ -204,11 +208,11 @@ fn live(policies: &[Policy], steps: &[Step]) {
             (0..=2, Some(id)) if leader => drop(world.on(Event::Spawned(id, 100), false)),
             (3..=5, _) if leader => world.exit(index, exit, how % 4 == 0),
             (3..=5, _) if others => world.empty(index),
-            (6, _) if how % 64 == 0 => drop(world.on(Event::Asked(SIGTERM), false)),
-            (7, _) if how % 64 == 0 => drop(world.on(Event::Asked(SIGINT), true)),
+            (6, _) if how % 64 == 0 => drop(world.on(Event::StopSignal(SIGTERM), false)),
+            (7, _) if how % 64 == 0 => drop(world.on(Event::StopSignal(SIGINT), true)),
             (8, _) if world.shutting_down => {
                 let left = if how % 2 == 0 { vec![member(9)] } else { vec![] };
-                world.on(Event::Strays(left), false);
+                world.on(Event::Orphans(left), false);
             }
             (9, _) => {
                 world.on(Event::Exited(ProcessId { index, life: 0 }, exit, vec![]), false);
@@ -224,8 +228,8 @@ fn live(policies: &[Policy], steps: &[Step]) {
                 let names = known.skip(usize::from(how % 3)).map(str::to_owned).collect();
                 let event = match how % 5 {
                     0 => Event::Stop(names),
-                    1 | 2 => Event::Restart(names, Pace::AtOnce),
-                    _ => Event::Restart(names, Pace::Rolling),
+                    1 | 2 => Event::Restart(names, RestartMode::AtOnce),
+                    _ => Event::Restart(names, RestartMode::Rolling),
                 };
                 world.on(event, false);
                 world.settle();
@@ -251,8 +255,8 @@ fn live(policies: &[Policy], steps: &[Step]) {
 
 /// Whatever happened, a shutdown ends once SIGKILL does its work.
 fn end(world: &mut World) {
-    world.on(Event::Asked(SIGTERM), false);
-    world.on(Event::Strays(vec![member(9)]), false);
+    world.on(Event::StopSignal(SIGTERM), false);
+    world.on(Event::Orphans(vec![member(9)]), false);
     for _ in 0..1000 {
         if world.swept {
             break;

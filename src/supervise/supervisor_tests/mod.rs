@@ -1,7 +1,7 @@
 //! The supervisor, event by event, with a clock that moves only when told to.
 
+mod dependencies;
 mod histories;
-mod order;
 mod plans;
 mod rolling;
 mod tables;
@@ -92,13 +92,13 @@ impl Bench {
         let done = |action| match action {
             Action::Spawn(id, _) => Some(Done::Spawn(id.index)),
             Action::Stop(id, signal) => Some(Done::Stop(id.index, signal)),
-            Action::StopStrays => Some(Done::StopStrays),
+            Action::StopOrphans => Some(Done::StopStrays),
             Action::Sweep => Some(Done::Sweep),
             Action::StopDescendants(..)
-            | Action::Await(..)
+            | Action::ProbeNeeds(..)
             | Action::Probe(..)
-            | Action::Forget(_)
-            | Action::Say(_) => None,
+            | Action::CancelProbe(_)
+            | Action::Notify(_) => None,
         };
         self.all(event).into_iter().filter_map(done).collect()
     }
@@ -120,7 +120,7 @@ impl Bench {
     }
 
     fn empty(&mut self, index: u32) -> Vec<Done> {
-        self.on(Event::Empty(self.id(index)))
+        self.on(Event::GroupEmpty(self.id(index)))
     }
 
     /// Lets the clock run to the next deadline at which something is done.

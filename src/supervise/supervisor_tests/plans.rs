@@ -6,7 +6,7 @@ use Signal::{SIGKILL, SIGTERM};
 use super::*;
 
 pub(super) fn like(policies: &[Policy]) -> Event {
-    Event::Plan(plan(policies).processes, Pace::AtOnce)
+    Event::Plan(plan(policies).processes, RestartMode::AtOnce)
 }
 
 pub(super) const KEPT: Policy = Policy {
@@ -44,7 +44,7 @@ fn the_same_again_changes_nothing() {
 fn what_runs_otherwise_is_started_again() {
     let mut b = Bench::up(&[KEPT; 2]);
     let changed = vec![process(0, "run", KEPT), process(1, "run faster", KEPT)];
-    assert_eq!(b.on(Event::Plan(changed, Pace::AtOnce)), [Stop(1, SIGTERM)]);
+    assert_eq!(b.on(Event::Plan(changed, RestartMode::AtOnce)), [Stop(1, SIGTERM)]);
     assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
 }
 
@@ -69,13 +69,16 @@ fn a_pause_ends_for_what_has_changed() {
     let mut b = Bench::up(&[KEPT]);
     b.exited(0, Exit::Code(1));
     assert_eq!(b.on(like(&[KEPT])), []);
-    assert_eq!(b.on(Event::Plan(vec![process(0, "run better", KEPT)], Pace::AtOnce)), [Spawn(0)]);
+    assert_eq!(
+        b.on(Event::Plan(vec![process(0, "run better", KEPT)], RestartMode::AtOnce)),
+        [Spawn(0)]
+    );
 }
 
 #[test]
 fn none_at_all_is_no_end() {
     let mut b = Bench::up(&[KEPT]);
-    assert_eq!(b.on(Event::Plan(vec![], Pace::AtOnce)), [Stop(0, SIGTERM)]);
+    assert_eq!(b.on(Event::Plan(vec![], RestartMode::AtOnce)), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), []);
     assert_eq!((b.supervisor.count(), b.code()), (0, None));
     assert_eq!(b.on(like(&[KEPT])), [Spawn(1)]);
@@ -84,7 +87,7 @@ fn none_at_all_is_no_end() {
 #[test]
 fn one_that_does_not_go_is_not_started_beside_itself() {
     let mut b = Bench::up(&[KEPT]);
-    b.on(Event::Plan(vec![], Pace::AtOnce));
+    b.on(Event::Plan(vec![], RestartMode::AtOnce));
     assert_eq!(b.wait(), [Stop(0, SIGKILL)]);
     b.now += Duration::from_secs(10);
     assert_eq!(b.on(Event::Tick), []);
@@ -95,7 +98,7 @@ fn one_that_does_not_go_is_not_started_beside_itself() {
 #[test]
 fn nothing_is_planned_during_a_shutdown() {
     let mut b = Bench::up(&[KEPT]);
-    b.on(Event::Asked(SIGTERM));
+    b.on(Event::StopSignal(SIGTERM));
     assert_eq!(b.on(like(&[KEPT; 3])), []);
 }
 
@@ -107,7 +110,7 @@ pub(super) fn names(names: &[&str]) -> Vec<String> {
 fn a_restart_starts_what_is_down_and_restarts_what_is_up() {
     let mut b = Bench::up(&[KEPT, Policy { on_exit: OnExit::Ignore, ..KEPT }]);
     assert_eq!(b.exited(1, Exit::Code(0)), []);
-    let both = Event::Restart(names(&["p.0", "p.1"]), Pace::AtOnce);
+    let both = Event::Restart(names(&["p.0", "p.1"]), RestartMode::AtOnce);
     assert_eq!(b.on(both), [Stop(0, SIGTERM), Spawn(1)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
 }
@@ -118,11 +121,11 @@ fn one_that_is_stopped_stays_down_through_a_plan() {
     assert_eq!(b.on(Event::Stop(names(&["p.1"]))), [Stop(1, SIGTERM)]);
     assert_eq!(b.exited(1, Exit::Signal(15)), []);
     let changed = vec![process(0, "run", KEPT), process(1, "run faster", KEPT)];
-    assert_eq!(b.on(Event::Plan(changed, Pace::AtOnce)), []);
+    assert_eq!(b.on(Event::Plan(changed, RestartMode::AtOnce)), []);
     assert_eq!(b.on(Event::Stop(names(&["p.0"]))), [Stop(0, SIGTERM)]);
     b.exited(0, Exit::Signal(15));
     assert_eq!(b.code(), None, "all are down because that was asked for");
-    assert_eq!(b.on(Event::Restart(names(&["p.1"]), Pace::AtOnce)), [Spawn(1)]);
+    assert_eq!(b.on(Event::Restart(names(&["p.1"]), RestartMode::AtOnce)), [Spawn(1)]);
 }
 
 #[test]
@@ -137,7 +140,7 @@ fn one_that_has_failed_is_started_when_a_plan_changes_it() {
         let policies = [KEPT, ignored, ignored, ignored].into_iter().enumerate();
         let process =
             |(index, policy)| process(index, if index == 0 { "run" } else { command }, policy);
-        Event::Plan(policies.map(process).collect(), Pace::AtOnce)
+        Event::Plan(policies.map(process).collect(), RestartMode::AtOnce)
     };
     assert_eq!(b.on(plan("run")), [], "nothing has changed");
     assert_eq!(b.on(plan("run better")), [Spawn(1)], "neither what is done, nor what was stopped");
@@ -147,7 +150,7 @@ fn one_that_has_failed_is_started_when_a_plan_changes_it() {
 fn one_that_the_plan_has_no_more_is_not_restarted() {
     let mut b = Bench::up(&[KEPT; 2]);
     assert_eq!(b.on(like(&[KEPT])), [Stop(1, SIGTERM)]);
-    for pace in [Pace::AtOnce, Pace::Rolling] {
+    for pace in [RestartMode::AtOnce, RestartMode::Rolling] {
         assert_eq!(b.on(Event::Restart(names(&["p.1"]), pace)), []);
     }
     assert_eq!(b.exited(1, Exit::Signal(15)), []);

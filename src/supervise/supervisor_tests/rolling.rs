@@ -3,7 +3,7 @@
 use Done::{Spawn, Stop};
 use Signal::SIGTERM;
 
-use super::order::chain;
+use super::dependencies::chain;
 use super::plans::{KEPT, like, names};
 use super::*;
 
@@ -27,14 +27,14 @@ fn a_port_changes_hands_when_it_is_free() {
     b.spawned(1);
     // A type gets another name, and its port goes with it.
     let renamed = with_ports(&[("www", 5000), ("api", 5100)]);
-    assert_eq!(b.on(Event::Plan(renamed, Pace::AtOnce)), [Stop(0, SIGTERM)]);
+    assert_eq!(b.on(Event::Plan(renamed, RestartMode::AtOnce)), [Stop(0, SIGTERM)]);
     let id = b.supervisor.processes[2].id();
     assert_eq!(b.supervisor.processes[2].name(), "web.1");
     assert_eq!(b.on(Event::Exited(id, Exit::Signal(15), vec![member(7)])), []);
-    assert_eq!(b.on(Event::Empty(id)), [Spawn(2)]);
+    assert_eq!(b.on(Event::GroupEmpty(id)), [Spawn(2)]);
     b.spawned(0);
     // Two change places, at once or one after the other.
-    for (pace, first) in [(Pace::AtOnce, 5100), (Pace::Rolling, 5000)] {
+    for (pace, first) in [(RestartMode::AtOnce, 5100), (RestartMode::Rolling, 5000)] {
         let swapped = with_ports(&[("www", first), ("api", 10_100 - first)]);
         let mut asked = b.on(Event::Plan(swapped, pace));
         for _ in 0..2 {
@@ -61,7 +61,7 @@ const IGNORE: OnExit = OnExit::Ignore;
 #[test]
 fn a_rolling_restart_takes_one_at_a_time() {
     let mut b = Bench::up(&[KEPT; 3]);
-    let all = Event::Restart(names(&["p.0", "p.1", "p.2"]), Pace::Rolling);
+    let all = Event::Restart(names(&["p.0", "p.1", "p.2"]), RestartMode::Rolling);
     assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
     assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
@@ -78,7 +78,7 @@ fn a_rolling_restart_takes_one_at_a_time() {
 #[test]
 fn a_new_plan_does_not_hurry_those_whose_turn_is_to_come() {
     let mut b = Bench::up(&[KEPT; 2]);
-    let all = Event::Restart(names(&["p.0", "p.1"]), Pace::Rolling);
+    let all = Event::Restart(names(&["p.0", "p.1"]), RestartMode::Rolling);
     assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
     assert_eq!(b.on(like(&[KEPT; 3])), [Spawn(2)]);
     assert_eq!(b.spawned(2), []);
@@ -99,7 +99,7 @@ fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
         b.spawned(index);
         b.ready(index);
     }
-    assert_eq!(b.on(Event::Restart(all(), Pace::Rolling)), [Stop(0, SIGTERM)]);
+    assert_eq!(b.on(Event::Restart(all(), RestartMode::Rolling)), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
     assert_eq!(b.spawned(0), []);
     assert_eq!(b.ready(0), [Stop(1, SIGTERM)]);
@@ -109,7 +109,7 @@ fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
     let expected = ["p1.1 is not ready after 1m", "not started again: p2.1"];
     assert_eq!(b.said(Event::Tick), expected);
     // The next roll is another, be the late one ready by then or not.
-    let last = || Event::Restart(vec!["p2.1".into()], Pace::Rolling);
+    let last = || Event::Restart(vec!["p2.1".into()], RestartMode::Rolling);
     assert_eq!(b.on(last()), [Stop(2, SIGTERM)]);
     assert_eq!(b.exited(2, Exit::Signal(15)), [Spawn(2)]);
     b.spawned(2);
@@ -127,7 +127,7 @@ fn a_roll_stops_where_one_fails_and_stays_down() {
     for policy in [policy(IGNORE), gives_up] {
         let mut b = Bench::up(&[policy; 3]);
         let all = (0..3).map(|index| format!("p.{index}")).collect();
-        assert_eq!(b.on(Event::Restart(all, Pace::Rolling)), [Stop(0, SIGTERM)]);
+        assert_eq!(b.on(Event::Restart(all, RestartMode::Rolling)), [Stop(0, SIGTERM)]);
         assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
         let id = b.id(0);
         let said = b.said(Event::Exited(id, Exit::Code(1), vec![]));

@@ -14,7 +14,7 @@ fn one_exit_stops_the_others_and_kills_the_stubborn() {
     b.spawned(0);
     b.spawned(1);
     assert_eq!(b.exited(0, Exit::Code(3)), [Stop(1, SIGTERM), StopStrays]);
-    assert_eq!(b.on(Event::Strays(vec![])), []);
+    assert_eq!(b.on(Event::Orphans(vec![])), []);
     let before = b.now;
     assert_eq!(b.wait(), [Stop(1, SIGKILL)]);
     assert_eq!(b.now - before, Duration::from_secs(5));
@@ -27,8 +27,8 @@ fn one_exit_stops_the_others_and_kills_the_stubborn() {
 #[test]
 fn asked_to_stop_and_all_went_in_time_is_success() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    assert_eq!(b.on(Event::Asked(SIGTERM)), [Stop(0, SIGTERM), StopStrays]);
-    b.on(Event::Strays(vec![]));
+    assert_eq!(b.on(Event::StopSignal(SIGTERM)), [Stop(0, SIGTERM), StopStrays]);
+    b.on(Event::Orphans(vec![]));
     assert_eq!(b.exited(0, Exit::Signal(15)), [Swept]);
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(0));
@@ -37,8 +37,8 @@ fn asked_to_stop_and_all_went_in_time_is_success() {
 #[test]
 fn killed_at_the_grace_is_no_success() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
-    b.on(Event::Strays(vec![]));
+    b.on(Event::StopSignal(SIGTERM));
+    b.on(Event::Orphans(vec![]));
     assert_eq!(b.wait(), [Stop(0, SIGKILL)]);
     b.exited(0, Exit::Signal(9));
     b.on(Event::Swept(vec![]));
@@ -48,12 +48,12 @@ fn killed_at_the_grace_is_no_success() {
 #[test]
 fn descendants_are_stopped_before_the_grace_period_is_over() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
+    b.on(Event::StopSignal(SIGTERM));
     let before = b.now;
     let actions = loop {
         b.now = b.supervisor.deadline().unwrap();
         let actions = b.all(Event::Tick);
-        if !actions.iter().all(|action| matches!(action, Action::Say(_))) {
+        if !actions.iter().all(|action| matches!(action, Action::Notify(_))) {
             break actions;
         }
     };
@@ -67,8 +67,8 @@ fn descendants_are_stopped_before_the_grace_period_is_over() {
 fn one_that_was_stopped_before_its_start_has_not_failed() {
     let mut b = Bench::new(&[policy(STOP_ALL)]);
     b.on(Event::Tick);
-    assert_eq!(b.on(Event::Asked(SIGTERM)), [Stop(0, SIGTERM), StopStrays]);
-    b.on(Event::Strays(vec![]));
+    assert_eq!(b.on(Event::StopSignal(SIGTERM)), [Stop(0, SIGTERM), StopStrays]);
+    b.on(Event::Orphans(vec![]));
     assert_eq!(b.exited(0, Exit::Cancelled), [Swept]);
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(0));
@@ -91,25 +91,25 @@ fn events_that_come_together_are_what_they_are_one_by_one() {
 #[test]
 fn only_a_second_interrupt_kills_at_once() {
     let mut b = Bench::up(&[policy(OnExit::Restart)]);
-    assert_eq!(b.on(Event::Asked(SIGINT)), [Stop(0, SIGTERM), StopStrays]);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), [Stop(0, SIGTERM), StopStrays]);
     b.now += Duration::from_millis(99);
-    assert_eq!(b.on(Event::Asked(SIGINT)), []);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), []);
     b.now += Duration::from_millis(500);
-    assert_eq!(b.on(Event::Asked(SIGTERM)), []);
-    assert_eq!(b.on(Event::Asked(Signal::SIGHUP)), []);
-    assert_eq!(b.on(Event::Asked(SIGINT)), [Stop(0, SIGKILL)]);
+    assert_eq!(b.on(Event::StopSignal(SIGTERM)), []);
+    assert_eq!(b.on(Event::StopSignal(Signal::SIGHUP)), []);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), [Stop(0, SIGKILL)]);
     b.now += Duration::from_secs(1);
-    assert_eq!(b.on(Event::Asked(SIGINT)), []);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), []);
 }
 
 #[test]
 fn a_stop_before_the_interrupt_does_not_count_as_one() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
+    b.on(Event::StopSignal(SIGTERM));
     b.now += Duration::from_secs(1);
-    assert_eq!(b.on(Event::Asked(SIGINT)), []);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), []);
     b.now += Duration::from_secs(1);
-    assert_eq!(b.on(Event::Asked(SIGINT)), [Stop(0, SIGKILL)]);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), [Stop(0, SIGKILL)]);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn an_exit_with_success_is_no_crash() {
     b.spawned(0);
     // The second in a row: it alone goes down, and with it, here, everything.
     assert_eq!(b.exited(0, Exit::Code(4)), [StopStrays]);
-    b.on(Event::Strays(vec![]));
+    b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(4));
 }
@@ -162,10 +162,10 @@ fn giving_up_fells_that_process_only() {
         left: vec![],
         next: Next::GiveUp(1),
     };
-    assert_eq!(said, [Action::Say(notice)]);
+    assert_eq!(said, [Action::Notify(notice)]);
     assert_eq!(b.supervisor.deadline(), None);
-    b.on(Event::Asked(SIGTERM));
-    b.on(Event::Strays(vec![]));
+    b.on(Event::StopSignal(SIGTERM));
+    b.on(Event::Orphans(vec![]));
     b.exited(1, Exit::Signal(15));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(1));
@@ -191,7 +191,7 @@ fn leaves_when_all_are_down_by_themselves() {
     let mut b = Bench::up(&[policy(OnExit::Ignore), policy(OnExit::Ignore)]);
     assert_eq!(b.exited(0, Exit::Signal(9)), []);
     assert_eq!(b.exited(1, Exit::Code(0)), [StopStrays]);
-    assert_eq!(b.on(Event::Strays(vec![])), [Swept]);
+    assert_eq!(b.on(Event::Orphans(vec![])), [Swept]);
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(137));
 }
@@ -204,8 +204,8 @@ fn what_a_leader_leaves_is_stopped_before_it_counts_as_down() {
     // The pause has long passed when it is gone.
     assert_eq!(b.empty(0), [Spawn(0)]);
     b.spawned(0);
-    b.on(Event::Asked(SIGTERM));
-    b.on(Event::Strays(vec![]));
+    b.on(Event::StopSignal(SIGTERM));
+    b.on(Event::Orphans(vec![]));
     b.exited(0, Exit::Signal(15));
     b.on(Event::Swept(vec![]));
     // Killing what a crash left is no failure of the stop.
@@ -215,18 +215,18 @@ fn what_a_leader_leaves_is_stopped_before_it_counts_as_down() {
 #[test]
 fn who_was_told_to_stop_has_stopped_when_nobody_of_it_is_left() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
+    b.on(Event::StopSignal(SIGTERM));
     let exit = Exit::Signal(15);
     assert_eq!(b.all(Event::Exited(b.id(0), exit, vec![member(7)])), []);
     let stopped = Notice::Stopped { name: "p.0".into(), exit };
-    assert_eq!(b.all(Event::Empty(b.id(0))), [Action::Say(stopped)]);
+    assert_eq!(b.all(Event::GroupEmpty(b.id(0))), [Action::Notify(stopped)]);
 }
 
 #[test]
 fn strays_get_the_same_grace() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
-    b.on(Event::Strays(vec![member(7)]));
+    b.on(Event::StopSignal(SIGTERM));
+    b.on(Event::Orphans(vec![member(7)]));
     b.now += Duration::from_secs(1);
     assert_eq!(b.exited(0, Exit::Code(0)), []);
     let before = b.now;
@@ -235,10 +235,10 @@ fn strays_get_the_same_grace() {
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(137));
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
-    b.on(Event::Strays(vec![member(7)]));
+    b.on(Event::StopSignal(SIGTERM));
+    b.on(Event::Orphans(vec![member(7)]));
     b.exited(0, Exit::Code(0));
-    assert_eq!(b.on(Event::Strays(vec![])), [Swept]);
+    assert_eq!(b.on(Event::Orphans(vec![])), [Swept]);
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(0));
 }
@@ -246,12 +246,12 @@ fn strays_get_the_same_grace() {
 #[test]
 fn who_does_not_even_go_when_killed_is_left_and_named() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
-    b.on(Event::Strays(vec![]));
+    b.on(Event::StopSignal(SIGTERM));
+    b.on(Event::Orphans(vec![]));
     assert_eq!(b.wait(), [Stop(0, SIGKILL)]);
     assert_eq!(b.wait(), [Swept]);
     let said = b.all(Event::Swept(vec![member(100)]));
-    assert_eq!(said, [Action::Say(Notice::Survivors { left: vec![member(100)] })]);
+    assert_eq!(said, [Action::Notify(Notice::KillFailed { left: vec![member(100)] })]);
     assert_eq!(b.code(), Some(137));
 }
 
@@ -259,9 +259,9 @@ fn who_does_not_even_go_when_killed_is_left_and_named() {
 fn what_is_still_starting_is_stopped_too() {
     let mut b = Bench::new(&[policy(STOP_ALL), policy(STOP_ALL)]);
     b.on(Event::Tick);
-    assert_eq!(b.on(Event::Asked(SIGTERM)), [Stop(0, SIGTERM), Stop(1, SIGTERM), StopStrays]);
+    assert_eq!(b.on(Event::StopSignal(SIGTERM)), [Stop(0, SIGTERM), Stop(1, SIGTERM), StopStrays]);
     b.spawned(0);
-    b.on(Event::Strays(vec![]));
+    b.on(Event::Orphans(vec![]));
     let errno = nix::errno::Errno::ENOENT;
     let not_started = Exit::NotStarted { step: crate::keeper::protocol::SpawnStep::Exec, errno };
     b.exited(1, not_started);
@@ -271,13 +271,13 @@ fn what_is_still_starting_is_stopped_too() {
 #[test]
 fn says_who_is_still_up() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
-    b.on(Event::Asked(SIGTERM));
+    b.on(Event::StopSignal(SIGTERM));
     b.now += Duration::from_secs(1);
-    let waiting = Notice::Waiting {
+    let waiting = Notice::StillStopping {
         names: vec!["p.0 (pid 100)".into()],
         kill_in: Some(Duration::from_secs(4)),
     };
-    assert_eq!(b.all(Event::Tick), [Action::Say(waiting)]);
+    assert_eq!(b.all(Event::Tick), [Action::Notify(waiting)]);
     assert_eq!(b.all(Event::Tick), []);
 }
 
@@ -297,12 +297,12 @@ fn one_that_is_started_again_has_not_failed_for_good() {
     let mut b = Bench::up(&[policy(OnExit::Ignore); 3]);
     b.exited(0, Exit::Code(7));
     b.exited(1, Exit::Code(8));
-    b.on(Event::Restart(vec!["p.0".into()], Pace::AtOnce));
+    b.on(Event::Restart(vec!["p.0".into()], RestartMode::AtOnce));
     b.spawned(0);
-    b.on(Event::Asked(SIGTERM));
+    b.on(Event::StopSignal(SIGTERM));
     b.exited(0, Exit::Signal(15));
     b.exited(2, Exit::Signal(15));
-    b.on(Event::Strays(vec![]));
+    b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(8), "the first that failed and was not started again");
 }

@@ -3,7 +3,7 @@
 use Done::Spawn;
 use Signal::SIGTERM;
 
-use super::order::chain;
+use super::dependencies::chain;
 use super::*;
 use crate::plan::needs::{Address, Need};
 
@@ -24,23 +24,23 @@ fn what_it_needs_comes_first() {
     assert_eq!(b.on(Event::Tick), []);
     let unmet = || vec!["`DATABASE_URL` (db:1)".to_owned()];
     let id = b.id(0);
-    assert_eq!(b.said(Event::Unmet(id, unmet())), ["p.0 waits for `DATABASE_URL` (db:1)"]);
-    assert_eq!(b.said(Event::Unmet(id, unmet())), Vec::<String>::new());
+    assert_eq!(b.said(Event::NeedsChecked(id, unmet())), ["p.0 waits for `DATABASE_URL` (db:1)"]);
+    assert_eq!(b.said(Event::NeedsChecked(id, unmet())), Vec::<String>::new());
     // An answer to an earlier question is none to this.
-    assert_eq!(b.on(Event::Unmet(ProcessId { life: 0, ..id }, vec![])), []);
-    assert_eq!(b.on(Event::Unmet(id, vec![])), [Spawn(0)]);
+    assert_eq!(b.on(Event::NeedsChecked(ProcessId { life: 0, ..id }, vec![])), []);
+    assert_eq!(b.on(Event::NeedsChecked(id, vec![])), [Spawn(0)]);
 }
 
 #[test]
 fn what_never_comes_is_named() {
     let mut b = needy();
     b.on(Event::Tick);
-    b.on(Event::Unmet(b.id(0), vec!["`DATABASE_URL` (db:1)".into()]));
+    b.on(Event::NeedsChecked(b.id(0), vec!["`DATABASE_URL` (db:1)".into()]));
     b.now = b.supervisor.deadline().unwrap();
     let expected =
         ["p.0: `DATABASE_URL` (db:1) is not there after 1m", "p.0 was not started, stopping all"];
     assert_eq!(b.said(Event::Tick), expected);
-    b.on(Event::Strays(vec![]));
+    b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(1));
 }
@@ -49,9 +49,9 @@ fn what_never_comes_is_named() {
 fn a_stop_ends_the_wait() {
     let mut b = needy();
     b.on(Event::Tick);
-    let actions = b.all(Event::Asked(SIGTERM));
-    assert!(actions.contains(&Action::Forget(b.id(0))), "{actions:?}");
-    b.on(Event::Strays(vec![]));
+    let actions = b.all(Event::StopSignal(SIGTERM));
+    assert!(actions.contains(&Action::CancelProbe(b.id(0))), "{actions:?}");
+    b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(0));
 }
@@ -100,7 +100,7 @@ fn what_is_not_there_is_waited_for_as_long_as_it_takes() {
     let mut b = Bench::of(vec![in_need(gives_up)]);
     b.on(Event::Tick);
     for _ in 0..10 {
-        b.on(Event::Unmet(b.id(0), vec!["db".into()]));
+        b.on(Event::NeedsChecked(b.id(0), vec!["db".into()]));
         b.now += Duration::from_mins(1);
         b.on(Event::Tick);
         b.now += Duration::from_secs(1);
@@ -108,7 +108,7 @@ fn what_is_not_there_is_waited_for_as_long_as_it_takes() {
     }
     let status = b.supervisor.status().next().unwrap();
     assert_eq!((status.crashes, status.restarts, status.is_wanted()), (0, 0, true));
-    assert_eq!(b.on(Event::Unmet(b.id(0), vec![])), [Spawn(0)]);
+    assert_eq!(b.on(Event::NeedsChecked(b.id(0), vec![])), [Spawn(0)]);
     // That time was none in which it could get ready.
     b.spawned(0);
     assert!(!b.supervisor.status().next().unwrap().late);
@@ -118,20 +118,20 @@ fn what_is_not_there_is_waited_for_as_long_as_it_takes() {
 fn a_new_plan_changes_what_is_waited_for() {
     let mut b = needy();
     b.on(Event::Tick);
-    b.on(Event::Unmet(b.id(0), vec!["db".into()]));
+    b.on(Event::NeedsChecked(b.id(0), vec!["db".into()]));
     let id = b.id(0);
     // Another service: the question is another, and so is the time for it.
     b.now += Duration::from_secs(50);
     let mut other = plan::Process::clone(&in_need(policy(OnExit::StopAll)));
     other.needs[0].addresses = vec![Address::Tcp("other".into(), 1)];
     let other = Arc::new(other);
-    let actions = b.all(Event::Plan(vec![Arc::clone(&other)], Pace::AtOnce));
-    assert_eq!(actions, [Action::Forget(id), Action::Await(id, other)]);
+    let actions = b.all(Event::Plan(vec![Arc::clone(&other)], RestartMode::AtOnce));
+    assert_eq!(actions, [Action::CancelProbe(id), Action::ProbeNeeds(id, other)]);
     b.now += Duration::from_secs(50);
     assert_eq!(b.said(Event::Tick), Vec::<String>::new());
     // None at all: there is nothing to wait for.
     let none = vec![process(0, "run", policy(OnExit::StopAll))];
-    assert_eq!(b.on(Event::Plan(none, Pace::AtOnce)), [Spawn(0)]);
+    assert_eq!(b.on(Event::Plan(none, RestartMode::AtOnce)), [Spawn(0)]);
 }
 
 #[test]
@@ -146,13 +146,13 @@ fn a_new_plan_changes_when_it_is_ready() {
     b.spawned(0);
     let id = b.id(0);
     let next = with(Ready::Command("true".into()), 2);
-    let actions = b.all(Event::Plan(vec![Arc::clone(&next)], Pace::AtOnce));
-    assert_eq!(actions, [Action::Forget(id), Action::Probe(id, next)]);
-    b.all(Event::Tried(id, "`true` exited (127)".into()));
+    let actions = b.all(Event::Plan(vec![Arc::clone(&next)], RestartMode::AtOnce));
+    assert_eq!(actions, [Action::CancelProbe(id), Action::Probe(id, next)]);
+    b.all(Event::ProbeFailed(id, "`true` exited (127)".into()));
     b.now += Duration::from_secs(2);
     assert_eq!(b.said(Event::Tick), ["p.0 is not ready after 2s: `true` exited (127)"]);
     // Also when it is late already.
-    b.on(Event::Plan(vec![with(Ready::Started, 2)], Pace::AtOnce));
+    b.on(Event::Plan(vec![with(Ready::Started, 2)], RestartMode::AtOnce));
     let status = b.supervisor.status().next().unwrap();
     assert!(status.state.is_ready() && !status.late);
 }

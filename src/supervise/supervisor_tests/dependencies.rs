@@ -32,14 +32,14 @@ impl Bench {
     /// What is said about an event.
     pub(super) fn said(&mut self, event: Event) -> Vec<String> {
         let said = |action| match action {
-            Action::Say(notice) => Some(notice.to_string()),
-            Action::Await(..)
+            Action::Notify(notice) => Some(notice.to_string()),
+            Action::ProbeNeeds(..)
             | Action::Spawn(..)
             | Action::Probe(..)
-            | Action::Forget(_)
+            | Action::CancelProbe(_)
             | Action::Stop(..)
             | Action::StopDescendants(..)
-            | Action::StopStrays
+            | Action::StopOrphans
             | Action::Sweep => None,
         };
         self.all(event).into_iter().filter_map(said).collect()
@@ -83,8 +83,8 @@ fn one_that_has_done_its_work_is_not_waited_for() {
 #[test]
 fn at_the_end_each_goes_after_those_behind_it() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 3]);
-    assert_eq!(b.on(Event::Asked(SIGTERM)), [Stop(2, SIGTERM), StopStrays]);
-    b.on(Event::Strays(vec![]));
+    assert_eq!(b.on(Event::StopSignal(SIGTERM)), [Stop(2, SIGTERM), StopStrays]);
+    b.on(Event::Orphans(vec![]));
     assert_eq!(b.exited(2, Exit::Code(0)), [Stop(1, SIGTERM)]);
     // Each has a grace of its own.
     assert_eq!(b.wait(), [Stop(1, SIGKILL)]);
@@ -95,10 +95,10 @@ fn at_the_end_each_goes_after_those_behind_it() {
 #[test]
 fn who_would_not_wait_kills_all_at_once() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 2]);
-    assert_eq!(b.on(Event::Asked(SIGINT)), [Stop(1, SIGTERM), StopStrays]);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), [Stop(1, SIGTERM), StopStrays]);
     b.now += Duration::from_secs(1);
     let all = [Stop(0, SIGTERM), Stop(0, SIGKILL), Stop(1, SIGKILL)];
-    assert_eq!(b.on(Event::Asked(SIGINT)), all);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), all);
 }
 
 #[test]
@@ -120,11 +120,11 @@ fn one_that_is_late_fails_those_that_wait_and_runs_on() {
     assert_eq!(b.code(), None);
     // Once it is ready, they can be started by hand.
     assert_eq!(b.ready(0), []);
-    assert_eq!(b.on(Event::Restart(vec!["p1.1".into()], Pace::AtOnce)), [Spawn(1)]);
+    assert_eq!(b.on(Event::Restart(vec!["p1.1".into()], RestartMode::AtOnce)), [Spawn(1)]);
     b.exited(0, Exit::Code(0));
     b.spawned(1);
     assert_eq!(b.exited(1, Exit::Code(0)), [StopStrays]);
-    b.on(Event::Strays(vec![]));
+    b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(1), "the first that was not started is the first that failed");
 }
@@ -141,7 +141,7 @@ fn one_that_fails_and_stays_down_fails_those_that_wait() {
         "p1.1 was not started, stopping all",
     ];
     assert_eq!(said, expected);
-    b.on(Event::Strays(vec![]));
+    b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(7));
 }
@@ -178,7 +178,7 @@ fn one_that_somebody_has_stopped_is_waited_for_until_it_is_back() {
     assert_eq!(b.on(Event::Stop(vec!["p0.1".into()])), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), []);
     assert_eq!(b.supervisor.status().nth(1).unwrap().waits_for, ["p0.1"]);
-    assert_eq!(b.on(Event::Restart(vec!["p0.1".into()], Pace::AtOnce)), [Spawn(0)]);
+    assert_eq!(b.on(Event::Restart(vec!["p0.1".into()], RestartMode::AtOnce)), [Spawn(0)]);
     b.spawned(0);
     assert_eq!(b.ready(0), [Spawn(1)]);
 }
@@ -186,7 +186,7 @@ fn one_that_somebody_has_stopped_is_waited_for_until_it_is_back() {
 #[test]
 fn who_has_not_been_asked_to_go_is_not_waited_for_yet() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 3]);
-    b.on(Event::Asked(SIGTERM));
+    b.on(Event::StopSignal(SIGTERM));
     b.now += Duration::from_secs(1);
     assert_eq!(b.said(Event::Tick), ["waiting for p2.1 (pid 102): SIGKILL in 4s"]);
 }
@@ -216,13 +216,13 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
                     });
                     assert!(*signal == SIGKILL || hurry || !goes || !ending);
                 }
-                Action::StopStrays => ending = true,
+                Action::StopOrphans => ending = true,
                 Action::StopDescendants(..)
-                | Action::Await(..)
+                | Action::ProbeNeeds(..)
                 | Action::Probe(..)
-                | Action::Forget(_)
+                | Action::CancelProbe(_)
                 | Action::Sweep
-                | Action::Say(_) => {}
+                | Action::Notify(_) => {}
             }
         }
     };
@@ -241,9 +241,9 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
                 Event::Exited(id, Exit::Code(i32::from(how % 3)), vec![])
             }
             5 => Event::Stop(name),
-            6 | 7 => Event::Restart(name, Pace::AtOnce),
-            8 => Event::Restart(name, Pace::Rolling),
-            9 if how % 16 == 0 => Event::Asked(SIGTERM),
+            6 | 7 => Event::Restart(name, RestartMode::AtOnce),
+            8 => Event::Restart(name, RestartMode::Rolling),
+            9 if how % 16 == 0 => Event::StopSignal(SIGTERM),
             _ => {
                 b.now += Duration::from_millis(u64::from(*how) * 2);
                 Event::Tick
@@ -252,9 +252,9 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
         let actions = b.all(event);
         check(&b, &actions, &mut lives, false);
     }
-    let mut actions = b.all(Event::Asked(SIGTERM));
+    let mut actions = b.all(Event::StopSignal(SIGTERM));
     check(&b, &actions, &mut lives, false);
-    b.on(Event::Strays(vec![]));
+    b.on(Event::Orphans(vec![]));
     for _ in 0..200 {
         if actions.contains(&Action::Sweep) {
             break;

@@ -10,9 +10,9 @@ use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::{Report, Request};
 use crate::logs::format::assign_colors;
 use crate::plan::Plan;
-use crate::supervise::command::{Command, Snapshot};
-use crate::supervise::signals::Asked;
-use crate::supervise::sockets::Sockets;
+use crate::supervise::handle::{Command, Snapshot};
+use crate::supervise::listeners::Listeners;
+use crate::supervise::signals::SignalRequest;
 use crate::supervise::supervisor::Event;
 
 /// ganger waits for its processes to be suspended before it is suspended itself.
@@ -21,7 +21,7 @@ const SUSPEND_TIMEOUT: Duration = Duration::from_secs(2);
 impl Engine {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
-            Command::Look(answer) => {
+            Command::Snapshot(answer) => {
                 let since = Instant::now();
                 let processes = self.supervisor.status().collect();
                 let colors = self.plan.types().into_iter().map(str::to_owned);
@@ -32,11 +32,11 @@ impl Engine {
             }
             Command::Plan(plan, sockets, pace) => {
                 let processes = plan.processes.clone();
-                self.adopt(*plan, sockets);
-                self.happen(Event::Plan(processes, pace));
+                self.apply_plan(*plan, sockets);
+                self.handle_event(Event::Plan(processes, pace));
             }
-            Command::Restart(names, pace) => self.happen(Event::Restart(names, pace)),
-            Command::Stop(names) => self.happen(Event::Stop(names)),
+            Command::Restart(names, pace) => self.handle_event(Event::Restart(names, pace)),
+            Command::Stop(names) => self.handle_event(Event::Stop(names)),
             Command::Signal(names, signal) => {
                 self.signal(signal, |name| names.contains(name));
             }
@@ -46,16 +46,16 @@ impl Engine {
                 let _ = done.send(());
             }
             Command::Detach(detached) => {
-                self.detaching = Some(detached);
+                self.detach_reply = Some(detached);
                 self.logs.release_terminal();
             }
             Command::Say(notice) => self.logs.print_message(notice),
-            Command::Quit => self.happen(Event::Quit),
+            Command::Quit => self.handle_event(Event::Quit),
         }
     }
 
     /// What is started from now on is shown by this plan.
-    fn adopt(&mut self, plan: Plan, sockets: Sockets) {
+    fn apply_plan(&mut self, plan: Plan, sockets: Listeners) {
         self.sockets = sockets;
         self.colors = assign_colors(&plan.types(), &self.show.palette);
         let names = plan.processes.iter().map(|process| process.name.as_str());
@@ -66,15 +66,15 @@ impl Engine {
         self.watch();
     }
 
-    pub(super) fn on_signal(&mut self, asked: Asked) {
+    pub(super) fn on_signal(&mut self, asked: SignalRequest) {
         match asked {
-            Asked::Stop(signal) => self.happen(Event::Asked(signal)),
-            Asked::Forward(signal) => self.signal_all(signal),
-            Asked::Status => self.say_status(),
-            Asked::Resume => self.keeper.send_request(Request::Resume, Vec::new()),
+            SignalRequest::Stop(signal) => self.handle_event(Event::StopSignal(signal)),
+            SignalRequest::Forward(signal) => self.signal_all(signal),
+            SignalRequest::Status => self.notify_status(),
+            SignalRequest::Resume => self.keeper.send_request(Request::Resume, Vec::new()),
             // It takes a while, and is done by the loop itself.
-            Asked::Suspend => {}
-            Asked::Keeper => self.keeper.handle_sigchld(),
+            SignalRequest::Suspend => {}
+            SignalRequest::Keeper => self.keeper.handle_sigchld(),
         }
     }
 

@@ -21,10 +21,10 @@ const REPORT_IN: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// What is worth knowing before anything runs.
-    pub(super) fn say_first(&mut self) {
+    pub(super) fn notify_plan(&mut self) {
         if !self.plan.clashes.is_empty() {
             let (keys, files_win) = (self.plan.clashes.clone(), self.plan.files_win);
-            self.logs.print_message(Notice::Clash { keys, files_win });
+            self.logs.print_message(Notice::EnvConflict { keys, files_win });
         }
         for advice in self.plan.advice.iter().cloned() {
             self.logs.print_message(Notice::Advice(advice));
@@ -34,7 +34,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn say_status(&mut self) {
+    pub(super) fn notify_status(&mut self) {
         let now = self.now();
         let line = |status: Status| {
             let pid = status.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
@@ -66,7 +66,7 @@ impl Engine {
         if let Some(Failure { name, exit }) = outcome.first_failure() {
             // Alone, it has said so just now.
             let alone = matches!(self.plan.processes.as_slice(), [only] if only.shown);
-            let lines = self.last_words(name.clone(), if alone { 0 } else { REPORTED }).await;
+            let lines = self.recent_lines(name.clone(), if alone { 0 } else { REPORTED }).await;
             let no_memory = self.out_of_memory.contains(name);
             let others = outcome.stopped.clone();
             if !lines.is_empty() || !others.is_empty() || no_memory {
@@ -78,14 +78,14 @@ impl Engine {
     }
 
     /// Says so if memory ran out when a process was killed.
-    pub(super) fn look_for_lack_of_memory(&mut self, id: ProcessId, exit: Exit) {
+    pub(super) fn check_oom_kill(&mut self, id: ProcessId, exit: Exit) {
         let killed = exit.code() == Exit::Signal(libc::SIGKILL).code();
         if !killed && self.out_of_memory.is_empty() {
             return;
         }
         let Some(status) = self.supervisor.find(id) else { return };
         let name = status.plan.name.clone();
-        if killed && self.oom_kills.as_mut().is_some_and(OomKills::have_grown) {
+        if killed && self.oom_kills.as_mut().is_some_and(OomKills::increased) {
             self.logs.print_message(Notice::OutOfMemory { name: name.clone() });
             self.out_of_memory.insert(name);
         } else {
@@ -93,7 +93,7 @@ impl Engine {
         }
     }
 
-    pub(super) async fn last_words(&mut self, name: String, most: usize) -> Vec<String> {
+    pub(super) async fn recent_lines(&mut self, name: String, most: usize) -> Vec<String> {
         let selection = Selection::new([], move |of| of == name);
         let excerpt = self.logs.queries().excerpt(selection, usize::MAX);
         // Only whoever blocks the stream for good keeps it from being answered.

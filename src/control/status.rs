@@ -10,7 +10,7 @@ use super::body::json;
 use super::error::Error;
 use super::routes::App;
 use super::usage::Survey;
-use crate::supervise::command::Snapshot;
+use crate::supervise::handle::Snapshot;
 use crate::supervise::supervisor::{State, Status};
 
 /// An upper estimate of what the description of a process takes, without its names.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::escape::{escape_controls, escape_controls_in_lines};
-use super::{Cause, Discarded, Next, Notice, members, time};
+use super::{Cause, DiscardReason, Next, Notice, members, time};
 use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::Descendant;
 use crate::plan::Advice;
@@ -23,7 +23,7 @@ impl fmt::Display for Words<'_> {
     #[expect(clippy::too_many_lines, reason = "an arm for each sentence")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Notice::Clash { keys, files_win } => {
+            Notice::EnvConflict { keys, files_win } => {
                 let keys = list(keys.iter());
                 if *files_win {
                     write!(f, "{keys}: the `.env` file wins over the environment, as you asked")
@@ -38,7 +38,7 @@ impl fmt::Display for Words<'_> {
                 let types = list(types.iter());
                 write!(f, "{types} {verb} not in the formation: one each (`all=0` for none)")
             }
-            Notice::Foreign { file, settings } => {
+            Notice::OtherRunner { file, settings } => {
                 write!(f, "`{}` is not read:", escape_controls(file))?;
                 for (index, (theirs, ours)) in settings.iter().enumerate() {
                     let comma = if index > 0 { "," } else { "" };
@@ -46,15 +46,15 @@ impl fmt::Display for Words<'_> {
                 }
                 Ok(())
             }
-            Notice::PortTaken { reason } => f.write_str(&escape_controls(reason)),
+            Notice::PortConflict { reason } => f.write_str(&escape_controls(reason)),
             Notice::PortsMoved { reason, base } => {
                 write!(f, "{}: ports begin at {base}", escape_controls(reason))
             }
-            Notice::Changed { file, names } => {
+            Notice::FileChanged { file, names } => {
                 let file = escape_controls(file);
                 write!(f, "`{file}` has changed, starting {} again", names.join(", "))
             }
-            Notice::Blind { reason } => {
+            Notice::WatchFailed { reason } => {
                 write!(f, "not all files can be watched: {}", escape_controls(reason))
             }
             Notice::OutOfMemory { name } => {
@@ -73,7 +73,7 @@ impl fmt::Display for Words<'_> {
                 }
                 Ok(())
             }
-            Notice::Leftovers { members: left } => {
+            Notice::StaleSessions { members: left } => {
                 write!(
                     f,
                     "killed what an earlier ganger left when it was killed: {}",
@@ -94,20 +94,20 @@ impl fmt::Display for Words<'_> {
                  is its disk there, does a scanner hold it?",
                 escape_controls(command)
             ),
-            Notice::Awaiting { name, what } => {
+            Notice::WaitingFor { name, what } => {
                 write!(f, "{name} waits for {}", one_line(what))
             }
-            Notice::Missing { name, what, after } => {
+            Notice::NeedsTimedOut { name, what, after } => {
                 let verb = if what.len() == 1 { "is" } else { "are" };
                 write!(f, "{name}: {} {verb} not there after {}", one_line(what), time(*after))
             }
             Notice::NoFolder { name, reason } => write!(f, "{name}: {}", escape_controls(reason)),
-            Notice::HeldUp { chain } => f.write_str(&escape_controls(&chain.to_string())),
+            Notice::DependencyFailed { chain } => f.write_str(&escape_controls(&chain.to_string())),
             Notice::Ready { name, port, after } => match port {
                 Some(port) => write!(f, "{name} is ready, http://localhost:{port}"),
                 None => write!(f, "{name} is ready after {}", time(*after)),
             },
-            Notice::Late { name, port, after, tried } => {
+            Notice::ReadyTimedOut { name, port, after, tried } => {
                 let after = time(*after);
                 match port {
                     Some(port) => write!(f, "{name} has not bound port {port} after {after}")?,
@@ -116,11 +116,11 @@ impl fmt::Display for Words<'_> {
                 let tried = tried.as_deref().map(escape_controls);
                 tried.map_or(Ok(()), |tried| write!(f, ": {tried}"))
             }
-            Notice::Elsewhere { name, given, found } => {
+            Notice::WrongPort { name, given, found } => {
                 let found: Vec<String> = found.iter().map(u16::to_string).collect();
                 write!(f, "{name} was given port {given} but listens on {}", found.join(", "))
             }
-            Notice::RollStopped { names } => {
+            Notice::RollingStopped { names } => {
                 write!(f, "not started again: {}", names.join(", "))
             }
             Notice::Exited { name, exit, left, next } => {
@@ -140,14 +140,17 @@ impl fmt::Display for Words<'_> {
                 }
             }
             Notice::Stopped { name, exit } => match exit {
-                Exit::Code(_) | Exit::Unmet | Exit::Cancelled | Exit::NotStarted { .. } => {
+                Exit::Code(_)
+                | Exit::DependencyFailed
+                | Exit::Cancelled
+                | Exit::NotStarted { .. } => {
                     write!(f, "{name} {exit}")
                 }
                 Exit::Signal(libc::SIGKILL) => write!(f, "{name} was killed"),
                 Exit::Signal(_) => write!(f, "{name} stopped"),
             },
             Notice::StoppingAll { cause } => write!(f, "{cause}"),
-            Notice::Waiting { names, kill_in } => {
+            Notice::StillStopping { names, kill_in } => {
                 write!(f, "waiting for {}", names.join(", "))?;
                 match kill_in {
                     Some(time_left) => write!(f, ": SIGKILL in {}", time(*time_left)),
@@ -163,11 +166,11 @@ impl fmt::Display for Words<'_> {
             Notice::Unkillable { name } => {
                 write!(f, "{name} doesn't go, not even at SIGKILL: leaving it")
             }
-            Notice::Strays { left } => {
+            Notice::StoppingOrphans { left } => {
                 write!(f, "no process of yours owns {}: stopping what is left", members(left))
             }
-            Notice::KillingStrays { left } => write!(f, "{}: SIGKILL", members(left)),
-            Notice::Survivors { left } => {
+            Notice::KillingOrphans { left } => write!(f, "{}: SIGKILL", members(left)),
+            Notice::KillFailed { left } => {
                 write!(f, "could not kill {}: still running", members(left))
             }
             Notice::KeeperLost { lost } => {
@@ -181,7 +184,7 @@ impl fmt::Display for Words<'_> {
             Notice::RuntimeDirFallback { reason, path } => {
                 write!(f, "{}: using `{}`", escape_controls(reason), escape_controls(path))
             }
-            Notice::Uncontrolled { reason } => {
+            Notice::NoControlSocket { reason } => {
                 let reason = escape_controls(reason);
                 write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
             }
@@ -234,7 +237,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Signal(signal) => write!(f, "{signal}: stopping all"),
-            Self::Asked => f.write_str("asked to quit: stopping all"),
+            Self::QuitRequest => f.write_str("asked to quit: stopping all"),
             Self::Exit => f.write_str("stopping all"),
             Self::StdoutClosed => f.write_str("nobody reads the output any more: stopping all"),
             Self::AllDown => f.write_str("no process is left"),
@@ -242,12 +245,12 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Display for Discarded {
+impl fmt::Display for DiscardReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Blocked => f.write_str("nobody read them"),
-            Self::Slow => f.write_str("they were not read in time"),
-            Self::Refused(reason) => f.write_str(reason),
+            Self::SlowReader => f.write_str("they were not read in time"),
+            Self::WriteFailed(reason) => f.write_str(reason),
         }
     }
 }

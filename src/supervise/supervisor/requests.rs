@@ -7,10 +7,15 @@ use std::time::Instant;
 use super::Supervisor;
 use crate::plan;
 use crate::supervise::process::Process;
-use crate::supervise::state::Pace;
+use crate::supervise::state::RestartMode;
 
 impl Supervisor {
-    pub(super) fn on_plan(&mut self, plan: Vec<Arc<plan::Process>>, pace: Pace, now: Instant) {
+    pub(super) fn on_plan(
+        &mut self,
+        plan: Vec<Arc<plan::Process>>,
+        pace: RestartMode,
+        now: Instant,
+    ) {
         if self.shutdown.is_some() {
             return;
         }
@@ -40,10 +45,10 @@ impl Supervisor {
             self.processes.push(gone);
         }
         self.note_positions();
-        self.told_down = self.is_unwanted();
+        self.stopped_by_user = self.is_unwanted();
     }
 
-    pub(super) fn on_restart(&mut self, names: &[String], pace: Pace, now: Instant) {
+    pub(super) fn on_restart(&mut self, names: &[String], pace: RestartMode, now: Instant) {
         if self.shutdown.is_some() {
             return;
         }
@@ -58,7 +63,7 @@ impl Supervisor {
         for process in self.processes.iter_mut().filter(|it| names.contains(it.name())) {
             process.stop();
         }
-        self.told_down = self.is_unwanted();
+        self.stopped_by_user = self.is_unwanted();
     }
 }
 

@@ -6,31 +6,31 @@
 use std::collections::HashMap;
 
 use super::process::{Process, own_port};
-use super::state::{Readiness, State, Want, Why};
+use super::state::{DownReason, Readiness, State, Want};
 use crate::notice::Chain;
 
 /// What the others mean for a process.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Place {
-    pub(super) before: Before,
+pub(super) struct Gate {
+    pub(super) before: StartGate,
     /// Whether nobody has to be gone first.
     pub(super) may_stop: bool,
 }
 
 /// Those that a process comes after.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Before {
+pub(super) enum StartGate {
     /// They are ready, or need not be.
-    Ready,
+    Open,
     /// These are still to be.
-    Awaited(Vec<String>),
+    Waiting(Vec<String>),
     /// One of them will not be.
     Failed(Chain),
 }
 
-impl Place {
+impl Gate {
     /// Where nobody else matters.
-    pub(super) const FREE: Self = Self { before: Before::Ready, may_stop: true };
+    pub(super) const FREE: Self = Self { before: StartGate::Open, may_stop: true };
 }
 
 /// Which processes may matter for which others, so that not each has to be compared
@@ -73,9 +73,9 @@ impl Dependencies {
     }
 
     /// The place of the process at `index`.
-    pub(super) fn place(&self, index: usize, processes: &[Process]) -> Place {
+    pub(super) fn gate(&self, index: usize, processes: &[Process]) -> Gate {
         if self.are_none() {
-            return Place::FREE;
+            return Gate::FREE;
         }
         let process = &processes[index];
         let waits_for_it = |other: &&Process| {
@@ -83,10 +83,10 @@ impl Dependencies {
         };
         let dependents = self.dependents.get(&process.plan.kind).into_iter().flatten();
         let may_stop = !dependents.map(|at| &processes[*at]).any(|it| waits_for_it(&it));
-        Place { before: self.before(index, processes), may_stop }
+        Gate { before: self.before(index, processes), may_stop }
     }
 
-    fn before(&self, index: usize, processes: &[Process]) -> Before {
+    fn before(&self, index: usize, processes: &[Process]) -> StartGate {
         let process = &processes[index];
         let mut awaited: Vec<String> = self.rivals(index, processes).map(str::to_owned).collect();
         let kinds = process.plan.after.iter().filter_map(|kind| self.by_type.get(kind));
@@ -96,13 +96,13 @@ impl Dependencies {
             if !comes_after(process, other) {
                 continue;
             }
-            match hope(other) {
-                Hope::Fulfilled => {}
-                Hope::Still => awaited.push(other.name().to_owned()),
-                Hope::KeeperError => return Before::Failed(chain(process, processes)),
+            match dependency_state(other) {
+                DependencyState::Ready => {}
+                DependencyState::Pending => awaited.push(other.name().to_owned()),
+                DependencyState::Failed => return StartGate::Failed(chain(process, processes)),
             }
         }
-        if awaited.is_empty() { Before::Ready } else { Before::Awaited(awaited) }
+        if awaited.is_empty() { StartGate::Open } else { StartGate::Waiting(awaited) }
     }
 
     /// Processes that still have the port that this one is to have, and are on their way
@@ -116,25 +116,25 @@ impl Dependencies {
 }
 
 fn comes_after(process: &Process, other: &Process) -> bool {
-    process.plan.after.contains(&other.plan.kind) && !other.is_gone_from_plan()
+    process.plan.after.contains(&other.plan.kind) && !other.is_removed()
 }
 
 /// What can be expected of one that others come after.
-enum Hope {
-    Fulfilled,
-    Still,
-    KeeperError,
+enum DependencyState {
+    Ready,
+    Pending,
+    Failed,
 }
 
-fn hope(process: &Process) -> Hope {
+fn dependency_state(process: &Process) -> DependencyState {
     match (process.want, process.state) {
         // Somebody has stopped it, and may start it again.
-        (Want::Down(Why::Told), _) => Hope::Still,
-        (Want::Down(Why::Failed), _) => Hope::KeeperError,
+        (Want::Down(DownReason::StoppedByUser), _) => DependencyState::Pending,
+        (Want::Down(DownReason::Failed), _) => DependencyState::Failed,
         // It has done its work, or is none that anybody waits for.
-        (Want::Down(Why::Done | Why::Gone), _)
-        | (Want::Up, State::Up { ready: Readiness::Ready, .. }) => Hope::Fulfilled,
-        (Want::Up, _) if process.is_late() => Hope::KeeperError,
+        (Want::Down(DownReason::Finished | DownReason::Removed), _)
+        | (Want::Up, State::Up { ready: Readiness::Ready, .. }) => DependencyState::Ready,
+        (Want::Up, _) if process.is_late() => DependencyState::Failed,
         (
             Want::Up,
             State::Up { ready: Readiness::Awaited { .. } | Readiness::Late, .. }
@@ -145,7 +145,7 @@ fn hope(process: &Process) -> Hope {
             | State::Stopping { .. }
             | State::Killed { .. }
             | State::Stuck { .. },
-        ) => Hope::Still,
+        ) => DependencyState::Pending,
     }
 }
 
@@ -159,7 +159,7 @@ fn chain(process: &Process, processes: &[Process]) -> Chain {
         first = next;
     }
     let mut last = process;
-    let hopeless = |other: &&Process| matches!(hope(other), Hope::KeeperError);
+    let hopeless = |other: &&Process| matches!(dependency_state(other), DependencyState::Failed);
     while let Some(next) = processes.iter().filter(hopeless).find(|it| comes_after(last, it)) {
         names.push(next.name().to_owned());
         last = next;

@@ -10,7 +10,7 @@ use crate::plan::env::Var;
 use crate::plan::{self, Process, shell};
 
 /// Runs `command` as this process is run: its own, or one that looks after it.
-pub(super) fn spawn(
+pub(super) fn new(
     id: ChildId,
     process: &Process,
     command: &str,

@@ -12,11 +12,11 @@ use crate::notice::Notice;
 use crate::plan;
 use crate::plan::ready::Ready;
 use crate::supervise::exit::Exit;
-use crate::supervise::launch;
-use crate::supervise::readiness::Found;
-use crate::supervise::supervisor::{Event, Pace, ProcessId, Status};
-use crate::supervise::taken::Taken;
-use crate::supervise::watch::{Seen, Watch};
+use crate::supervise::port_conflict::PortConflict;
+use crate::supervise::readiness::ProbeResult;
+use crate::supervise::spawn_request;
+use crate::supervise::supervisor::{Event, ProcessId, RestartMode, Status};
+use crate::supervise::watch::{FileChange, Watch};
 
 /// The pause before a command is asked again whether a process is ready.
 const CHECK_AGAIN_IN: Duration = Duration::from_millis(500);
@@ -30,19 +30,21 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_seen(&mut self, seen: Seen) {
+    pub(super) fn on_file_change(&mut self, seen: FileChange) {
         match seen {
-            Seen::Blind(reason) => self.logs.print_message(Notice::Blind { reason }),
-            Seen::Changed(kinds, file) => {
+            FileChange::WatchFailed(reason) => {
+                self.logs.print_message(Notice::WatchFailed { reason });
+            }
+            FileChange::Changed(kinds, file) => {
                 let file =
                     file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
                 // What was stopped by hand stays so; what has failed or is done begins anew.
-                let status = self.supervisor.status().filter(Status::follows_files);
+                let status = self.supervisor.status().filter(Status::restarts_on_file_change);
                 let status = status.filter(|status| kinds.contains(&status.plan.kind));
                 let names: Vec<String> = status.map(|status| status.plan.name.clone()).collect();
                 if !names.is_empty() {
-                    self.logs.print_message(Notice::Changed { file, names: names.clone() });
-                    self.happen(Event::Restart(names, Pace::AtOnce));
+                    self.logs.print_message(Notice::FileChanged { file, names: names.clone() });
+                    self.handle_event(Event::Restart(names, RestartMode::AtOnce));
                 }
             }
         }
@@ -67,43 +69,45 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_found(&mut self, found: Found) {
+    pub(super) fn on_probe_result(&mut self, found: ProbeResult) {
         match found {
-            Found::Unmet(id, unmet) => self.happen(Event::Unmet(id, unmet)),
-            Found::Ready(id) => self.on_ready(id),
-            Found::Elsewhere(id, found) => {
+            ProbeResult::NeedsChecked(id, unmet) => {
+                self.handle_event(Event::NeedsChecked(id, unmet));
+            }
+            ProbeResult::Ready(id) => self.on_ready(id),
+            ProbeResult::WrongPort(id, found) => {
                 if let Some(status) = self.supervisor.find(id) {
                     let (name, given) = (status.plan.name.clone(), status.plan.port);
                     let given = given.unwrap_or_default();
-                    self.logs.print_message(Notice::Elsewhere { name, given, found });
+                    self.logs.print_message(Notice::WrongPort { name, given, found });
                 }
             }
-            Found::Taken(id, holder) => {
+            ProbeResult::PortConflict(id, owner) => {
                 if let Some(status) = self.supervisor.find(id) {
                     let (process, port) = (status.plan.name.clone(), status.plan.port);
-                    let (port, holder) = (port.unwrap_or_default(), Some(holder));
-                    let taken = Taken { process, port, holder, counts: true };
-                    self.logs.print_message(Notice::PortTaken { reason: taken.to_string() });
+                    let (port, owner) = (port.unwrap_or_default(), Some(owner));
+                    let conflict = PortConflict { process, port, owner, required: true };
+                    self.logs.print_message(Notice::PortConflict { reason: conflict.to_string() });
                 }
             }
-            Found::Tried(id, outcome) => self.happen(Event::Tried(id, outcome)),
-            Found::Check(id) => {
+            ProbeResult::Failed(id, outcome) => self.handle_event(Event::ProbeFailed(id, outcome)),
+            ProbeResult::CommandDue(id) => {
                 if self.check(id).is_err() {
                     self.check_again(id);
                 }
             }
-            Found::CheckTooLong(id) => self.end_check(id),
+            ProbeResult::CommandTimedOut(id) => self.end_check(id),
         }
     }
 
     pub(super) fn on_ready(&mut self, id: ProcessId) {
-        self.forget(id);
-        self.happen(Event::Ready(id));
+        self.cancel_probe(id);
+        self.handle_event(Event::Ready(id));
     }
 
     /// Finds out no more for a process.
-    pub(super) fn forget(&mut self, id: ProcessId) {
-        self.probes.forget(id);
+    pub(super) fn cancel_probe(&mut self, id: ProcessId) {
+        self.probes.cancel(id);
         if self.checks.remove(&id).is_some() {
             self.end_check(id);
         }
@@ -115,7 +119,7 @@ impl Engine {
         let Some(process) = self.checks.get(&id) else { return Ok(()) };
         let Ready::Command(command) = &process.ready else { return Ok(()) };
         let null = File::options().write(true).open("/dev/null")?;
-        let spawn = launch::spawn(id.check(), process, command, &self.plan.shell, false)?;
+        let spawn = spawn_request::new(id.check(), process, command, &self.plan.shell, false)?;
         self.keeper.send_request(Request::Spawn(spawn), vec![null.into()]);
         Ok(())
     }
@@ -133,7 +137,7 @@ impl Engine {
         if exit.failed() {
             if let Ready::Command(command) = &process.ready {
                 let outcome = format!("`{command}` {exit}");
-                self.happen(Event::Tried(id, outcome));
+                self.handle_event(Event::ProbeFailed(id, outcome));
             }
             self.check_again(id);
         } else {

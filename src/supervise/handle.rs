@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::listeners::Listeners;
 use super::share::Shared;
-use super::sockets::Sockets;
-use super::supervisor::{Pace, Status};
+use super::supervisor::{RestartMode, Status};
 use crate::logs::format::Color;
 use crate::logs::subscribers::OutputQueries;
 use crate::notice::Notice;
@@ -18,9 +18,9 @@ use crate::plan::Plan;
 /// Something to do or to tell. What can't be right is refused before it gets here.
 #[derive(Debug)]
 pub(super) enum Command {
-    Look(oneshot::Sender<Snapshot>),
-    Plan(Box<Plan>, Sockets, Pace),
-    Restart(Vec<String>, Pace),
+    Snapshot(oneshot::Sender<Snapshot>),
+    Plan(Box<Plan>, Listeners, RestartMode),
+    Restart(Vec<String>, RestartMode),
     Stop(Vec<String>),
     Signal(HashSet<String>, Signal),
     /// Something to do, and where it is told that it is done.
@@ -93,7 +93,7 @@ pub struct Stopping;
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
-    looks: Shared<Snapshot>,
+    snapshots: Shared<Snapshot>,
     changes: watch::Receiver<()>,
     output: OutputQueries,
 }
@@ -112,8 +112,8 @@ impl Commands {
     pub(super) fn new(output: OutputQueries) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (sender, changes) = watch::channel(());
-        let looks = share_looks(commands.clone());
-        let handle = Handle { commands, looks, changes, output };
+        let snapshots = share_snapshots(commands.clone());
+        let handle = Handle { commands, snapshots, changes, output };
         Self { receiver, changes: sender, handle }
     }
 
@@ -137,10 +137,10 @@ impl Commands {
 
 /// Has the engine make snapshots: one for all clients that have asked until then, and not one
 /// after the other.
-fn share_looks(commands: mpsc::UnboundedSender<Command>) -> Shared<Snapshot> {
+fn share_snapshots(commands: mpsc::UnboundedSender<Command>) -> Shared<Snapshot> {
     let make = move || {
         let (answer, snapshot) = oneshot::channel();
-        let sent = commands.send(Command::Look(answer));
+        let sent = commands.send(Command::Snapshot(answer));
         async move {
             sent.ok()?;
             snapshot.await.ok()
@@ -154,8 +154,8 @@ fn share_looks(commands: mpsc::UnboundedSender<Command>) -> Shared<Snapshot> {
 
 impl Handle {
     /// Where things stand.
-    pub async fn look(&self) -> Result<Arc<Snapshot>, Stopping> {
-        self.looks.get().await.ok_or(Stopping)
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Stopping> {
+        self.snapshots.get().await.ok_or(Stopping)
     }
 
     /// What processes write.
@@ -165,23 +165,28 @@ impl Handle {
     }
 
     /// Runs by this plan from now on.
-    pub async fn plan(&self, plan: Plan, sockets: Sockets, pace: Pace) -> Result<(), Stopping> {
-        self.order(Command::Plan(Box::new(plan), sockets, pace)).await
+    pub async fn plan(
+        &self,
+        plan: Plan,
+        sockets: Listeners,
+        pace: RestartMode,
+    ) -> Result<(), Stopping> {
+        self.send_acknowledged(Command::Plan(Box::new(plan), sockets, pace)).await
     }
 
     /// Starts these again, or starts them.
-    pub async fn restart(&self, names: Vec<String>, pace: Pace) -> Result<(), Stopping> {
-        self.order(Command::Restart(names, pace)).await
+    pub async fn restart(&self, names: Vec<String>, pace: RestartMode) -> Result<(), Stopping> {
+        self.send_acknowledged(Command::Restart(names, pace)).await
     }
 
     /// Lets these go down.
     pub async fn stop(&self, names: Vec<String>) -> Result<(), Stopping> {
-        self.order(Command::Stop(names)).await
+        self.send_acknowledged(Command::Stop(names)).await
     }
 
     /// Sends a signal to these, as far as they run.
     pub async fn signal(&self, names: HashSet<String>, signal: Signal) -> Result<(), Stopping> {
-        self.order(Command::Signal(names, signal)).await
+        self.send_acknowledged(Command::Signal(names, signal)).await
     }
 
     /// Has the terminal let go, once all that was said so far is written to it.
@@ -207,7 +212,7 @@ impl Handle {
     }
 
     /// Returns once it is done: a client that waits for that can't fill the queue.
-    async fn order(&self, command: Command) -> Result<(), Stopping> {
+    async fn send_acknowledged(&self, command: Command) -> Result<(), Stopping> {
         let (tell, done) = oneshot::channel();
         self.send(Command::Acknowledged(Box::new(command), tell))?;
         done.await.map_err(|_| Stopping)

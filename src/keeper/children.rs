@@ -1,12 +1,8 @@
-//! The children that the keeper has made, and their descendants.
+//! The children that the keeper started, and their descendants.
 //!
-//! To a child belong: its session and its group; what descends from it; and
-//! what did so when it was last looked at, wherever it has gone since. A
-//! descendant that was lost sight of is known by the marker in its environment.
-//! What can't be told even so is an orphan, and belongs to no child.
-//!
-//! A leader that has exited is waited for only when no process is left of it: as
-//! long as it is a zombie, its number names no other process, group or session.
+//! A child is known by its leader, the process that was forked. A leader that has exited is
+//! reaped only when no other process of the child is left: as long as it is a zombie, its
+//! number names no other process, group or session.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -18,66 +14,40 @@ use super::isolation::Isolation;
 use super::kill::{self, ExistingDescendants, send, send_to_child, send_to_group};
 use super::process_table::{self, Environment, Identity, ProcStat, descendants};
 use super::protocol::{ChildId, Descendant, Report, SESSION_VAR, Scope, SpawnRequest, WaitStatus};
+use super::snapshot::{DescendantSnapshot, find_owners};
 use super::spawn::{self, ExecOutcome, SpawnContext};
+use super::stop::{OrphanPolicy, OrphanStop, StopProgress, StopState};
 use super::wait;
 
-/// A program that the system has not executed for so long hangs.
+/// A program that the system has not executed after this time is reported.
 const SLOW_START_AFTER: Duration = Duration::from_secs(1);
 
 struct Child {
     id: ChildId,
     leader: Leader,
-    stop: Stop,
+    stop: StopState,
 }
 
-/// What has become of the process that was forked.
+/// The state of the process that was forked.
 enum Leader {
     /// It has not executed its program yet.
     Starting(PendingExec),
     /// It runs.
     Running,
-    /// It is a zombie, and ganger is still to be told.
+    /// It is a zombie, which is still to be reported.
     Exited(WaitStatus),
-    /// It is a zombie, and ganger knows that others of its processes are left.
+    /// It is a zombie, and ganger knows that other processes of the child are left.
     Lingering,
 }
 
-/// A child on its way to execve(2), where signals are not yet what its program
-/// would get.
+/// A leader on its way to execve(2), where a signal would not have the effect that it has on
+/// the program.
 struct PendingExec {
     outcome: ExecOutcome,
-    /// When it hangs, if that is still to be reported.
+    /// When the start is reported as slow; none once it was.
     report_slow_at: Option<Instant>,
-    /// What is to be sent once its program runs.
+    /// The signals to send once the program runs.
     signals: Vec<i32>,
-}
-
-/// How far a child has been asked to end.
-enum Stop {
-    /// It has not.
-    NotRequested,
-    /// With a signal, which its group has got.
-    Requested {
-        signal: i32,
-        /// Those outside of the group that have got it.
-        sent: HashSet<Identity>,
-        /// Those outside of the group that were left to their parent, as they were then.
-        deferred: Vec<ProcStat>,
-    },
-    /// All of its processes are to be killed.
-    Killing,
-}
-
-/// What is done about orphans.
-enum OrphanPolicy {
-    /// They are left alone: a daemon that a user started may be meant to run.
-    Ignored,
-    /// They are asked to stop, each once.
-    Stopping {
-        sent: HashSet<Identity>,
-        /// What was left at the last report.
-        reported: Option<Vec<Descendant>>,
-    },
 }
 
 impl Child {
@@ -87,34 +57,13 @@ impl Child {
             Leader::Exited(_) | Leader::Lingering => true,
         }
     }
-}
 
-impl Child {
-    /// Whether it has been asked to end, and some of its processes were left to others.
+    /// Whether it was asked to stop, and some of its processes were left to their parents.
     fn has_deferred(&self) -> bool {
         match &self.stop {
-            Stop::Requested { deferred, .. } => !deferred.is_empty(),
-            Stop::NotRequested | Stop::Killing => false,
+            StopState::Requested(stop) => stop.has_deferred(),
+            StopState::NotRequested | StopState::Killing => false,
         }
-    }
-}
-
-/// What lives below the keeper and is no leader, and the leader to which each belongs.
-struct DescendantSnapshot {
-    descendants: Vec<ProcStat>,
-    owners: Vec<Option<Pid>>,
-    /// Leaders of which two walks did not see the same.
-    unstable: HashSet<Pid>,
-}
-
-impl DescendantSnapshot {
-    fn owned_by(&self, owner: Option<Pid>) -> impl Iterator<Item = &ProcStat> {
-        let pairs = self.descendants.iter().zip(&self.owners);
-        pairs.filter(move |(_, found)| **found == owner).map(|(stat, _)| stat)
-    }
-
-    fn members(&self, leader: Pid) -> impl Iterator<Item = &ProcStat> {
-        self.owned_by(Some(leader))
     }
 }
 
@@ -124,12 +73,12 @@ pub(super) struct Children {
     leaders: HashMap<ChildId, Pid>,
     /// Leaders that have not executed their program yet.
     starting: Vec<Pid>,
-    /// Descendants that were seen before they left the session, and their leader.
+    /// Descendants that were seen to belong to a leader and are outside of its session.
     known: HashMap<Identity, Pid>,
     orphan_policy: OrphanPolicy,
-    /// Whether all of them are to be suspended: one that was starting follows.
+    /// Whether all are to be suspended; one that is starting follows once its program runs.
     suspended: bool,
-    /// What tells this keeper's descendants from those of any other.
+    /// Identifies this keeper in the markers of its descendants.
     session: String,
     context: SpawnContext,
 }
@@ -150,7 +99,7 @@ pub(super) struct StopRequest {
 }
 
 impl Children {
-    /// No children; those to come are started with this `context`.
+    /// An empty table; its children are started with this `context`.
     pub(super) fn new(context: SpawnContext) -> Self {
         Self {
             by_leader: BTreeMap::new(),
@@ -165,13 +114,13 @@ impl Children {
         }
     }
 
-    /// What tells this keeper's descendants from those of any other.
+    /// Identifies this keeper in the markers of its descendants.
     pub(super) fn session(&self) -> &str {
         &self.session
     }
 
-    /// Starts a child, which writes to `output` and is given `listener`; a report
-    /// tells at once only that it can't be.
+    /// Starts a child, which writes to `output` and inherits `listener`. Returns a report only
+    /// if that has failed already.
     pub(super) fn spawn(
         &mut self,
         request: &SpawnRequest,
@@ -186,7 +135,7 @@ impl Children {
                 let start =
                     PendingExec { outcome: spawned.outcome, report_slow_at, signals: Vec::new() };
                 let leader = Leader::Starting(start);
-                let child = Child { id, leader, stop: Stop::NotRequested };
+                let child = Child { id, leader, stop: StopState::NotRequested };
                 self.by_leader.insert(spawned.pid, child);
                 self.leaders.insert(id, spawned.pid);
                 self.starting.push(spawned.pid);
@@ -198,8 +147,8 @@ impl Children {
         }
     }
 
-    /// What becomes readable when it is known whether a program is executed, with
-    /// the leader that is to execute it.
+    /// The leaders that are starting, each with the descriptor that becomes readable when it
+    /// is known whether its program was executed.
     pub(super) fn exec_outcomes(&self) -> impl Iterator<Item = (Pid, BorrowedFd<'_>)> {
         self.starting.iter().filter_map(|leader| match &self.by_leader.get(leader)?.leader {
             Leader::Starting(start) => Some((*leader, start.outcome.as_fd())),
@@ -207,7 +156,7 @@ impl Children {
         })
     }
 
-    /// Takes note of whether the program of this leader is executed, which is known.
+    /// Reports whether the program of this leader was executed, which is known by now.
     pub(super) fn finish_start(&mut self, leader: Pid, reports: &mut Vec<Report>) {
         self.starting.retain(|starting| *starting != leader);
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
@@ -221,16 +170,16 @@ impl Children {
                     let _ = send_to_group(leader, signal);
                 }
                 match child.stop {
-                    Stop::Requested { signal, .. } => stop_group(leader, signal),
-                    Stop::NotRequested | Stop::Killing if self.suspended => {
+                    StopState::Requested(StopProgress { signal, .. }) => stop_group(leader, signal),
+                    StopState::NotRequested | StopState::Killing if self.suspended => {
                         let _ = send_to_group(leader, libc::SIGSTOP);
                     }
-                    Stop::NotRequested | Stop::Killing => {}
+                    StopState::NotRequested | StopState::Killing => {}
                 }
                 reports.push(Report::Spawned { id, pid: leader.as_raw() });
             }
             Err(failed) => {
-                // It exits just now, and is waited for in the next look.
+                // It is exiting, and the next check reaps it.
                 if cfg!(not(target_os = "linux")) {
                     wait::reap_exiting(leader);
                 }
@@ -242,7 +191,7 @@ impl Children {
         }
     }
 
-    /// When the next start that is under way is taken for one that hangs.
+    /// When the next start that is still pending is to be reported as slow.
     pub(super) fn next_start_timeout(&self) -> Option<Instant> {
         let starts = self.starting.iter().filter_map(|leader| self.by_leader.get(leader));
         let report_slow_at = |child: &Child| match &child.leader {
@@ -252,7 +201,7 @@ impl Children {
         starts.filter_map(report_slow_at).min()
     }
 
-    /// Reports starts that hang, each once.
+    /// Reports starts that are slow, each once.
     pub(super) fn report_slow_starts(&mut self, now: Instant, reports: &mut Vec<Report>) {
         for leader in &self.starting {
             let Some(child) = self.by_leader.get_mut(leader) else { continue };
@@ -265,12 +214,12 @@ impl Children {
         }
     }
 
-    /// Whether there is still somewhere to start a child.
+    /// Whether children can still be started: false once their namespace has ended.
     pub(super) fn is_namespace_alive(&self) -> bool {
         self.context.isolation.as_ref().is_none_or(Isolation::is_alive)
     }
 
-    /// Sends signals, each to a child and all of its descendants.
+    /// Sends each signal to a child and all of its descendants.
     pub(super) fn signal(&mut self, requests: &[SignalRequest]) {
         let snapshot = self.snapshot();
         for &SignalRequest { id, signal } in requests {
@@ -292,13 +241,14 @@ impl Children {
     /// Suspends all children and their descendants.
     pub(super) fn suspend(&mut self) {
         self.suspended = true;
-        // What forked during the first walk is seen by the second: nothing forks then.
+        // The second round finds processes that were forked during the first one. No process
+        // forks any more by then.
         for _ in 0..2 {
             self.signal_all(libc::SIGSTOP);
         }
     }
 
-    /// Has all children and their descendants go on.
+    /// Resumes all children and their descendants.
     pub(super) fn resume(&mut self) {
         self.suspended = false;
         self.signal_all(libc::SIGCONT);
@@ -311,7 +261,7 @@ impl Children {
     fn signal_all(&mut self, signal: i32) {
         let snapshot = self.snapshot();
         let leaders = self.by_leader.iter().filter(|(_, child)| match child.leader {
-            // It follows once its program runs, where signals have their effect.
+            // It follows once its program runs.
             Leader::Starting(_) => false,
             Leader::Running | Leader::Exited(_) | Leader::Lingering => true,
         });
@@ -322,7 +272,7 @@ impl Children {
         }
     }
 
-    /// Asks children to end, or kills them.
+    /// Asks children to stop, or kills them.
     pub(super) fn stop(&mut self, requests: &[StopRequest]) {
         let snapshot = self.snapshot();
         for request in requests {
@@ -338,52 +288,44 @@ impl Children {
     fn kill(&mut self, leader: Pid, snapshot: &DescendantSnapshot) {
         let members = self.members(leader, snapshot);
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
-        child.stop = Stop::Killing;
-        // Before it has a group of its own, it is not in the one that it will lead.
+        child.stop = StopState::Killing;
+        // While it is starting, it may not have a group of its own yet.
         let _ = send_to_child(leader, libc::SIGKILL);
         kill::send_to_all(leader, &members, libc::SIGKILL);
     }
 
     fn request_stop(&mut self, leader: Pid, stop: StopRequest, snapshot: &DescendantSnapshot) {
-        // Walked before anything is signalled: what loses its parent then is known.
+        // The members are found before anything is signalled: afterwards, a process may have
+        // lost the parent by which it was found.
         let members = self.members(leader, snapshot);
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
         let StopRequest { signal, scope, .. } = stop;
-        let (mut sent, deferred) = match std::mem::replace(&mut child.stop, Stop::NotRequested) {
-            Stop::Killing => {
-                child.stop = Stop::Killing;
-                return;
-            }
-            // The group has got it already.
-            Stop::Requested { sent, deferred, .. } => (sent, deferred),
-            Stop::NotRequested => {
+        match &mut child.stop {
+            StopState::Killing => return,
+            // Its group has got a stop signal already.
+            StopState::Requested(progress) => progress.signal = signal,
+            StopState::NotRequested => {
                 match child.leader {
-                    // Once its program runs.
+                    // Its group is signalled once its program runs.
                     Leader::Starting(_) => {}
                     Leader::Running | Leader::Exited(_) | Leader::Lingering => {
                         stop_group(leader, signal);
                     }
                 }
-                (HashSet::new(), Vec::new())
+                child.stop = StopState::Requested(StopProgress::new(signal));
             }
-        };
-        let outside = members.into_iter().filter(|member| member.group != leader);
-        let is_due = |member: &ProcStat| match scope {
-            Scope::All => true,
-            Scope::Group => is_orphan(member, &deferred, &self.context.reapers()),
-        };
-        let deferred = stop_if_due(outside, signal, is_due, &deferred, &mut sent);
-        child.stop = Stop::Requested { signal, sent, deferred };
+        }
+        self.stop_outside_group(leader, members, scope);
     }
 
-    /// From now on, asks orphans to stop.
+    /// Asks the orphans to stop, also those that turn up later.
     pub(super) fn start_stopping_orphans(&mut self) {
         if let OrphanPolicy::Ignored = self.orphan_policy {
-            self.orphan_policy = OrphanPolicy::Stopping { sent: HashSet::new(), reported: None };
+            self.orphan_policy = OrphanPolicy::Stopping(OrphanStop::default());
         }
     }
 
-    /// Kills all that is left, and returns what it could not.
+    /// Kills every descendant of the keeper, and returns those that it could not kill.
     pub(super) fn kill_all(&mut self) -> Vec<Descendant> {
         for &leader in self.by_leader.keys() {
             let _ = send_to_child(leader, libc::SIGKILL);
@@ -395,20 +337,18 @@ impl Children {
         kill::kill_all_descendants(&ExistingDescendants::default())
     }
 
-    /// Whether to look again soon, though nothing is reported: the exit of a process
-    /// whose parent lives is not, nor that another one has lost its parent.
+    /// Whether [`Self::check`] is to run again soon although no child exits: the system reports
+    /// neither the exit of a process whose parent lives, nor that a process has lost its parent.
     pub(super) fn needs_polling(&self) -> bool {
         let has_orphans = match &self.orphan_policy {
             OrphanPolicy::Ignored => false,
-            OrphanPolicy::Stopping { reported, .. } => {
-                reported.as_ref().is_some_and(|left| !left.is_empty())
-            }
+            OrphanPolicy::Stopping(stop) => stop.has_orphans(),
         };
-        let waits = |child: &Child| child.has_exited() || child.has_deferred();
-        has_orphans || self.by_leader.values().any(waits)
+        has_orphans
+            || self.by_leader.values().any(|child| child.has_exited() || child.has_deferred())
     }
 
-    /// Finds out what has ended, and does what follows from it.
+    /// Finds out which processes have exited, and does and reports what follows from it.
     pub(super) fn check(&mut self, reports: &mut Vec<Report>) {
         self.finish_exited_starts(reports);
         self.reap_exited();
@@ -416,8 +356,8 @@ impl Children {
         self.stop_and_report_orphans(&snapshot, reports);
         let (mut exited, mut waiting) = (Vec::new(), Vec::new());
         for (leader, child) in &self.by_leader {
-            // Leaders whose members are never still are looked at again.
-            if child.has_exited() && !snapshot.unstable.contains(leader) {
+            // A leader whose members are still changing has its turn in a later check.
+            if child.has_exited() && snapshot.is_stable(*leader) {
                 exited.push(*leader);
             } else if child.has_deferred() {
                 waiting.push(*leader);
@@ -429,11 +369,11 @@ impl Children {
         }
         for leader in waiting {
             let members = self.members(leader, &snapshot);
-            self.pass_stop_to_orphans(leader, members);
+            self.stop_outside_group(leader, members, Scope::Group);
         }
     }
 
-    /// What has ended may have executed its program first.
+    /// A leader that has exited may have executed its program before.
     fn finish_exited_starts(&mut self, reports: &mut Vec<Report>) {
         for leader in self.starting.clone() {
             if wait::exit_status(leader).is_some() {
@@ -464,26 +404,32 @@ impl Children {
         child.leader = Leader::Lingering;
         for stat in left {
             self.known.insert(stat.identity(), leader);
-            if matches!(child.stop, Stop::Killing) {
+            if matches!(child.stop, StopState::Killing) {
                 let _ = send(stat, libc::SIGKILL);
             }
         }
-        self.pass_stop_to_orphans(leader, left.iter().copied().cloned());
+        let left = left.iter().copied().cloned();
+        self.stop_outside_group(leader, left, Scope::Group);
     }
 
-    /// Passes the stop signal on to processes that have lost their parent since.
-    fn pass_stop_to_orphans(&mut self, leader: Pid, members: impl IntoIterator<Item = ProcStat>) {
+    /// Sends the requested stop signal, if there is one, to those live members outside of the
+    /// group that are to get it now.
+    fn stop_outside_group(
+        &mut self,
+        leader: Pid,
+        members: impl IntoIterator<Item = ProcStat>,
+        scope: Scope,
+    ) {
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
-        if let Stop::Requested { signal, sent, deferred } = &mut child.stop {
-            let reapers = self.context.reapers();
-            let before = std::mem::take(deferred);
+        if let StopState::Requested(stop) = &mut child.stop {
             let outside = members.into_iter().filter(|member| member.group != leader);
-            let is_due = |member: &ProcStat| is_orphan(member, &before, &reapers);
-            *deferred = stop_if_due(outside, *signal, is_due, &before, sent);
+            for process in stop.take_due(outside, scope, &self.context.reapers()) {
+                stop_process(&process, stop.signal);
+            }
         }
     }
 
-    /// Notes which leaders have ended, and waits for other children that have.
+    /// Records which leaders have exited, and reaps the other children that have.
     fn reap_exited(&mut self) {
         for (leader, child) in &mut self.by_leader {
             if !child.has_exited()
@@ -499,40 +445,23 @@ impl Children {
         }
     }
 
-    /// What lives below the keeper and not below a leader.
-    ///
-    /// A parent may end during the walk, and its children turn up elsewhere: only
-    /// what two walks agree on is taken for all that belongs to a leader.
+    /// The processes below the keeper that are not below a running leader.
     fn snapshot(&mut self) -> DescendantSnapshot {
-        let walk = || {
-            let below =
-                self.child_pids().into_iter().filter(|pid| !self.by_leader.contains_key(pid));
-            let mut found = descendants(below);
+        let mut snapshot = DescendantSnapshot::take(|| {
+            let is_leader = |pid: &Pid| self.by_leader.contains_key(pid);
+            let roots = self.child_pids().into_iter().filter(|pid| !is_leader(pid));
+            let mut found = descendants(roots);
             found.retain(|stat| !self.is_init(stat.pid));
-            let owners = self.find_owners(&found);
-            DescendantSnapshot { descendants: found, owners, unstable: HashSet::new() }
-        };
-        let mut before = walk();
-        for _ in 0..5 {
-            if before.descendants.is_empty() {
-                break;
-            }
-            let mut again = walk();
-            let leaders = before.owners.iter().chain(&again.owners).flatten().copied();
-            again.unstable = leaders
-                .filter(|leader| !before.members(*leader).eq(again.members(*leader)))
-                .collect();
-            before = again;
-            if before.unstable.is_empty() {
-                break;
-            }
-        }
-        self.add_known_outside(&mut before);
-        before
+            let by_marker = |pid| self.owner_by_marker(pid);
+            let owners = find_owners(&found, |pid| is_leader(&pid), &self.known, by_marker);
+            DescendantSnapshot::new(found, owners)
+        });
+        self.add_known_outside(&mut snapshot);
+        snapshot
     }
 
-    /// What was seen below a leader, and has fallen to the first process of a namespace
-    /// that it had entered, is not below the keeper any more.
+    /// Adds known processes that are no longer below the keeper: a process that entered a
+    /// namespace and lost its parent there is a child of the first process of that namespace.
     fn add_known_outside(&mut self, snapshot: &mut DescendantSnapshot) {
         if self.known.is_empty() {
             return;
@@ -556,7 +485,7 @@ impl Children {
         self.context.isolation.as_ref().is_some_and(|isolation| isolation.init == pid)
     }
 
-    /// The keeper's children, those that were not forked here among them.
+    /// The keeper's children, including orphans that have become its children.
     fn child_pids(&self) -> Vec<Pid> {
         if cfg!(target_os = "linux") {
             process_table::children(getpid())
@@ -565,8 +494,8 @@ impl Children {
         }
     }
 
-    /// All that belongs to a leader and lives, the leader included. What is outside of
-    /// its session is known from then on.
+    /// The live processes that belong to a leader, and the leader itself. Those outside of its
+    /// session are known from then on.
     fn members(&mut self, leader: Pid, snapshot: &DescendantSnapshot) -> Vec<ProcStat> {
         let runs = self.by_leader.get(&leader).is_some_and(|child| !child.has_exited());
         let mut members = if runs { descendants([leader]) } else { Vec::new() };
@@ -580,23 +509,7 @@ impl Children {
         members
     }
 
-    /// The leader to which each of `descendants` belongs, parents being before their
-    /// children.
-    fn find_owners(&self, descendants: &[ProcStat]) -> Vec<Option<Pid>> {
-        let mut owners: HashMap<Pid, Option<Pid>> = HashMap::new();
-        for stat in descendants {
-            let named = [stat.session, stat.group]
-                .into_iter()
-                .find(|leader| self.by_leader.contains_key(leader));
-            let owner = named
-                .or_else(|| self.known.get(&stat.identity()).copied())
-                .or_else(|| owners.get(&stat.parent).copied().flatten())
-                .or_else(|| self.owner_by_marker(stat.pid));
-            owners.insert(stat.pid, owner);
-        }
-        descendants.iter().map(|stat| owners[&stat.pid]).collect()
-    }
-
+    /// The leader that the marker in the environment of a process names.
     fn owner_by_marker(&self, pid: Pid) -> Option<Pid> {
         let Environment::With(marker) = process_table::read_variable(pid, SESSION_VAR) else {
             return None;
@@ -610,64 +523,24 @@ impl Children {
         snapshot: &DescendantSnapshot,
         reports: &mut Vec<Report>,
     ) {
-        let reapers = self.context.reapers();
-        let OrphanPolicy::Stopping { sent, reported } = &mut self.orphan_policy else { return };
-        let mut left = Vec::new();
-        for orphan in snapshot.owned_by(None).filter(|stat| stat.alive) {
-            left.push(orphan.to_descendant());
-            // What has its parent is left to it.
-            if reapers.contains(&orphan.parent) && sent.insert(orphan.identity()) {
-                stop_process(orphan, libc::SIGTERM);
-            }
+        let OrphanPolicy::Stopping(stop) = &mut self.orphan_policy else { return };
+        let orphans = snapshot.orphans().filter(|stat| stat.alive);
+        let (due, report) = stop.update(orphans, &self.context.reapers());
+        for orphan in due {
+            stop_process(orphan, libc::SIGTERM);
         }
-        if reported.as_ref() != Some(&left) {
-            reports.push(Report::Orphans { left: left.clone() });
-            *reported = Some(left);
-        }
+        reports.extend(report.map(|left| Report::Orphans { left }));
     }
 }
 
-/// Asks a group to end; suspended processes are woken to do so.
+/// Sends a stop signal to a group, and wakes suspended processes so that they get it.
 fn stop_group(leader: Pid, signal: i32) {
     let _ = send_to_group(leader, signal);
     let _ = send_to_group(leader, libc::SIGCONT);
 }
 
-/// The same for one process.
+/// Sends a stop signal to one process, and wakes it so that it gets it.
 fn stop_process(stat: &ProcStat, signal: i32) {
     let _ = send(stat, signal);
     let _ = send(stat, libc::SIGCONT);
-}
-
-/// Whether a process has lost the parent that would stop it: it fell to one of `reapers`,
-/// or, from a namespace that it had entered, to the first process there.
-fn is_orphan(process: &ProcStat, before: &[ProcStat], reapers: &[Pid]) -> bool {
-    let earlier = before.iter().find(|earlier| earlier.identity() == process.identity());
-    reapers.contains(&process.parent)
-        || earlier.is_some_and(|earlier| earlier.parent != process.parent)
-}
-
-/// Sends the stop signal to those processes for which it is due, each once, and returns
-/// the others, as they were when they were first seen.
-fn stop_if_due(
-    processes: impl Iterator<Item = ProcStat>,
-    signal: i32,
-    is_due: impl Fn(&ProcStat) -> bool,
-    before: &[ProcStat],
-    sent: &mut HashSet<Identity>,
-) -> Vec<ProcStat> {
-    let mut deferred = Vec::new();
-    for process in processes {
-        if sent.contains(&process.identity()) {
-            continue;
-        }
-        if is_due(&process) {
-            sent.insert(process.identity());
-            stop_process(&process, signal);
-        } else {
-            let earlier = before.iter().find(|earlier| earlier.identity() == process.identity());
-            deferred.push(earlier.cloned().unwrap_or(process));
-        }
-    }
-    deferred
 }

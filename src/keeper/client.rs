@@ -19,24 +19,24 @@ use super::queue::{Queue, Queued};
 use super::start::StartedKeeper;
 use super::{process_table, stale_sessions, wait};
 
-/// A keeper that makes no progress for so long has failed.
+/// A keeper that makes no progress for this time has failed.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// It is counted in slices, so that time in which ganger itself did not run, because
-/// everything was frozen, counts for no more than one of them.
+/// The timeout is counted in slices. Time in which ganger itself did not run, because the
+/// whole machine was frozen, then counts as one slice at most.
 const TIMEOUT_SLICES: u32 = 10;
 
-/// Starts that the keeper may have before it at once. The others wait here, where a
-/// stop overtakes them, and their descriptors are not held twice.
+/// How many starts the keeper may have in its queue. The others stay in the queue here, where
+/// a stop overtakes them, and where their descriptors are not held by two processes.
 const MAX_PENDING_SPAWNS: u64 = 16;
 
-/// Why there is no keeper any more.
+/// Why the keeper can no longer be used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum KeeperError {
-    /// It is gone.
+    /// It has exited.
     Died,
-    /// It makes no progress.
+    /// It has made no progress for [`REPLY_TIMEOUT`].
     Unresponsive,
-    /// It sent something that is no report.
+    /// It sent an invalid message.
     Protocol,
 }
 
@@ -47,21 +47,21 @@ pub struct Keeper {
     pid: Pid,
     existing: ExistingDescendants,
     decoder: Decoder,
-    /// What happened to a request before it was sent.
+    /// Reports on requests that were never sent.
     reports: VecDeque<Report>,
     queue: Queue<Vec<OwnedFd>>,
-    /// What is being sent.
+    /// The request that is being sent.
     frame: Option<Frame>,
     sent: RequestCounts,
     handled: RequestCounts,
     progress_timer: ProgressTimer,
-    /// Descriptors for the sweep.
+    /// Descriptors that [`Self::kill_descendants`] closes to have them for itself.
     reserved: Vec<File>,
-    /// Whether it has been waited for.
+    /// Whether the keeper has been killed and reaped.
     swept: bool,
 }
 
-/// Requests.
+/// A number of requests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct RequestCounts {
     requests: u64,
@@ -72,25 +72,26 @@ struct RequestCounts {
 struct Frame {
     bytes: Vec<u8>,
     sent: usize,
-    /// One goes with each of the first bytes.
+    /// The descriptors, one for each of the first bytes.
     files: VecDeque<OwnedFd>,
 }
 
-/// For how long a keeper that has something to do has made no progress.
+/// Measures how long a busy keeper has made no progress.
 #[derive(Debug, Default)]
 struct ProgressTimer {
     slices: u32,
-    /// When the present slice ends; none while the keeper has nothing to do.
+    /// When the current slice ends; none while the keeper is idle.
     slice_end: Option<Instant>,
 }
 
 impl ProgressTimer {
-    /// The keeper has something to do, or still has.
+    /// The keeper is busy: starts the timer if it does not run.
     fn start(&mut self) {
         self.slice_end.get_or_insert_with(|| Instant::now() + REPLY_TIMEOUT / TIMEOUT_SLICES);
     }
 
-    /// It has made progress, and has something to do still or not.
+    /// The keeper has made progress: starts the timer anew, or stops it if the keeper is not
+    /// busy.
     fn restart(&mut self, busy: bool) {
         *self = Self::default();
         if busy {
@@ -98,7 +99,7 @@ impl ProgressTimer {
         }
     }
 
-    /// Waits for the end of the present slice.
+    /// Waits for the end of the current slice.
     async fn wait_for_slice_end(&self) {
         match self.slice_end {
             Some(slice_end) => sleep_until(slice_end).await,
@@ -106,7 +107,7 @@ impl ProgressTimer {
         }
     }
 
-    /// A slice has ended. True if it was the last one.
+    /// A slice has ended: starts the next one. Returns true if the timeout is over.
     fn end_slice(&mut self) -> bool {
         self.slices += 1;
         self.slice_end = None;
@@ -116,7 +117,7 @@ impl ProgressTimer {
 }
 
 impl Keeper {
-    /// Takes over a keeper; needs a tokio runtime.
+    /// A handle to a started keeper. Must be called in a tokio runtime.
     pub fn new(started: StartedKeeper) -> io::Result<Self> {
         Ok(Self {
             stream: UnixStream::from_std(started.stream)?,
@@ -134,10 +135,10 @@ impl Keeper {
         })
     }
 
-    /// Asks for something; `files`, the output and perhaps a socket, belong to a
-    /// [`Request::Spawn`].
+    /// Sends a request. `files` belong to a [`Request::Spawn`]: the output, and the socket that
+    /// the process inherits, if there is one.
     ///
-    /// Never waits: what the socket doesn't take is sent by [`Self::next_report`].
+    /// Never blocks: [`Self::next_report`] sends what the socket does not accept now.
     pub fn send_request(&mut self, request: Request, files: Vec<OwnedFd>) {
         if let Queued::Cancelled(id) = self.queue.push(request, files) {
             self.reports.push_back(Report::Cancelled { id });
@@ -152,7 +153,7 @@ impl Keeper {
         self.handled != self.sent || self.frame.is_some()
     }
 
-    /// The next report that is there already.
+    /// The next report that has already arrived.
     pub fn try_next_report(&mut self) -> Result<Option<Report>, KeeperError> {
         if let Some(report) = self.reports.pop_front() {
             return Ok(Some(report));
@@ -166,7 +167,7 @@ impl Keeper {
         Ok(None)
     }
 
-    /// The next report. Nothing is lost if this is cancelled.
+    /// Waits for the next report. Nothing is lost if this is cancelled.
     pub async fn next_report(&mut self) -> Result<Report, KeeperError> {
         loop {
             if let Some(report) = self.try_next_report()? {
@@ -189,7 +190,7 @@ impl Keeper {
                     }
                 }
                 () = self.progress_timer.wait_for_slice_end() => {
-                    // What it sent meanwhile counts.
+                    // A message that arrived during the slice counts as progress.
                     tokio::task::yield_now().await;
                     if !self.read()? && self.progress_timer.end_slice() {
                         return Err(KeeperError::Unresponsive);
@@ -199,9 +200,9 @@ impl Keeper {
         }
     }
 
-    /// After a SIGCHLD: finds out whether the keeper has been suspended, in which
-    /// case it now owes an answer, and waits for other children that have ended. They
-    /// fall to ganger where it is the first process of its namespace.
+    /// Handles a SIGCHLD. If the keeper was suspended, it now has a request to answer before
+    /// the timeout. Other children that have exited are reaped: orphans become children of
+    /// ganger if it is the first process of its namespace.
     pub fn handle_sigchld(&mut self) {
         let children = process_table::children(getpid());
         for other in children.into_iter().filter(|pid| *pid != self.pid) {
@@ -212,34 +213,33 @@ impl Keeper {
         }
     }
 
-    /// Does the keeper's last work where it can't, and returns what it could not
-    /// kill.
+    /// Kills the keeper and all of its descendants, and returns those that could not be killed.
     #[must_use]
     pub fn kill_descendants(&mut self) -> Vec<Descendant> {
-        // What reads /proc needs some, however many others are taken.
+        // Reading /proc takes descriptors, and all others may be in use.
         self.reserved.clear();
         let _ = kill(self.pid, Signal::SIGKILL);
-        // The sweep waits for it, and its process id may be given out again then.
+        // It is reaped here, and its process id may be given out again after that.
         self.swept = true;
         let left = kill::kill_all_descendants(&self.existing);
-        // What fell to the first process of a namespace that it had entered.
+        // A process that entered a namespace and lost its parent there is no descendant.
         stale_sessions::kill_orphans_of(std::slice::from_ref(&self.existing.session));
         left
     }
 
-    /// Ends a keeper that has nothing left to do, and sees it go: also one that is
-    /// suspended at this very moment, but none that is stuck in the system for ever.
+    /// Ends a keeper that has nothing left to do, and reaps it, even if it is suspended. A
+    /// keeper that is stuck in the kernel is not waited for.
     pub fn shut_down(self) {
         if self.swept {
             return;
         }
         let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
-        // Not waited for yet, so the number is still its own.
+        // It is not reaped yet, so that the process id is still its own.
         let _ = kill(self.pid, Signal::SIGKILL);
         wait::reap_within(self.pid, SWEEP_TIMEOUT);
     }
 
-    /// Whether there was something to read.
+    /// Reads once from the socket; true if there was something to read.
     fn read(&mut self) -> Result<bool, KeeperError> {
         let mut bytes = [0; 16 << 10];
         match self.stream.try_read(&mut bytes) {
@@ -253,8 +253,7 @@ impl Keeper {
         }
     }
 
-    /// Sends what the socket takes. A keeper that is gone is missed when reading;
-    /// there is nothing to send to it.
+    /// Sends as much as the socket accepts. That the keeper has died is noticed when reading.
     fn flush(&mut self) {
         while let Some(mut frame) = self.next_frame() {
             match frame.send(&self.stream) {
@@ -263,7 +262,7 @@ impl Keeper {
                 Err(error) if error.kind() == ErrorKind::Interrupted => self.frame = Some(frame),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.frame = Some(frame);
-                    // Tells the runtime that the socket is to be waited for.
+                    // This makes the runtime wait until the socket is writable.
                     let _ = self.stream.try_io(Interest::WRITABLE, || Err::<(), _>(error));
                     return;
                 }
@@ -272,7 +271,7 @@ impl Keeper {
         }
     }
 
-    /// What is to be sent now: a frame that was begun, or the next request.
+    /// The frame to send: the one that was sent in part, or the next request.
     fn next_frame(&mut self) -> Option<Frame> {
         self.frame.take().or_else(|| {
             let may_spawn = self.sent.spawns - self.handled.spawns < MAX_PENDING_SPAWNS;
@@ -293,7 +292,7 @@ impl Frame {
         let flags = MsgFlags::MSG_DONTWAIT;
         let sent = sendmsg::<()>(stream.as_raw_fd(), &rest, control.as_slice(), flags, None)?;
         self.sent += sent;
-        // The keeper has it now; as long as it is open here, it never ends.
+        // The keeper has it now. If it stayed open here, its reader would never see the end.
         self.files.pop_front();
         Ok(())
     }
@@ -307,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_keeper_that_goes_with_something_still_to_be_sent_is_missed() {
+    fn keeper_that_dies_before_a_request_is_sent_is_reported() {
         let (send, lost) = channel();
         std::thread::spawn(move || {
             let runtime =
@@ -318,7 +317,7 @@ mod tests {
                 let existing = ExistingDescendants::default();
                 let started = StartedKeeper { stream: ours, pid: Pid::this(), existing };
                 let mut keeper = Keeper::new(started).unwrap();
-                // There is nothing to read, and everything could be written.
+                // Nothing can be read yet, and the socket is writable.
                 let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next_report()).await;
                 keeper.stream.writable().await.unwrap();
                 drop(theirs);

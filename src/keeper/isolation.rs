@@ -1,12 +1,12 @@
-//! Children in a process-id namespace of their own (`pid_namespaces(7)`).
+//! A process-id namespace for all children (`pid_namespaces(7)`).
 //!
-//! A first process is made in it, whose end is the end of all others there; it
-//! dies with the keeper (`PR_SET_PDEATHSIG`). So whoever kills ganger and its
-//! keeper at one instant kills all, and the kernel lets nobody out. The keeper
-//! itself stays outside, where process ids are those that everybody sees.
+//! The first process in the namespace dies with the keeper (`PR_SET_PDEATHSIG`), and the kernel
+//! then kills all others in it. So nothing survives even if ganger and its keeper are killed at
+//! one instant. The keeper itself stays outside, where its process ids are those of
+//! the rest of the system.
 //!
-//! Without the privilege to make one, it is made in a user namespace
-//! (`user_namespaces(7)`), where this user is known, and nobody else.
+//! Without the privilege to create one, the namespace is created in a user namespace
+//! (`user_namespaces(7)`) that knows only this user.
 
 use std::os::fd::OwnedFd;
 
@@ -15,21 +15,21 @@ use nix::unistd::Pid;
 use super::protocol::IsolationError;
 use super::wait;
 
-/// A namespace, as long as its first process runs.
+/// The namespace, which exists as long as its first process runs.
 pub(super) struct Isolation {
     /// The first process.
     pub(super) init: Pid,
-    /// Where the file systems are those of the namespace, `/proc` above all.
+    /// The mount namespace whose `/proc` shows the process ids of the namespace.
     pub(super) mounts: OwnedFd,
 }
 
 impl Isolation {
-    /// Makes the namespace for all children to come.
+    /// Creates the namespace, in which all later children are started.
     pub(super) fn enter() -> Result<Self, IsolationError> {
         enter()
     }
 
-    /// Whether there is still a namespace to start anything in.
+    /// Whether the namespace still exists.
     pub(super) fn is_alive(&self) -> bool {
         wait::exit_status(self.init).is_none()
     }
@@ -78,7 +78,7 @@ mod linux {
         Ok(Isolation { init, mounts: mounts.map_err(|error| unmounted(errno(&error)))?.into() })
     }
 
-    /// The way for one who has no privilege: this user and group stay what they are.
+    /// Creates the namespace without privileges. User and group stay the same in it.
     fn unshare_as_user() -> Result<(), IsolationError> {
         let (user, group) = (geteuid(), getegid());
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)
@@ -92,13 +92,13 @@ mod linux {
         write("gid_map", format!("{group} {group} 1"))
     }
 
-    /// The first process: whoever loses its parent in the namespace falls to it.
+    /// Runs the first process of the namespace, which reaps the orphans in it.
     fn run_init(report: OwnedFd) -> ! {
         let errno = set_up_init().err().map_or(0, |errno| errno as i32);
-        // A keeper that is gone already doesn't hear it, and no signal tells of its end.
+        // If the keeper died before the death signal was set, only this write shows it.
         let reported = File::from(report).write_all(&errno.to_ne_bytes());
         if errno == 0 && reported.is_ok() {
-            // Not even the socket to ganger, which is to end with the keeper.
+            // The socket to ganger must end when the keeper dies, so it is closed here too.
             close_all_descriptors();
             let mut children = SigSet::empty();
             children.add(Signal::SIGCHLD);
@@ -119,7 +119,7 @@ mod linux {
         nix::sys::prctl::set_name(c"keeper-init")?;
         unshare(CloneFlags::CLONE_NEWNS)?;
         let nothing: Option<&str> = None;
-        // What is mounted outside later shows here, and not the other way round.
+        // Later mounts from outside appear here, and not the other way round.
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, nothing)
@@ -127,7 +127,7 @@ mod linux {
 
     fn close_all_descriptors() {
         #[expect(unsafe_code, reason = "nix has no close_range")]
-        // SAFETY: nothing that is open is used any more.
+        // SAFETY: no descriptor is used any more.
         unsafe {
             libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0);
         }

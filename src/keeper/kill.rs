@@ -1,4 +1,4 @@
-//! Ending what must not survive.
+//! Sending signals, and killing every process that must not survive.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -11,8 +11,8 @@ use super::process_table::{Environment, Identity, ProcStat, children, descendant
 use super::protocol::{Descendant, SESSION_VAR};
 use super::{process_table, wait};
 
-/// Sends a signal to a process that was seen, and to no other that may have got
-/// its process id since.
+/// Sends a signal to a process that was seen in the process table, and never to another one
+/// that has got its process id since.
 #[cfg(target_os = "linux")]
 pub(super) fn send(to: &ProcStat, signal: i32) -> nix::Result<()> {
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -46,22 +46,21 @@ pub(super) fn send(to: &ProcStat, signal: i32) -> nix::Result<()> {
 
 /// Sends a signal to the group that a child leads.
 ///
-/// A leader stays a zombie until its group is empty, so that neither its process
-/// id nor its group's can be given out again.
+/// A leader stays a zombie until its group is empty, so that its process id and the id of the
+/// group can't be given out again.
 pub(super) fn send_to_group(leader: Pid, signal: i32) -> nix::Result<()> {
     raw_kill(Pid::from_raw(-leader.as_raw()), signal)
 }
 
-/// Sends a signal to a child of this process, which has not been waited for.
+/// Sends a signal to a child of this process that has not been reaped.
 pub(super) fn send_to_child(child: Pid, signal: i32) -> nix::Result<()> {
     raw_kill(child, signal)
 }
 
-/// Sends a signal to the group that a child leads, and to those of `members`
-/// which are not in it.
+/// Sends a signal to the group that a child leads, and to the members outside of it.
 ///
-/// A process that left the group since it was seen may have missed the signal,
-/// and gets it, at the worst a second time.
+/// A process that has left the group since it was seen may have missed the signal. It gets it
+/// too, possibly for the second time.
 pub(super) fn send_to_all(leader: Pid, members: &[ProcStat], signal: i32) {
     let _ = send_to_group(leader, signal);
     for member in members.iter().filter(|member| member.pid != leader) {
@@ -72,36 +71,36 @@ pub(super) fn send_to_all(leader: Pid, members: &[ProcStat], signal: i32) {
     }
 }
 
-/// kill(2) with any number: nix knows no real-time signals.
+/// kill(2) with any signal number: nix refuses real-time signals.
 fn raw_kill(pid: Pid, signal: i32) -> nix::Result<()> {
-    #[expect(unsafe_code, reason = "nix knows no real-time signals")]
+    #[expect(unsafe_code, reason = "nix refuses real-time signals")]
     // SAFETY: kill(2) takes two numbers.
     Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
-/// How long a sweep waits for what has been killed to go.
+/// How long a sweep waits until all killed processes have exited.
 pub(super) const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Descriptors that are held open, so that a sweep can have them: it must not find
-/// nothing for the reason that it can read nothing.
+/// Reserves descriptors for a sweep, which reads `/proc`. Without a free descriptor it would
+/// find no process and take that for success.
 pub(super) fn reserve_descriptors() -> Vec<File> {
     (0..8).filter_map(|_| File::open("/dev/null").ok()).collect()
 }
 
-/// Descendants of this process that the keeper did not start: what was there
-/// before (the jobs of a shell that became ganger, say), and what comes of it.
+/// The descendants that this process had before its keeper was started, such as the jobs of a
+/// shell that executed ganger. They and their descendants are never killed.
 #[derive(Debug, Default)]
 pub(super) struct ExistingDescendants {
     processes: HashSet<Identity>,
-    /// A session is inherited or new, never joined. So a process in one of these,
-    /// which are older than the keeper, does not descend from the keeper.
+    /// Sessions that are older than the keeper. A process inherits its session or starts a new
+    /// one, so a process in one of these does not descend from the keeper.
     sessions: HashSet<Pid>,
-    /// Of the keeper, as the marker in the environment of its descendants has it.
+    /// Identifies the keeper in the markers of its descendants.
     pub(super) session: String,
 }
 
 impl ExistingDescendants {
-    /// All that descends from this process now, before it has a keeper.
+    /// All current descendants of this process, which has no keeper yet.
     pub(super) fn before_keeper() -> Self {
         let found = descendants(children(getpid()));
         let own = getsid(None).ok();
@@ -112,12 +111,12 @@ impl ExistingDescendants {
         }
     }
 
-    /// Tells the keeper's descendants by the marker in their environment, too.
+    /// Recognizes descendants of this keeper by their marker, too.
     pub(super) fn set_keeper(&mut self, keeper: Pid) {
         self.session = process_table::keeper_session(keeper).unwrap_or_default();
     }
 
-    /// What of a walk, parents before children, descends from the keeper.
+    /// Returns the processes of a walk, parents before children, that descend from the keeper.
     fn exclude_from(&self, walk: Vec<ProcStat>) -> Vec<ProcStat> {
         let mut excluded = HashSet::new();
         let descends_from_keeper = |stat: &ProcStat| {
@@ -133,9 +132,9 @@ impl ExistingDescendants {
         walk.into_iter().filter(descends_from_keeper).collect()
     }
 
-    /// Whether an orphan in a session of its own comes from a bystander: it has an
-    /// environment, and the marker is not in it. Without existing at the start
-    /// there is nothing else that it could come from than the keeper.
+    /// Whether an orphan in a session of its own descends from an existing process: it has an
+    /// environment, and the keeper's marker is not in it. If there were no existing processes,
+    /// every orphan descends from the keeper.
     fn is_orphan_of_existing(&self, stat: &ProcStat) -> bool {
         if self.processes.is_empty() || stat.parent != getpid() {
             return false;
@@ -150,12 +149,12 @@ impl ExistingDescendants {
     }
 }
 
-/// Kills every descendant of this process but `existing` until none is left, and
-/// returns those that it may not kill or that don't go.
+/// Kills every descendant of this process except `existing` until none is left. Returns those
+/// that it may not kill or that do not exit.
 ///
-/// A process that loses its parent becomes this process's child, if it is a
-/// subreaper, so a later round finds it. The end is certain when there is no child
-/// to wait for, or none but existing.
+/// A process that loses its parent becomes a child of this process, which is a subreaper, so a
+/// later round finds it. No descendant is left when this process has no child, or only existing
+/// ones.
 pub(super) fn kill_all_descendants(existing: &ExistingDescendants) -> Vec<Descendant> {
     let since = Instant::now();
     let mut round = 0;
@@ -172,15 +171,15 @@ pub(super) fn kill_all_descendants(existing: &ExistingDescendants) -> Vec<Descen
         if wait::reap_all() {
             return Vec::new();
         }
-        // What changes parents during one look is there in the next.
+        // A process whose parent changes during the first walk is found by the second.
         if !killed && refused.is_empty() && left().is_empty() && left().is_empty() {
             return Vec::new();
         }
         if since.elapsed() > SWEEP_TIMEOUT || (!killed && !refused.is_empty()) {
             return left().iter().filter(|stat| stat.alive).map(ProcStat::to_descendant).collect();
         }
-        // The first rounds race a program that forks and exits; the later ones
-        // wait for the system to take down what has been killed.
+        // The first rounds must be faster than a program that forks and exits. The later ones
+        // wait until the kernel has ended the killed processes.
         round += 1;
         if round > 100 {
             std::thread::sleep(Duration::from_millis(1));
@@ -197,10 +196,11 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::keeper::process_table::tests::process;
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_process_that_leaves_the_group_while_it_is_signalled_gets_the_signal() {
+    fn process_that_leaves_its_group_while_it_is_signalled_gets_the_signal() {
         let mut group = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
         let mut left = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
         let pid = |child: &std::process::Child| Pid::from_raw(child.id().cast_signed());
@@ -212,14 +212,12 @@ mod tests {
     }
 
     fn stat(pid: i32, parent: i32, session: i32) -> ProcStat {
-        let pids = [pid, parent, session].map(Pid::from_raw);
-        let [pid, parent, session] = pids;
-        let (group, has_terminal, alive) = (session, false, true);
-        ProcStat { pid, parent, group, session, has_terminal, started: 1, alive, name: "x".into() }
+        let session = Pid::from_raw(session);
+        ProcStat { group: session, session, ..process(pid, parent) }
     }
 
     #[test]
-    fn bystanders_are_told_by_identity_session_and_parent() {
+    fn existing_descendants_are_recognized_by_identity_session_and_parent() {
         let existing = ExistingDescendants {
             processes: HashSet::from([(Pid::from_raw(10), 1)]),
             sessions: HashSet::from([Pid::from_raw(7)]),
@@ -227,9 +225,9 @@ mod tests {
         };
         let walk = vec![
             stat(5, 1, 5),   // the keeper
-            stat(10, 1, 10), // was there before
+            stat(10, 1, 10), // existed before the keeper
             stat(11, 10, 11),
-            stat(12, 1, 7), // in a session that was there before
+            stat(12, 1, 7), // in a session older than the keeper
             stat(20, 5, 20),
             stat(21, 20, 21),
         ];

@@ -1,12 +1,11 @@
-//! **Nothing survives**: a process of its own that is the parent of everything
-//! that runs under supervision.
+//! **Nothing survives**: the keeper is a separate process and the parent of every supervised
+//! process.
 //!
-//! It alone forks, signals and waits, so that a signal never hits a number that
-//! has been given out again. ganger and its keeper clean up after each other:
-//! when ganger goes, however it goes, the keeper kills what is left and follows;
-//! when the keeper goes, its children die with it, what they leave falls to
-//! ganger, and ganger kills that. When both are killed at one instant, the next
-//! ganger finds what they left.
+//! Only the keeper forks, signals and reaps them, so that a signal never reaches a process id
+//! that was given out again. ganger and its keeper clean up after each other. When ganger
+//! dies, the keeper kills all that is left and exits. When the keeper dies, its children die
+//! with it, their descendants become children of ganger, and ganger kills them. When both are
+//! killed at one instant, the next ganger finds what they left (`stale_sessions`).
 
 mod children;
 pub mod client;
@@ -16,24 +15,26 @@ mod process_table;
 pub mod protocol;
 mod queue;
 mod server;
+mod snapshot;
 mod spawn;
 pub mod stale_sessions;
 pub mod start;
+mod stop;
 mod wait;
 
 pub use server::run;
 
-/// What the keeper is called in the process list: something else than ganger,
-/// so that `pkill ganger` leaves somebody to clean up.
+/// The keeper's name in the process list. It does not contain `ganger`, so that
+/// `pkill ganger` leaves the keeper alive to clean up.
 pub const NAME: &str = "procfile-keeper";
 
-/// Its command name (comm), which every process of the system can see.
+/// The keeper's command name (comm), which every process of the system can read.
 const COMM: &str = "keeper";
 
-/// Its argument where children are to be isolated.
+/// The keeper's argument if it is to isolate its children.
 const ISOLATE: &str = "isolate";
 
-/// Whether this process was started to be a keeper.
+/// Whether this process was started as a keeper.
 #[must_use]
 pub fn is_keeper() -> bool {
     std::env::args_os().next().is_some_and(|name| name == NAME)

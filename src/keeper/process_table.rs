@@ -1,8 +1,8 @@
-//! Which processes there are, and which descends from which.
+//! The processes of the system, and which descends from which.
 //!
-//! On Linux from `/proc` (proc(5)). A process that loses its parent becomes a
-//! child of the nearest subreaper above it, so that everything alive is below
-//! the keeper. On other systems only children that were forked here are known.
+//! On Linux this is read from `/proc` (proc(5)). A process that loses its parent becomes a
+//! child of the nearest subreaper above it, so that every live descendant stays below the
+//! keeper. On other systems only the children that the keeper forked are known.
 
 use nix::unistd::Pid;
 
@@ -21,20 +21,21 @@ pub(super) struct ProcStat {
     pub(super) session: Pid,
     /// Whether it has a controlling terminal.
     pub(super) has_terminal: bool,
-    /// When it started; with the process id, this tells it from all others.
+    /// When it started, in clock ticks since boot. Together with the process id this identifies
+    /// a process for good.
     pub(super) started: u64,
-    /// Whether a thread of it runs. A main thread that has ended while others run
-    /// looks like a zombie, and is none.
+    /// Whether at least one of its threads runs. A process whose main thread has ended while
+    /// others run looks like a zombie and is alive.
     pub(super) alive: bool,
-    /// Its name.
+    /// Its command name (comm).
     pub(super) name: String,
 }
 
-/// A process for good: a process id alone may be given out again.
+/// Process id and start time: a process id alone may be given out again.
 pub(super) type Identity = (Pid, u64);
 
 impl ProcStat {
-    /// The same, for a report.
+    /// The process as a report names it.
     pub(super) fn to_descendant(&self) -> Descendant {
         Descendant { pid: self.pid.as_raw(), name: self.name.clone() }
     }
@@ -44,18 +45,18 @@ impl ProcStat {
     }
 }
 
-/// What tells a process from all that ever had or will have its process id.
+/// The identity of a process as text, for markers.
 pub(super) fn identity_text(pid: Pid) -> Option<String> {
     stat(pid).map(|stat| format!("{pid}-{}", stat.started))
 }
 
-/// What tells the descendants of a keeper from those of every other that ever ran on
-/// this system.
+/// Identifies a keeper among all that ever ran on this system: the first part of the markers
+/// of its descendants.
 pub(super) fn keeper_session(keeper: Pid) -> Option<String> {
     Some(format!("{}_{}", pid_namespace(keeper)?, identity_text(keeper)?))
 }
 
-/// All descendants of `roots`, and they themselves, parents before children.
+/// `roots` and all of their descendants, parents before children.
 pub(super) fn descendants(roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat> {
     let mut found: Vec<ProcStat> = roots.into_iter().filter_map(stat).collect();
     let mut next = 0;
@@ -66,17 +67,37 @@ pub(super) fn descendants(roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat>
     found
 }
 
-/// The environment that a process was started with.
+/// What the environment that a process was started with says about one variable.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Environment {
-    /// It may not be read, or there is no such process.
+    /// The environment can't be read, or there is no such process.
     Unknown,
-    /// It has no variable at all.
+    /// The environment has no variable at all.
     Empty,
-    /// It has others than the one asked for.
+    /// The environment has other variables only.
     Without,
-    /// It has the variable, with this value.
+    /// The variable has this value.
     With(String),
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{Pid, ProcStat};
+
+    /// A live process that leads its own group and session.
+    pub(in crate::keeper) fn process(pid: i32, parent: i32) -> ProcStat {
+        let [pid, parent] = [pid, parent].map(Pid::from_raw);
+        ProcStat {
+            pid,
+            parent,
+            group: pid,
+            session: pid,
+            has_terminal: false,
+            started: 1,
+            alive: true,
+            name: "x".into(),
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -90,8 +111,8 @@ mod linux {
 
     /// The children of all threads of a process.
     ///
-    /// Exact for the caller's own children: no child leaves the list before the
-    /// caller has waited for it. Others' may come and go meanwhile.
+    /// The list is exact for the caller's own children, because a child stays in it until the
+    /// caller has reaped it. Children of other processes may come and go meanwhile.
     pub(in crate::keeper) fn children(pid: Pid) -> Vec<Pid> {
         let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
         let lists = threads
@@ -105,7 +126,7 @@ mod linux {
         found
     }
 
-    /// A process, if there is one with this process id.
+    /// The process that has this process id now.
     pub(in crate::keeper) fn stat(pid: Pid) -> Option<ProcStat> {
         let stat = read(Path::new(&format!("/proc/{pid}/stat")))?;
         let alive = !is_dead(&stat) || (stat.num_threads > 1 && has_live_thread(pid));
@@ -135,20 +156,20 @@ mod linux {
         stats.any(|stat| !is_dead(&stat))
     }
 
-    /// Whether processes can be looked at now: it takes a descriptor or two.
+    /// Whether `/proc` can be read now: it takes free descriptors.
     pub(in crate::keeper) fn can_read_proc() -> bool {
         let files = ["/proc/self/stat", "/proc/self/task"].map(std::fs::File::open);
         files.iter().all(Result::is_ok)
     }
 
-    /// Whether a process was stopped by a signal.
+    /// Whether a process is suspended by a signal.
     pub(in crate::keeper) fn is_suspended(pid: Pid) -> bool {
         read(Path::new(&format!("/proc/{pid}/stat"))).is_some_and(|stat| stat.state == 'T')
     }
 
-    /// What a process was started with as the variable `name`.
+    /// The variable `name` in the environment that a process was started with.
     pub(in crate::keeper) fn read_variable(pid: Pid, name: &str) -> Environment {
-        // A main thread that has ended has no memory any more, but the others have.
+        // The environment of a main thread that has ended can't be read, that of others can.
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
         let environs = threads
             .flatten()
@@ -170,8 +191,8 @@ mod linux {
         found
     }
 
-    /// The pid namespace of a process (`pid_namespaces(7)`): process ids mean nothing
-    /// outside of it.
+    /// The pid namespace of a process (`pid_namespaces(7)`). Process ids are valid only within
+    /// one.
     pub(in crate::keeper) fn pid_namespace(pid: Pid) -> Option<u64> {
         let link = std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;
         let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
@@ -183,7 +204,7 @@ mod linux {
         use super::*;
 
         #[test]
-        fn knows_this_process() {
+        fn stat_and_environment_of_this_process_are_read() {
             let own = nix::unistd::getpid();
             let found = stat(own).unwrap();
             assert_eq!(found.parent, nix::unistd::getppid());
@@ -194,7 +215,7 @@ mod linux {
         }
 
         #[test]
-        fn a_zombie_is_not_alive() {
+        fn zombie_is_not_alive() {
             let mut child = std::process::Command::new("true").spawn().unwrap();
             let pid = Pid::from_raw(child.id().cast_signed());
             while stat(pid).is_some_and(|stat| stat.alive) {

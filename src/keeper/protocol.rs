@@ -1,20 +1,21 @@
-//! What ganger and its keeper say to each other: frames of postcard over a
-//! Unix stream socket, each a length (`u32`, native order) and a message. A
-//! [`Request::Spawn`] carries the process's output as a descriptor, attached to
-//! the first byte of its frame (`SCM_RIGHTS`, unix(7)), and the socket that it is
-//! to have, attached to the second.
+//! The protocol between ganger and its keeper: frames over a Unix stream socket.
+//!
+//! A frame is a length (`u32`, native byte order) and a message in postcard's format. A
+//! [`Request::Spawn`] carries descriptors (`SCM_RIGHTS`, unix(7)): the process's output is
+//! attached to the first byte of the frame, and the socket that the process is to inherit, if
+//! there is one, to the second.
 
 use serde::{Deserialize, Serialize};
 
-/// The variable that marks whatever descends from a child: the keeper's identity
-/// and the child's id.
+/// The variable that marks every descendant of a child. Its value names the keeper and the
+/// child's id.
 pub const SESSION_VAR: &str = "GANGER_SESSION";
 
-/// One life of one process; never used again. The keeper doesn't care what it means.
+/// Identifies a child; it is never used again. Its meaning is up to the caller.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct ChildId(pub u64);
 
-/// What ganger asks for.
+/// A message from ganger to its keeper.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Request {
     /// Start a program. Answered by `Spawned`, `SpawnFailed` or `Cancelled`.
@@ -26,35 +27,35 @@ pub enum Request {
         /// The number of the signal.
         signal: i32,
     },
-    /// Send a signal that ends the child: suspended processes are woken, and
-    /// SIGKILL is repeated until none is left. The end comes as `Exited` or `Empty`.
+    /// Send a signal that ends the child. Suspended processes are woken, and SIGKILL is repeated
+    /// until no process is left. The end is reported by `Exited` or `GroupEmpty`.
     Stop {
         /// Which child.
         id: ChildId,
         /// The number of the signal.
         signal: i32,
-        /// Which of its processes get it now.
+        /// Which of its processes get the signal now.
         scope: Scope,
     },
-    /// Send SIGTERM to descendants that belong to no child, now and whenever more
-    /// of them turn up. Answered by `Strays`, and again when their number changes.
+    /// Send SIGTERM to orphans, now and whenever more of them turn up. Answered by `Orphans`,
+    /// and again whenever they change.
     StopOrphans,
-    /// Send SIGKILL to whatever is left. Answered by `Swept`.
+    /// Send SIGKILL to everything that is left. Answered by `Swept`.
     Sweep,
-    /// Suspend all children, and start none until `Resume`. Answered by `Suspended`.
+    /// Suspend all children, and start no more until `Resume`. Answered by `Suspended`.
     Suspend,
-    /// Have all children go on.
+    /// Resume all children.
     Resume,
-    /// Report everything that has happened, and then answer `Pong` with this number.
+    /// Report everything that has happened so far, and then answer `Pong` with this number.
     Ping(u64),
 }
 
 /// Which processes of a child a stop signal reaches at once.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Scope {
-    /// Its process group, and descendants outside of it as soon as the process that
-    /// started them is gone. What still has its parent is left to the parent, which
-    /// may stop its children in its own way, as a nested ganger does.
+    /// Its process group at once, and a descendant outside of the group as soon as it has lost
+    /// its parent. Until then it is left to the parent, which may stop its children in its own
+    /// way, as a nested ganger does.
     Group,
     /// All of its descendants.
     All,
@@ -63,23 +64,23 @@ pub enum Scope {
 /// A program to start.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SpawnRequest {
-    /// The name under which it is reported.
+    /// The id under which it is reported.
     pub id: ChildId,
-    /// The program and its arguments; without a slash, the program is looked for
-    /// in the PATH of `env`.
+    /// The program and its arguments. A program without a slash is searched in the PATH of
+    /// `env`.
     pub argv: Vec<Vec<u8>>,
-    /// `KEY=value`, all of them.
+    /// The whole environment, each variable as `KEY=value`.
     pub env: Vec<Vec<u8>>,
     /// The working directory.
     pub dir: Vec<u8>,
-    /// What it reads.
+    /// Its standard input.
     pub stdin: Stdin,
-    /// What the socket is called that it is given, if it is (`sd_listen_fds(3)`).
+    /// The name of the socket that it inherits, if it does (`sd_listen_fds(3)`).
     pub listener: Option<Vec<u8>>,
 }
 
 impl SpawnRequest {
-    /// Whether no system would execute it, however much memory it has.
+    /// Whether its arguments and environment are longer than any system accepts.
     #[must_use]
     pub fn is_too_long(&self) -> bool {
         let strings = self.argv.iter().chain(&self.env);
@@ -87,16 +88,16 @@ impl SpawnRequest {
     }
 }
 
-/// What a child reads.
+/// The standard input of a child.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Stdin {
-    /// A pipe that the keeper holds open and never writes to.
+    /// A pipe that stays open and into which nothing is ever written.
     Pipe,
     /// `/dev/null`.
     Null,
 }
 
-/// What the keeper reports.
+/// A message from the keeper to ganger.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Report {
     /// The program runs.
@@ -110,17 +111,17 @@ pub enum Report {
     SpawnFailed {
         /// Which child.
         id: ChildId,
-        /// What failed.
+        /// The step that failed.
         step: SpawnStep,
-        /// Why: an errno.
+        /// The error, an errno.
         errno: i32,
     },
-    /// It was stopped before its start had its turn.
+    /// The child was stopped before it was started.
     Cancelled {
         /// Which child.
         id: ChildId,
     },
-    /// The system has not executed the program for a while, and still does not.
+    /// The system has not executed the program for a while.
     StartHangs {
         /// Which child.
         id: ChildId,
@@ -131,43 +132,43 @@ pub enum Report {
     Exited {
         /// Which child.
         id: ChildId,
-        /// How.
+        /// Its exit status.
         wait: WaitStatus,
-        /// Its descendants that live on; if there are none, no `Empty` follows.
+        /// Its descendants that still run. If there are none, no `GroupEmpty` follows.
         left: Vec<Descendant>,
     },
-    /// No process is left of a child that has exited.
+    /// No process is left of a child that was reported as exited.
     GroupEmpty {
         /// Which child.
         id: ChildId,
     },
-    /// Descendants that live but belong to no child.
+    /// Orphans: descendants that run and belong to no child.
     Orphans {
         /// The processes.
         left: Vec<Descendant>,
     },
-    /// All is swept, but for processes that the keeper may not kill.
+    /// Everything is killed, except processes that the keeper may not kill.
     Swept {
-        /// These.
+        /// Those processes.
         left: Vec<Descendant>,
     },
-    /// Sent first, where isolation was asked for: children get it, or why not.
+    /// Sent first if isolation was requested: whether children are isolated.
     Isolated(Result<(), IsolationError>),
-    /// How many requests have been dealt with since the start.
+    /// How many requests have been handled since the keeper started.
     Progress {
-        /// All of them.
+        /// All requests.
         requests: u64,
-        /// Those that started a program.
+        /// Requests to start a program.
         spawns: u64,
     },
-    /// No child runs.
+    /// All children are suspended.
     Suspended,
     /// The answer to `Ping`.
     Pong(u64),
 }
 
 impl Report {
-    /// The child that it is about, if it is about one.
+    /// The child that the report concerns, if it concerns one.
     #[must_use]
     pub fn child(&self) -> Option<ChildId> {
         match self {
@@ -191,30 +192,30 @@ impl Report {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
 #[error("{step}: {}", nix::errno::Errno::from_raw(*errno).desc())]
 pub struct IsolationError {
-    /// What the system refuses.
+    /// The step that the system refused.
     pub step: IsolationStep,
-    /// In these words: an errno.
+    /// The error, an errno.
     pub errno: i32,
 }
 
-/// What isolation takes.
+/// A step on the way to isolated children.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, thiserror::Error)]
 pub enum IsolationStep {
-    /// A process-id namespace.
+    /// Creating a process-id namespace.
     #[error("the system refuses a process-id namespace")]
     Namespace,
-    /// A user namespace, for one who is not root.
+    /// Creating a user namespace, which a user other than root needs.
     #[error(
         "it takes root, or a user namespace, which the system refuses (see `sysctl user` and \
          `sysctl kernel.unprivileged_userns_clone`)"
     )]
     User,
-    /// A `/proc` that shows the namespace.
+    /// Mounting a `/proc` that shows the namespace.
     #[error("the system refuses a `/proc` of its own, as it does where its own is masked")]
     Mount,
 }
 
-/// A process that ganger did not start itself.
+/// A process that ganger did not start itself, but a child or one of its descendants.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Descendant {
     /// Its process id.
@@ -223,19 +224,19 @@ pub struct Descendant {
     pub name: String,
 }
 
-/// How a child ended.
+/// The exit status of a child.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum WaitStatus {
-    /// By itself, with this code.
+    /// It exited with this code.
     Code(i32),
-    /// By the signal of this number.
+    /// It was killed by the signal with this number.
     Signal(i32),
 }
 
-/// What can fail on the way to a running program.
+/// A step on the way to a running program.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum SpawnStep {
-    /// Making the process: fork(2), and the descriptors that it takes.
+    /// Creating the process: fork(2), and the descriptors that this takes.
     Fork,
     /// Entering its working directory.
     Dir,
@@ -243,18 +244,18 @@ pub enum SpawnStep {
     Exec,
 }
 
-/// Arguments and environment of a process are never longer (execve(2)).
+/// No system accepts longer arguments and environment (execve(2)).
 const MAX_SPAWN_BYTES: usize = 6 << 20;
 
-/// A frame longer than this is a broken peer.
+/// A frame that claims to be longer is not one of this protocol.
 const MAX_FRAME_BYTES: usize = 16 << 20;
 
-/// The other side does not speak this protocol.
+/// The peer sent bytes that are not a message of this protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the keeper's socket carries something that is no message")]
+#[error("the keeper's socket received an invalid message")]
 pub struct ProtocolError;
 
-/// A message as it goes over the socket.
+/// Encodes a message as a frame.
 #[must_use]
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     let mut frame = postcard::to_extend(message, vec![0; 4]).expect("a message has a known size");
@@ -263,16 +264,16 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     frame
 }
 
-/// Puts messages together from whatever pieces the socket gives.
+/// Assembles messages from the pieces in which the socket delivers them.
 #[derive(Debug, Default)]
 pub struct Decoder {
     bytes: Vec<u8>,
-    /// What of `bytes` has been taken.
+    /// How many of `bytes` have been decoded.
     taken: usize,
 }
 
 impl Decoder {
-    /// Takes in what was read.
+    /// Adds bytes that were read.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.taken);
         self.taken = 0;
@@ -302,7 +303,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_survive_any_cutting(
+        fn messages_are_decoded_from_pieces_of_any_size(
             argv in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..4),
             pid in any::<i32>(),
             piece in 1usize..50,
@@ -323,7 +324,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn invalid_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut decoder = Decoder::default();
             decoder.push(&bytes);
             while let Ok(Some(_)) = decoder.take::<Request>() {}

@@ -1,9 +1,9 @@
-//! Requests that wait for their turn, at either end of the socket.
+//! A queue of requests, used at both ends of the socket.
 //!
-//! What ends processes overtakes everything else: a stop doesn't wait behind the
-//! start of a thousand others. The rest keeps its order. An equal signal to the
-//! same child replaces the one that still waits, and a stop cancels a start that
-//! still waits, so the queue holds at most a few requests for each child.
+//! A request that ends processes overtakes the others: a stop does not wait behind a thousand
+//! starts. The others keep their order. A signal replaces an equal one for the same child that
+//! is still queued, and a stop cancels a start that is still queued, so the queue holds at most
+//! a few requests for each child.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -13,12 +13,12 @@ use super::protocol::{ChildId, Request, Scope};
 #[derive(Debug)]
 pub(super) struct Queue<F> {
     urgent: VecDeque<Request>,
-    /// The stops in it.
+    /// The stops in `urgent`.
     stops: HashSet<(ChildId, i32, Scope)>,
-    /// The rest, by the order in which it came.
+    /// The other requests, by their number in the order of arrival.
     ordinary: BTreeMap<u64, (Request, F)>,
     next_number: u64,
-    /// Where in `ordinary` the start of a child and its signals wait.
+    /// The numbers in `ordinary` of the queued starts and signals.
     spawns: HashMap<ChildId, u64>,
     signals: HashMap<(ChildId, i32), u64>,
 }
@@ -36,13 +36,12 @@ impl<F> Default for Queue<F> {
     }
 }
 
-/// What became of a request that was queued.
+/// What happened to a request that was pushed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Queued {
-    /// It waits for its turn.
+    /// It is queued.
     Waiting,
-    /// It stood for another one that had not had its turn yet: the start of this
-    /// child is cancelled, and so there is nothing to stop.
+    /// It was a stop and has cancelled the queued start of this child.
     Cancelled(ChildId),
 }
 
@@ -70,7 +69,7 @@ impl<F: Default> Queue<F> {
                 self.append(request, files);
             }
             Request::Signal { id, signal } => {
-                // The later one stays: its place among other signals is what counts.
+                // The later one stays, because the last signal decides the effect.
                 if let Some(earlier) = self.signals.insert((id, signal), self.next_number) {
                     self.ordinary.remove(&earlier);
                 }
@@ -85,7 +84,7 @@ impl<F: Default> Queue<F> {
         self.next_number += 1;
     }
 
-    /// The next request; a start, and what came after it, only if `may_spawn`.
+    /// Takes the next request. A start, and the requests behind it, only if `may_spawn`.
     pub(super) fn pop(&mut self, may_spawn: bool) -> Option<(Request, F)> {
         if let Some(request) = self.urgent.pop_front() {
             if let Request::Stop { id, signal, scope } = request {
@@ -108,7 +107,7 @@ impl<F: Default> Queue<F> {
         Some(entry.remove())
     }
 
-    /// As many of the next requests as `convert` accepts, at most `limit`.
+    /// Takes at most `limit` requests, until `convert` refuses one.
     pub(super) fn pop_batch<T>(
         &mut self,
         limit: usize,
@@ -132,7 +131,7 @@ impl<F: Default> Queue<F> {
         self.urgent.len() + self.ordinary.len()
     }
 
-    /// Whether [`Self::pop`] returns something.
+    /// Whether [`Self::pop`] returns a request.
     pub(super) fn has_next(&self, may_spawn: bool) -> bool {
         self.peek().is_some_and(|request| may_spawn || !matches!(request, Request::Spawn(_)))
     }
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn stops_overtake_starts_and_signals() {
+    fn stop_overtakes_starts_and_signals() {
         let mut queue = Queue::<()>::default();
         for request in [spawn(1), signal(2, 10), stop(2, 15), Request::Sweep] {
             queue.push(request, ());
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_cancels_the_start_that_waits() {
+    fn stop_cancels_the_queued_start() {
         let mut queue = Queue::<()>::default();
         queue.push(spawn(1), ());
         queue.push(spawn(2), ());
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_signals_are_one_and_the_last_decides_the_order() {
+    fn equal_signals_are_merged_into_the_last_one() {
         let mut queue = Queue::<()>::default();
         for number in [19, 18, 19, 18, 19] {
             queue.push(signal(1, number), ());
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_keep_their_place_before_later_signals() {
+    fn signal_does_not_overtake_an_earlier_start() {
         let mut queue = Queue::<()>::default();
         queue.push(spawn(1), ());
         queue.push(signal(1, 10), ());

@@ -1,9 +1,8 @@
-//! The keeper: a process of its own, parent of every child.
+//! The event loop of the keeper.
 //!
-//! It has one thread, so that it may fork, and so that its children may be told
-//! to die with it (`PR_SET_PDEATHSIG` follows the thread that forked). It waits
-//! for two things: a request, and the end of a child. When ganger is gone, its
-//! socket ends, and the keeper kills everything that is left.
+//! The keeper has one thread, so that it may fork, and so that its children die with it
+//! (`PR_SET_PDEATHSIG` follows the thread that forked). It waits for requests and for the exit
+//! of children. When ganger dies, the socket is closed, and the keeper kills all that is left.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -29,24 +28,23 @@ use super::queue::{Queue, Queued};
 use super::spawn::{FileLimits, SilentPipe, SpawnContext, wake_on_sigchld};
 use super::{ISOLATE, kill, process_table, stale_sessions};
 
-/// How often it looks for what the system does not report.
+/// The interval of checks for changes that the system does not report.
 const CHECK_INTERVAL: Duration = Duration::from_millis(25);
-/// A look is followed by a pause that is so many times as long.
+/// After a check, the next one waits at least this many times as long as the check took.
 const CHECK_PAUSE_FACTOR: u32 = 2;
-/// So many requests are dealt with before ganger is told of it.
+/// How many requests are handled before progress is reported.
 const MAX_BATCH: usize = 256;
 
 /// Runs the keeper; its standard input is the socket to ganger.
 ///
-/// Returns when ganger is gone and nobody is left, or on an error of the system
-/// at the very start.
+/// Returns when ganger is gone and no process is left, or on a system error at the start.
 pub fn run() -> nix::Result<()> {
     let (socket, limits) = set_up_process()?;
     let (isolation, unsent) = match is_isolation_requested().then(Isolation::enter) {
         None => (None, Vec::new()),
         Some(Ok(isolation)) => (Some(isolation), encode(&Report::Isolated(Ok(())))),
         Some(Err(forbidden)) => {
-            // ganger then has no more use for a keeper.
+            // ganger exits when it reads this.
             let _ = (&socket).write_all(&encode(&Report::Isolated(Err(forbidden))));
             kill::kill_all_descendants(&ExistingDescendants::default());
             return Ok(());
@@ -68,7 +66,7 @@ pub fn run() -> nix::Result<()> {
     let Disconnected = server.serve();
     server.reserved.clear();
     server.children.kill_all();
-    // What fell to the first process of a namespace that it had entered.
+    // A process that entered a namespace and lost its parent there is no descendant.
     stale_sessions::kill_orphans_of(&[server.children.session().to_owned()]);
     Ok(())
 }
@@ -77,10 +75,10 @@ fn is_isolation_requested() -> bool {
     std::env::args_os().nth(1).is_some_and(|word| word == ISOLATE)
 }
 
-/// Makes this process what a keeper has to be, and returns the socket and the
-/// limits of open files that children get.
+/// Sets up this process as a keeper. Returns the socket to ganger and the limits of open files
+/// that children get.
 fn set_up_process() -> nix::Result<(UnixStream, FileLimits)> {
-    // Out of the terminal's session: no signal of the terminal comes here.
+    // Outside of the terminal's session, the keeper gets no signal from the terminal.
     nix::unistd::setsid()?;
     #[cfg(target_os = "linux")]
     {
@@ -118,12 +116,13 @@ fn set_up_process() -> nix::Result<(UnixStream, FileLimits)> {
     nix::unistd::dup2_stderr(&null)?;
     nix::unistd::chdir("/")?;
     let limits = getrlimit(Resource::RLIMIT_NOFILE)?;
-    // Each child that is started takes a few for a moment; a refusal shows.
+    // Each start takes a few descriptors for a moment. If the limit stays, a start may fail,
+    // which is reported.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, limits.1, limits.1);
     Ok((socket, limits))
 }
 
-/// Nothing that ganger was itself started with reaches a child.
+/// Marks all descriptors that ganger inherited, so that no child inherits them.
 fn close_on_exec() {
     #[cfg(target_os = "linux")]
     {
@@ -138,7 +137,7 @@ fn close_on_exec() {
     }
     let last = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft.min(65536));
     for raw in 3..i32::try_from(last).unwrap_or(1024) {
-        #[expect(unsafe_code, reason = "the numbers that are open aren't known")]
+        #[expect(unsafe_code, reason = "the open descriptors are not known")]
         // SAFETY: a flag is set on a descriptor, or the number is refused.
         unsafe {
             libc::fcntl(raw, libc::F_SETFD, FdFlag::FD_CLOEXEC.bits())
@@ -146,40 +145,40 @@ fn close_on_exec() {
     }
 }
 
-/// ganger is gone, or sends something that is no request.
+/// ganger is gone, or has sent an invalid message.
 struct Disconnected;
 
 struct Server {
     socket: UnixStream,
     decoder: Decoder,
-    /// Descriptors whose request is still to be read; none where the system dropped it.
+    /// Descriptors whose request is still to be read; `None` for one that the system dropped.
     files: VecDeque<Option<OwnedFd>>,
-    /// Requests that wait for their turn.
+    /// Requests that are not handled yet.
     queue: Queue<Vec<Option<OwnedFd>>>,
-    /// Reports that the socket did not take yet.
+    /// Reports that the socket has not accepted yet.
     unsent: Vec<u8>,
     handled: Handled,
     children: Children,
-    /// Descriptors for the sweep.
+    /// Descriptors that are closed before a sweep, which needs them.
     reserved: Vec<File>,
     next_check: Option<Instant>,
-    /// Not before this, however many children exit: what exits meanwhile is found in
-    /// one look, whose cost grows with the number of all children.
+    /// No check before this time, however many children exit. One check finds all that exit
+    /// meanwhile, and its cost grows with the number of all children.
     earliest_check: Instant,
 }
 
-/// How many requests have been dealt with.
+/// How many requests have been handled.
 #[derive(Clone, Copy, Default)]
 struct Handled {
     requests: u64,
     spawns: u64,
 }
 
-/// What ended a wait.
+/// The reasons why a wait ended.
 struct Wakeup {
     socket: bool,
     child_exited: bool,
-    /// Leaders of which it is known whether their program is executed.
+    /// Leaders for which it is known whether their program was executed.
     started: Vec<Pid>,
 }
 
@@ -192,8 +191,8 @@ impl Server {
         }
     }
 
-    /// Waits until there is something to do, and does some of it: what happened is
-    /// reported before a request has its turn.
+    /// Waits until there is something to do, and does it: reports what has happened, then
+    /// handles a request.
     fn run_once(&mut self) -> Result<(), Disconnected> {
         let wakeup = self.wait().map_err(|_| Disconnected)?;
         if wakeup.socket {
@@ -216,8 +215,8 @@ impl Server {
         self.serve_next()
     }
 
-    /// Waits for the socket, for the outcome of a start, for the end of a child, or
-    /// for the time of the next look.
+    /// Waits for the socket, the outcome of a start, the exit of a child, or the time of the
+    /// next check.
     fn wait(&self) -> nix::Result<Wakeup> {
         let mut interest = PollFlags::POLLIN;
         if !self.unsent.is_empty() {
@@ -254,7 +253,7 @@ impl Server {
         let began = Instant::now();
         let mut reports = Vec::new();
         if !process_table::can_read_proc() {
-            // No descriptor is left for it: what can't be seen is not taken for gone.
+            // No descriptor is free. A process that can't be seen must not be taken for gone.
             self.next_check = Some(began + CHECK_INTERVAL);
             return Ok(());
         }
@@ -288,7 +287,7 @@ impl Server {
         Ok(())
     }
 
-    /// Takes in all requests that have arrived, and cancels starts that a stop overtakes.
+    /// Queues all requests that have arrived. A stop cancels a start that is still queued.
     fn read(&mut self) -> Result<(), Disconnected> {
         let mut bytes = vec![0; 64 << 10];
         loop {
@@ -343,8 +342,8 @@ impl Server {
         self.report(&[Report::Progress { requests, spawns }])
     }
 
-    /// Reads what is there, and the descriptor that came with it: at most one, since
-    /// a read never runs over the next one's.
+    /// Reads from the socket, with at most one descriptor: a read ends before the byte to which
+    /// the next one is attached.
     fn receive(&mut self, into: &mut [u8]) -> Result<usize, Disconnected> {
         let mut space = nix::cmsg_space!([i32; 1]);
         let mut into = [IoSliceMut::new(into)];
@@ -359,7 +358,7 @@ impl Server {
             return Err(Disconnected);
         }
         if received.flags.contains(MsgFlags::MSG_CTRUNC) {
-            // The system had no descriptor left for it.
+            // The system had no free descriptor for it.
             self.files.push_back(None);
             return Ok(received.bytes);
         }
@@ -369,7 +368,7 @@ impl Server {
                     #[expect(unsafe_code, reason = "recvmsg returns bare numbers")]
                     // SAFETY: the descriptor was just made for us by the kernel.
                     let file = unsafe { OwnedFd::from_raw_fd(raw) };
-                    // Nothing is executed between the two: there is one thread.
+                    // The keeper has one thread, so no program is executed before this.
                     let _ = fcntl(&file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
                     self.files.push_back(Some(file));
                 }
@@ -378,8 +377,8 @@ impl Server {
         Ok(received.bytes)
     }
 
-    /// Does what is asked for next: stops and signals together, as far as they follow
-    /// each other, because each look at all processes serves as many as there are.
+    /// Handles the next request. Stops that follow each other are handled together, and so are
+    /// signals, because one walk over all processes serves them all.
     fn serve_next(&mut self) -> Result<(), Disconnected> {
         let stops = self.queue.pop_batch(MAX_BATCH, |request| match request {
             Request::Stop { id, signal, scope } => {
@@ -435,7 +434,7 @@ impl Server {
     }
 
     fn spawn(&mut self, spawn: &SpawnRequest, files: Vec<Option<OwnedFd>>) -> Option<Report> {
-        // One that is missing was dropped for lack of descriptors.
+        // The system drops a descriptor if the keeper has no free one.
         let files: Option<Vec<OwnedFd>> = files.into_iter().collect();
         let mut files = files.unwrap_or_default().into_iter();
         match files.next() {
@@ -448,16 +447,15 @@ impl Server {
     }
 }
 
-/// Waits for one of the files, for a signal (EINTR: SIGCHLD is delivered only here), or
-/// for the timeout.
+/// Waits for one of the files, for the timeout, or for a signal (EINTR). SIGCHLD is delivered
+/// only here.
 #[cfg(target_os = "linux")]
 fn poll(files: &mut [PollFd], timeout: Option<Duration>) -> nix::Result<i32> {
     let timeout = timeout.map(nix::sys::time::TimeSpec::from_duration);
     nix::poll::ppoll(files, timeout, Some(SigSet::empty()))
 }
 
-/// There is no ppoll(2) on every system: a signal that comes just before the wait is
-/// noticed at its end.
+/// Without ppoll(2), a signal that arrives just before the wait is noticed at its end.
 #[cfg(not(target_os = "linux"))]
 fn poll(files: &mut [PollFd], timeout: Option<Duration>) -> nix::Result<i32> {
     use nix::poll::PollTimeout;

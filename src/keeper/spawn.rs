@@ -1,8 +1,8 @@
-//! Making a child: fork(2), a session of its own, its descriptors, execve(2).
+//! Starting a child: fork(2), a new session, its descriptors, execve(2).
 //!
-//! The keeper does not wait until the program is executed, which may take for
-//! ever: a scanner has to allow it, or its disk does not answer. The child
-//! reports a failure through a pipe that execve(2) closes.
+//! The keeper does not wait until the program is executed. That may take for ever, for example
+//! if a virus scanner has to allow it or its disk does not respond. The child reports a failure
+//! through a pipe that execve(2) closes.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -26,20 +26,20 @@ pub(super) struct Spawned {
     pub(super) outcome: ExecOutcome,
 }
 
-/// What tells whether the program of a child is executed.
+/// The pipe that shows whether the program of a child was executed.
 pub(super) struct ExecOutcome(File);
 
 impl ExecOutcome {
-    /// What becomes readable when it is known.
+    /// The descriptor that becomes readable when the outcome is known.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// Waits until it is known.
+    /// Waits for the outcome.
     pub(super) fn read(&mut self) -> Result<(), SpawnError> {
         let mut message = [0; MESSAGE_BYTES];
         match self.0.read_exact(&mut message) {
-            // Closed by execve(2), or because the child was killed on its way there.
+            // Closed by execve(2), or because the child was killed before that.
             Err(_) => Ok(()),
             Ok(()) => {
                 let [step, errno @ ..] = message;
@@ -50,7 +50,7 @@ impl ExecOutcome {
     }
 }
 
-/// What could not be done, and why.
+/// Why a child could not be started.
 pub(super) struct SpawnError {
     pub(super) step: SpawnStep,
     pub(super) errno: Errno,
@@ -59,14 +59,15 @@ pub(super) struct SpawnError {
 /// Soft and hard limit of open files.
 pub(super) type FileLimits = (u64, u64);
 
-/// What every child is started with.
+/// What all children have in common.
 pub(super) struct SpawnContext {
     pub(super) limits: FileLimits,
     pub(super) isolation: Option<Isolation>,
     pub(super) silent_stdin: SilentPipe,
 }
 
-/// What children read: a pipe into which nothing is ever written and that never ends.
+/// The standard input of children: a pipe into which nothing is ever written and that never
+/// ends.
 pub(super) struct SilentPipe {
     read: OwnedFd,
     _write: OwnedFd,
@@ -78,12 +79,12 @@ impl SilentPipe {
         Ok(Self { read, _write: write })
     }
 
-    /// The end to read from. On Linux, each child gets a pipe of its own, opened to read
-    /// and write (fifo(7)): it holds both ends itself, and costs the keeper no descriptor.
+    /// Opens the end to read from. On Linux, each child gets its own pipe, opened for reading
+    /// and writing (fifo(7)): the child holds both ends, and the keeper holds no descriptor.
     fn open(&self) -> nix::Result<OwnedFd> {
         if cfg!(target_os = "linux") {
             let (read, _write) = pipe()?;
-            // Nothing is ever in it, and a user may have only so much of pipes.
+            // The pipe stays empty, and a user has a limit for the memory of all pipes.
             #[cfg(target_os = "linux")]
             let _ = nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1));
             let path = format!("/proc/self/fd/{}", read.as_raw_fd());
@@ -92,7 +93,7 @@ impl SilentPipe {
                 return Ok(opened);
             }
         }
-        // Without /proc, one for all has to do.
+        // Without /proc, all children share one pipe.
         let raw = nix::fcntl::fcntl(&self.read, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(0))?;
         #[expect(unsafe_code, reason = "fcntl returns a bare number")]
         // SAFETY: the descriptor was just returned to us.
@@ -101,20 +102,20 @@ impl SilentPipe {
 }
 
 impl SpawnContext {
-    /// The processes to which orphans fall.
+    /// The processes that become the parents of orphans.
     pub(super) fn reapers(&self) -> Vec<Pid> {
         let init = self.isolation.iter().map(|isolation| isolation.init);
         init.chain([nix::unistd::getpid()]).collect()
     }
 }
 
-/// What the child is made from.
+/// Everything that the child needs after fork(2).
 struct ChildSetup<'a> {
-    /// Where the program may be.
+    /// The paths at which the program is tried.
     programs: Vec<CString>,
     argv: CStringArray,
-    /// The same, where the program is a script for the shell; the second of them
-    /// is to be replaced by its path.
+    /// The arguments if the program is a script without an interpreter line, which `sh` then
+    /// runs; the second one is to be replaced by its path.
     script: CStringArray,
     env: CStringArray,
     dir: CString,
@@ -122,16 +123,16 @@ struct ChildSetup<'a> {
     output: OwnedFd,
     listener: Option<PassedSocket>,
     context: &'a SpawnContext,
-    /// As the child sees it: who is outside of its namespace has no number.
+    /// The keeper's process id as the child sees it: 0 if the child is in a namespace.
     keeper: Pid,
-    /// Closed by execve, or written to when it fails.
+    /// Closed by execve(2), or written to when a step fails.
     failure: OwnedFd,
 }
 
 /// An array of C strings, terminated by a null pointer, as execve(2) takes it.
 struct CStringArray {
     pointers: Vec<*const libc::c_char>,
-    /// What they point to.
+    /// The strings that `pointers` point to.
     _strings: Vec<CString>,
 }
 
@@ -142,26 +143,26 @@ impl CStringArray {
     }
 }
 
-/// A socket to be passed, as `sd_listen_fds(3)` expects it.
+/// A socket that the child inherits in the way of `sd_listen_fds(3)`.
 struct PassedSocket {
     socket: OwnedFd,
-    /// The variable that says whom it is meant for, which only the child can know.
+    /// `LISTEN_PID=…`, which the child completes because only it knows its process id.
     pid: Vec<u8>,
 }
 
-/// Where the first socket that is passed has to be. In the keeper this number has
-/// been taken since its start, so it is none of those that the child needs.
+/// The number of the first inherited socket (`SD_LISTEN_FDS_START`). In the keeper this
+/// descriptor is in use from the start, so that it is none of those that the child needs.
 const FIRST_SOCKET_FD: i32 = 3;
 
 const LISTEN_PID_KEY: &[u8] = b"LISTEN_PID=";
 
 impl PassedSocket {
     fn new(socket: OwnedFd) -> Self {
-        // Room for the digits of any process id, and the end of the string.
+        // Room for the digits of any process id, and the null at the end.
         Self { socket, pid: [LISTEN_PID_KEY, &[0; 11]].concat() }
     }
 
-    /// In the child.
+    /// Runs in the child: completes `LISTEN_PID` and moves the socket to its number.
     fn install(&mut self) -> nix::Result<()> {
         let mut digits = [0; 10];
         let mut rest = nix::unistd::getpid().as_raw().unsigned_abs();
@@ -173,18 +174,18 @@ impl PassedSocket {
         }
         let digits = &digits[first..];
         self.pid[LISTEN_PID_KEY.len()..][..digits.len()].copy_from_slice(digits);
-        #[expect(unsafe_code, reason = "the number is what counts")]
-        // SAFETY: the socket is open, and nobody needs what had that number.
+        #[expect(unsafe_code, reason = "nix does not duplicate to a fixed number")]
+        // SAFETY: the socket is open, and the child does not use what had that number.
         Errno::result(unsafe { libc::dup2(self.socket.as_raw_fd(), FIRST_SOCKET_FD) }).map(drop)
     }
 }
 
-/// What a process is told of its sockets, by others than its own ganger perhaps.
+/// Whether this variable describes inherited sockets. It may have been inherited by ganger.
 fn is_socket_variable(pair: &[u8]) -> bool {
     [LISTEN_PID_KEY, b"LISTEN_FDS=", b"LISTEN_FDNAMES="].iter().any(|key| pair.starts_with(key))
 }
 
-/// Starts a program, which writes to `output` and is given `listener`.
+/// Starts a program, which writes to `output` and inherits `listener`.
 pub(super) fn spawn(
     request: &SpawnRequest,
     session: &str,
@@ -196,7 +197,7 @@ pub(super) fn spawn(
     let in_fork = |errno| SpawnError { step: SpawnStep::Fork, errno };
     let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).map_err(|_| in_fork(Errno::EINVAL));
     let texts = |list: &[Vec<u8>]| list.iter().map(text).collect::<Result<Vec<_>, _>>();
-    // ganger itself may run under another ganger, whose mark is not ours.
+    // ganger itself may run under another ganger, whose marker is replaced.
     let is_session_var = |pair: &&Vec<u8>| {
         pair.strip_prefix(SESSION_VAR.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
     };
@@ -247,7 +248,7 @@ fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
-/// A step, and the number of an error.
+/// The length of a failure message: a step, and an errno.
 const MESSAGE_BYTES: usize = 5;
 
 fn fork_exec(mut setup: ChildSetup) -> nix::Result<Pid> {
@@ -259,7 +260,7 @@ fn fork_exec(mut setup: ChildSetup) -> nix::Result<Pid> {
     }
 }
 
-/// The paths at which the program is tried: as execvp(3) does.
+/// The paths at which the program is tried, like execvp(3).
 fn program_paths(request: &SpawnRequest) -> Vec<Vec<u8>> {
     const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let Some(program) = request.argv.first() else { return Vec::new() };
@@ -275,7 +276,7 @@ fn program_paths(request: &SpawnRequest) -> Vec<Vec<u8>> {
     folders.map(join).collect()
 }
 
-/// The child's side: never returns.
+/// Runs in the child: executes the program, or reports the failure and exits.
 fn exec_child(setup: &mut ChildSetup) -> ! {
     let (step, errno) = match set_up_child(setup) {
         Err(failed) => failed,
@@ -291,13 +292,13 @@ fn exec_child(setup: &mut ChildSetup) -> ! {
     }
 }
 
-/// Returns only if no program was found that can be executed, with the reason.
+/// Executes the first program that can be executed; returns only the error if there is none.
 fn try_programs(setup: &mut ChildSetup) -> Errno {
     let mut reason = Errno::ENOENT;
     for program in &setup.programs {
         match execve(program, &setup.argv, &setup.env) {
             Errno::ENOENT | Errno::ENOTDIR => {}
-            // A script without a first line that says so is one for the shell.
+            // A script without an interpreter line is run by the shell.
             Errno::ENOEXEC => {
                 setup.script.pointers[1] = program.as_ptr();
                 return execve(c"/bin/sh", &setup.script, &setup.env);
@@ -309,8 +310,8 @@ fn try_programs(setup: &mut ChildSetup) -> Errno {
 }
 
 fn execve(program: &CStr, argv: &CStringArray, env: &CStringArray) -> Errno {
-    #[expect(unsafe_code, reason = "nix would make the lists anew for each folder of PATH")]
-    // SAFETY: the pointers are to strings that live, and a null ends either list.
+    #[expect(unsafe_code, reason = "nix would build the arrays again for each folder of PATH")]
+    // SAFETY: the pointers are to live strings, and a null pointer ends each array.
     unsafe {
         libc::execve(program.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr())
     };
@@ -346,16 +347,16 @@ fn set_up_child(setup: &mut ChildSetup) -> Result<(), (u8, Errno)> {
     nix::unistd::chdir(setup.dir.as_c_str()).map_err(|errno| (1, errno))
 }
 
-/// Whatever was ignored is no longer, be it that ganger was started that way.
+/// Resets all signals to their default action, also those that ganger inherited as ignored.
 fn reset_signals() {
     for signal in 1..=64 {
-        // The C library keeps two numbers to itself, but a parent may have
-        // ignored those as well: so the kernel is asked. The action is its
-        // `struct sigaction` (rt_sigaction(2)), in which zero is the default.
+        // The C library reserves two signals for itself, but a parent may have ignored those
+        // too, so the system call is used directly. Its `struct sigaction` (rt_sigaction(2)) is
+        // all zero for the default action.
         #[cfg(target_os = "linux")]
         #[expect(unsafe_code, reason = "nix and the C library know only some signals")]
-        // SAFETY: the action outlives the call and has the kernel's size; what
-        // can't be changed is refused.
+        // SAFETY: the action outlives the call and has the kernel's size. The kernel refuses
+        // signals whose action can't be changed.
         unsafe {
             let action = [0u64; 4];
             let old = std::ptr::null_mut::<u64>();
@@ -370,7 +371,7 @@ fn reset_signals() {
     }
 }
 
-/// Nothing is done by the handler but to wake the keeper from its wait.
+/// Installs a handler for SIGCHLD that does nothing but interrupt the keeper's wait.
 pub(super) fn wake_on_sigchld() -> nix::Result<()> {
     extern "C" fn do_nothing(_: i32) {}
     let action = nix::sys::signal::SigAction::new(

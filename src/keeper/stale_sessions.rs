@@ -1,9 +1,9 @@
-//! What an earlier ganger left, where it and its keeper were killed at one
-//! instant: orphans that have the marker of that keeper in their environment.
+//! Orphans of an earlier session: ganger and its keeper were killed at one instant, and
+//! processes with the marker of that keeper in their environment are left.
 //!
-//! To read every environment takes longer than all else at the start. So a
-//! ganger leaves a trace, an empty file that says who it is, and takes it away at
-//! its end; only a trace of the dead is a reason to look.
+//! Reading the environment of every process takes longer than everything else at the start.
+//! So each ganger creates a session marker, an empty file that names ganger and its keeper,
+//! and removes it when it exits. Only the marker of a dead session is a reason to search.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -18,19 +18,20 @@ use super::kill::{SWEEP_TIMEOUT, send};
 use super::process_table::{self, Environment, ProcStat};
 use super::protocol::{Descendant, SESSION_VAR};
 
-/// Whether the process of this identity runs.
+/// Whether the process with this identity runs.
 fn is_alive(identity: &str) -> bool {
     let pid = identity.split('-').next().and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
     pid.and_then(process_table::stat)
         .is_some_and(|seen| seen.alive && format!("{}-{}", seen.pid, seen.started) == identity)
 }
 
-/// Says, as long as it stands, that a ganger and its keeper are at work.
+/// The file that marks the session of a ganger and its keeper. It is removed when this is
+/// dropped.
 #[derive(Debug)]
 pub struct SessionMarker(PathBuf);
 
 impl SessionMarker {
-    /// A trace in `folder` of this process and its keeper.
+    /// Creates the marker of this process and its keeper in `folder`.
     pub fn create(folder: &Path, keeper: Pid) -> io::Result<Self> {
         let gone = || io::Error::other("the keeper is gone");
         let (us, keeper) =
@@ -49,8 +50,8 @@ impl Drop for SessionMarker {
     }
 }
 
-/// Kills what is left of all sessions that left a trace in `folder` and are dead, and
-/// returns what it found.
+/// Kills the orphans of all dead sessions whose markers are in `folder`, and returns what it
+/// found. Also removes the markers.
 #[must_use]
 pub fn kill_stale_orphans(folder: &Path) -> Vec<Descendant> {
     let Some(here) = process_table::pid_namespace(getpid()) else { return Vec::new() };
@@ -73,7 +74,7 @@ pub fn kill_stale_orphans(folder: &Path) -> Vec<Descendant> {
     kill_orphans_of(&dead)
 }
 
-/// Kills the orphans of dead sessions, wherever they are, and returns what it found.
+/// Kills the orphans of these dead sessions, and returns what it found.
 pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Descendant> {
     let since = Instant::now();
     let mut found: Vec<Descendant> = Vec::new();
@@ -93,8 +94,9 @@ pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Descendant> {
     }
 }
 
-/// What lives and has the marker of one of these sessions, each with its parent. A shell
-/// that was left may be where this ganger was started: its ancestors are none of them.
+/// Finds the live processes that have the marker of one of these sessions. The ancestors of
+/// this process are left out: ganger may have been started from a shell that an earlier session
+/// left.
 fn find_marked(sessions: &[String]) -> Vec<MarkedProcess> {
     let parent = |pid: &Pid| process_table::stat(*pid).map(|stat| stat.parent);
     let ours: Vec<Pid> = std::iter::successors(Some(getpid()), parent).collect();
@@ -118,17 +120,17 @@ fn find_marked(sessions: &[String]) -> Vec<MarkedProcess> {
         .collect()
 }
 
-/// A process with the marker of a session that is dead.
+/// A process with the marker of a dead session.
 struct MarkedProcess {
     stat: ProcStat,
-    /// Whether its parent is not the process that started it.
+    /// Whether the process that started it is gone.
     orphaned: bool,
-    /// Whether it is a ganger itself, which looks after its own.
+    /// Whether it is a ganger itself, which stops its own processes.
     has_keeper: bool,
 }
 
-/// Whether a process has fallen to its parent: a session is inherited or new, never joined,
-/// so that what is in the session of its parent was started by it, or descends from there.
+/// Whether the parent of a process is not the one that started it. A process inherits its
+/// session or starts a new one, so a process in the session of its parent descends from it.
 fn is_orphan(stat: &ProcStat) -> bool {
     process_table::stat(stat.parent).is_none_or(|parent| parent.session != stat.session)
 }
@@ -138,27 +140,28 @@ fn has_keeper(pid: Pid) -> bool {
     children.any(|stat| stat.alive && stat.name == COMM)
 }
 
-/// Those that nothing looks after: the process that started them is gone. A marker alone
-/// is no proof, because it is inherited: by a shell on a terminal, by the tmux server that
-/// the shell is in, by a nested ganger. These live, with all that is above and below them.
+/// The processes to kill: those that lost the process that started them. The marker alone is
+/// not enough, because it is inherited: by a shell on a terminal, by the tmux server in which
+/// the shell runs, by a nested ganger. These are in use, and so are all processes above and
+/// below them.
 fn orphans(marked: &[MarkedProcess]) -> Vec<ProcStat> {
     let at: HashMap<Pid, usize> =
         marked.iter().enumerate().map(|(index, it)| (it.stat.pid, index)).collect();
     let parent = |index: usize| at.get(&marked[index].stat.parent).copied();
-    let mut alive = vec![false; marked.len()];
+    let mut in_use = vec![false; marked.len()];
     for (index, process) in marked.iter().enumerate() {
         let started_by_other = parent(index).is_none() && !process.orphaned;
         if process.stat.has_terminal || process.has_keeper || started_by_other {
-            // A circle could only come of a process id that was given out again meanwhile.
+            // A cycle is possible only if a process id was given out again meanwhile.
             let line = std::iter::successors(Some(index), |index| parent(*index));
-            line.take(marked.len()).for_each(|index| alive[index] = true);
+            line.take(marked.len()).for_each(|index| in_use[index] = true);
         }
     }
-    let is_below_alive = |index: usize| {
+    let is_below_used = |index: usize| {
         let mut line = std::iter::successors(Some(index), |index| parent(*index));
-        line.by_ref().take(marked.len()).any(|index| alive[index])
+        line.by_ref().take(marked.len()).any(|index| in_use[index])
     };
-    let left = (0..marked.len()).filter(|index| !is_below_alive(*index));
+    let left = (0..marked.len()).filter(|index| !is_below_used(*index));
     left.map(|index| marked[index].stat.clone()).collect()
 }
 
@@ -167,19 +170,8 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32) -> MarkedProcess {
-        let [pid, parent] = [pid, parent].map(Pid::from_raw);
-        let (group, session, name) = (pid, pid, "x".to_owned());
-        let stat = ProcStat {
-            pid,
-            parent,
-            group,
-            session,
-            has_terminal: false,
-            started: 1,
-            alive: true,
-            name,
-        };
-        MarkedProcess { stat, orphaned: parent.as_raw() == 1, has_keeper: false }
+        let stat = process_table::tests::process(pid, parent);
+        MarkedProcess { stat, orphaned: parent == 1, has_keeper: false }
     }
 
     fn orphan_pids(marked: &[MarkedProcess]) -> Vec<i32> {
@@ -187,17 +179,17 @@ mod tests {
     }
 
     #[test]
-    fn orphans_and_their_children_are_left() {
+    fn orphans_and_their_descendants_are_found() {
         assert_eq!(orphan_pids(&[process(10, 1), process(11, 10), process(12, 11)]), [10, 11, 12]);
     }
 
     #[test]
-    fn what_a_living_process_started_is_not_an_orphan() {
+    fn child_of_a_live_process_is_not_an_orphan() {
         assert_eq!(orphan_pids(&[process(10, 9), process(11, 10), process(20, 1)]), [20]);
     }
 
     #[test]
-    fn a_terminal_keeps_its_whole_line_alive() {
+    fn processes_above_and_below_a_terminal_are_in_use() {
         let mut shell = process(11, 10);
         shell.stat.has_terminal = true;
         // A tmux server, the shell in it, what the shell runs; and an orphan.
@@ -205,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_ganger_is_alive() {
+    fn nested_ganger_is_in_use() {
         let mut ganger = process(11, 10);
         ganger.has_keeper = true;
         assert_eq!(orphan_pids(&[process(10, 1), ganger, process(20, 1)]), [20]);

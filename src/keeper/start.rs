@@ -1,4 +1,4 @@
-//! How ganger gets its keeper.
+//! Starting the keeper.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ use super::kill::ExistingDescendants;
 use super::protocol::{Decoder, Report};
 use super::{ISOLATE, NAME, process_table};
 
-/// A keeper that has been started, before there is a runtime to talk to it.
+/// A keeper that was started, before there is a runtime to communicate with it.
 #[derive(Debug)]
 pub struct StartedKeeper {
     pub(super) stream: StdStream,
@@ -24,23 +24,23 @@ pub struct StartedKeeper {
     pub(super) existing: ExistingDescendants,
 }
 
-/// Starts a keeper, and makes this process the one that its orphans fall to.
+/// Starts a keeper, and makes this process a subreaper, to which the keeper's descendants fall
+/// when it dies.
 ///
-/// This process raises its own limit of open files only after that, so that the
-/// keeper knows the one that children are to get. To `isolate` them fails where
-/// the system forbids it.
+/// This process must raise its own limit of open files only afterwards: children get the limit
+/// that the keeper inherits. Fails if `isolate` is requested and the system forbids it.
 pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut existing = ExistingDescendants::before_keeper();
     let (ours, theirs) = StdStream::pair()?;
     let program = if cfg!(target_os = "linux") {
-        // Also there when the file has been replaced by a newer one.
+        // This works even if the file has been replaced by a newer version.
         "/proc/self/exe".into()
     } else {
         std::env::current_exe()?
     };
-    let _watch = kill_suspended_keeper();
+    let _guard = kill_suspended_keeper();
     let keeper = Command::new(program)
         .arg0(NAME)
         .args(isolate.then_some(ISOLATE))
@@ -59,14 +59,13 @@ pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
     Ok(StartedKeeper { stream: ours, pid, existing })
 }
 
-/// Until this is dropped, a keeper that is suspended on its way is killed: starting a
-/// program takes until it runs, whatever keeps it from it. Other children may be
-/// suspended as they like.
+/// Kills a keeper that is suspended before it runs, until the returned value is dropped: to
+/// start a program waits until it runs. Other children of this process are left alone.
 fn kill_suspended_keeper() -> Option<Sender<()>> {
-    let (watched, over) = channel();
+    let (guard, dropped) = channel();
     let others = process_table::children(getpid());
-    let watch = move || {
-        while over.recv_timeout(REPLY_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+    let kill_if_suspended = move || {
+        while dropped.recv_timeout(REPLY_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             let children = process_table::children(getpid());
             for keeper in children.into_iter().filter(|pid| !others.contains(pid)) {
                 if process_table::is_suspended(keeper) {
@@ -75,12 +74,12 @@ fn kill_suspended_keeper() -> Option<Sender<()>> {
             }
         }
     };
-    // Without it, the worst is to wait.
-    std::thread::Builder::new().stack_size(32 << 10).spawn(watch).ok()?;
-    Some(watched)
+    // If there is no thread for it, ganger waits as long as the keeper is suspended.
+    std::thread::Builder::new().stack_size(32 << 10).spawn(kill_if_suspended).ok()?;
+    Some(guard)
 }
 
-/// Nothing else is said before it was asked for.
+/// Waits for the first report, which says whether children are isolated.
 fn wait_until_isolated(mut keeper: &StdStream) -> anyhow::Result<()> {
     let (mut decoder, mut bytes) = (Decoder::default(), [0; 64]);
     loop {
@@ -91,14 +90,14 @@ fn wait_until_isolated(mut keeper: &StdStream) -> anyhow::Result<()> {
         if let Some(report) = decoder.take()? {
             match report {
                 Report::Isolated(isolated) => return Ok(isolated?),
-                other => bail!("the keeper says {other:?}"),
+                other => bail!("the keeper sent {other:?}"),
             }
         }
     }
 }
 
 impl StartedKeeper {
-    /// Its process id.
+    /// The keeper's process id.
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid

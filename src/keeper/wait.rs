@@ -1,5 +1,5 @@
-//! Waiting for children (waitid(2)), with the numbers as the system gives them:
-//! nix refuses real-time signals.
+//! Waiting for children (waitid(2)). Signals are plain numbers, because nix refuses real-time
+//! signals.
 
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 
 use super::protocol::WaitStatus;
 
-/// What became of a child, or of any child where none is named; `None` if nothing has,
-/// and `options` has `WNOHANG`.
+/// Waits for a change of state of a child, or of any child if none is named. Returns `None` if
+/// there is none and `options` has `WNOHANG`.
 fn wait(child: Option<Pid>, options: i32) -> nix::Result<Option<libc::siginfo_t>> {
     let (kind, id) = match child {
         Some(pid) => (libc::P_PID, pid.as_raw().unsigned_abs()),
@@ -18,8 +18,8 @@ fn wait(child: Option<Pid>, options: i32) -> nix::Result<Option<libc::siginfo_t>
     };
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     #[expect(unsafe_code, reason = "nix refuses real-time signals")]
-    // SAFETY: what waitid(2) writes has this type, and all of it was zero before,
-    // which is valid and means that nothing has happened.
+    // SAFETY: waitid(2) writes this type. All of it was zero before, which is valid and means
+    // that no child has changed its state.
     let info = unsafe {
         Errno::result(libc::waitid(kind, id, info.as_mut_ptr(), options))?;
         info.assume_init()
@@ -27,11 +27,11 @@ fn wait(child: Option<Pid>, options: i32) -> nix::Result<Option<libc::siginfo_t>
     Ok((info.si_signo != 0).then_some(info))
 }
 
-/// How a child ended, if it has; it stays a zombie.
+/// The exit status of a child, if it has exited. It stays a zombie.
 pub(super) fn exit_status(child: Pid) -> Option<WaitStatus> {
     let info = wait(Some(child), libc::WEXITED | libc::WNOWAIT | libc::WNOHANG).ok().flatten()?;
     #[expect(unsafe_code, reason = "siginfo is a union")]
-    // SAFETY: for SIGCHLD, which alone waitid(2) tells of, this field is set.
+    // SAFETY: this field is set for SIGCHLD, and waitid(2) returns no other signal.
     let status = unsafe { info.si_status() };
     match info.si_code {
         libc::CLD_EXITED => Some(WaitStatus::Code(status)),
@@ -39,22 +39,22 @@ pub(super) fn exit_status(child: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// Whether a child has just been suspended.
+/// Whether a child has been suspended since the last call.
 pub(super) fn is_suspended(child: Pid) -> bool {
     matches!(wait(Some(child), libc::WSTOPPED | libc::WNOHANG), Ok(Some(_)))
 }
 
-/// Waits for a child, if it has ended: it is no zombie any more.
+/// Reaps a child, if it has exited.
 pub(super) fn reap(child: Pid) {
     let _ = wait(Some(child), libc::WEXITED | libc::WNOHANG);
 }
 
-/// Waits for a child that is about to exit.
+/// Waits for a child that is about to exit, and reaps it.
 pub(super) fn reap_exiting(child: Pid) {
     while matches!(wait(Some(child), libc::WEXITED), Err(Errno::EINTR)) {}
 }
 
-/// Waits for a child that has been killed, but no longer than `timeout`.
+/// Waits at most `timeout` for a child that was killed, and reaps it.
 pub(super) fn reap_within(child: Pid, timeout: Duration) {
     let since = Instant::now();
     while matches!(wait(Some(child), libc::WEXITED | libc::WNOHANG), Ok(None) | Err(Errno::EINTR))
@@ -64,7 +64,7 @@ pub(super) fn reap_within(child: Pid, timeout: Duration) {
     }
 }
 
-/// Waits for all children that have ended; true if there is no child at all.
+/// Reaps all children that have exited. Returns true if no child is left.
 pub(super) fn reap_all() -> bool {
     loop {
         match wait(None, libc::WEXITED | libc::WNOHANG) {

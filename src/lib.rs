@@ -3,38 +3,50 @@
 //! ```text
 //! Procfile, .env, ganger.toml, flags ──► plan ──► Plan
 //!                                                  │
-//!                     supervise/engine ◄─ Event / Action ─► supervise/supervisor (pure)
-//!                            │      ▲
-//!              spawn, signal ▼      │ spawned, exited, nobody left
-//!                        keeper (a process of its own: parent of every child)
-//!                            │ stdout and stderr of each child, one pipe
-//!                            ▼
-//!                        logs: mux thread ─► writer thread ─► stdout
+//!   control ── Command, and a reply ─► supervise/engine ◄─ Event / Action ─► supervise/supervisor
+//!                                      │        ▲                            (pure)
+//!                        spawn, signal ▼        │ spawned, exited, group empty
+//!                                 keeper (a separate process: parent of every child)
+//!                                      │ stdout and stderr of each child, one pipe
+//!                                      ▼
+//!                                 logs: mux thread ─► writer thread ─► stdout
 //! ```
 //!
-//! - [`cli`] has every verb and flag, and [`command`] a thin file for each verb.
-//! - [`control`] is how a running ganger is **asked and told**, over a socket.
-//! - [`plan`] says **what** to run. Text goes in, values come out.
-//! - [`supervise`] **keeps it running**. The supervisor is a value: an event and
-//!   the time go in, actions come out, and nothing happens meanwhile. The engine
-//!   is the loop around it.
-//! - [`keeper`] sees to it that **nothing survives**. It alone forks, signals and
-//!   waits, and has a process of its own for that.
-//! - [`logs`] is **what they say**: bytes, read, cut into lines and written on two
-//!   threads of their own, so that neither a flood nor a blocked terminal delays
-//!   a signal.
-//! - [`notice`] is what ganger itself says.
-//! - [`runtime_dir`] is the folder for sockets and session markers.
+//! The modules, from the top down. Imports point down this list and never in a circle; a test
+//! reads the list below and every import.
 //!
-//! Arrows point down that list. Nothing is shared under a lock: every value has
-//! one owner, who is sent messages.
+//! - [`command`] has a thin file per command: gather, call, print.
+//! - [`cli`] has every command and flag as clap types. Nothing is resolved there.
+//! - [`control`] is the API of a running ganger, HTTP over a Unix socket: server and client.
+//! - [`supervise`] keeps the processes running. The supervisor is a value: events and the time
+//!   go in, actions come out. The engine is the loop that carries the actions out.
+//! - [`logs`] reads what processes write, splits it into lines and writes them, on two threads
+//!   of its own, so that neither a flood of output nor a blocked terminal delays a signal.
+//! - [`notice`] has every message that ganger itself prints at run time, and their wording.
+//! - [`plan`] decides what to run. Text goes in, values come out; it only reads files.
+//! - [`exit`] says how processes end, and what ganger's exit code is.
+//! - [`keeper`] makes sure that no process survives ganger. It alone forks, signals and waits,
+//!   in a process of its own.
+//! - [`runtime_dir`] finds the folder for control sockets and session markers.
+//!
+//! No state is shared under a lock: every value has one owner, which receives messages.
+
+pub mod command;
 
 pub mod cli;
-pub mod command;
+
 pub mod control;
-pub mod keeper;
-pub mod logs;
-pub mod notice;
-pub mod plan;
-pub mod runtime_dir;
+
 pub mod supervise;
+
+pub mod logs;
+
+pub mod notice;
+
+pub mod plan;
+
+pub mod exit;
+
+pub mod keeper;
+
+pub mod runtime_dir;

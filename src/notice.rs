@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::exit::Exit;
 use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::Descendant;
 use crate::plan::Advice;
-use crate::supervise::exit::Exit;
 
 /// A sentence that ganger says.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -734,7 +734,7 @@ fn those_who_stay_leave_room_for_the_others() {
     let followers: Vec<_> = (0..96).map(|_| follow()).collect();
     assert!(followers.iter().all(|(_, head)| head == b"HTTP/1.1 200"));
     assert_eq!(follow().1, *b"HTTP/1.1 503");
-    let full = told("ganger: 96 others wait or follow already\n", 2);
+    let full = told("ganger: too many streaming clients (limit 96)\n", 2);
     assert_eq!(running.tell("wait web --exit"), full);
     assert_eq!(running.tell("scale web=2"), told("starting web.2\n", 0));
     // Whoever goes makes room.

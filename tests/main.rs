@@ -17,6 +17,7 @@ mod exit_codes;
 mod faults;
 mod formation;
 mod histories;
+mod imports;
 mod isolation;
 mod kills;
 mod limits;

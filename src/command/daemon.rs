@@ -20,9 +20,9 @@ use tokio::time::sleep;
 
 use super::ask::TIMED_OUT;
 use crate::control::planner::PlannerHandle;
+use crate::exit::Exit;
 use crate::notice::Notice;
 use crate::plan::ready::Ready;
-use crate::supervise::exit::Exit;
 use crate::supervise::handle::{Handle, Stopping};
 use crate::supervise::supervisor::{RestartMode, State, Status};
 

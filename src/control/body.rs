@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame, SizeHint};
 use serde::Serialize;
 
+use super::app::App;
 use super::error::Error;
 use super::memory::{ListRoom, shrink};
-use super::routes::App;
 
 /// So much is handed over at once: what is behind it is counted until it is read.
 pub(super) const PIECE_BYTES: usize = 16 << 10;

@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::error::Error;
-use super::server::{Ending, InFlight};
+use super::in_flight::{Ending, InFlight};
 
 /// What a request may have: its target, its head with that, its headers, and its body.
 const MAX_TARGET_BYTES: usize = 16 << 10;

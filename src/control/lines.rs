@@ -11,9 +11,9 @@ use hyper::body::{Body, Bytes, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::PIECE_BYTES;
+use super::in_flight::InFlight;
 use super::memory::shrink;
 use super::names::kind_of;
-use super::server::InFlight;
 use crate::logs::format::{Color, Label, Style};
 use crate::logs::lines::LineSplitter;
 use crate::logs::recent::ExcerptReader;

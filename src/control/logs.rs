@@ -11,12 +11,12 @@ use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
+use super::app::App;
 use super::connection::Connection;
 use super::error::Error;
 use super::lines::{Lines, LogBody};
 use super::memory::{Memory, shrink};
 use super::names::{Names, kind_of};
-use super::routes::App;
 use crate::logs::format::Style;
 use crate::logs::recent::Excerpt;
 use crate::logs::subscribers::{Selection, Subscription};

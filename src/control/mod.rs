@@ -7,12 +7,14 @@
 //! memory of all answers has one bound.
 
 pub mod api;
+mod app;
 pub mod app_root;
 mod body;
 pub mod client;
 mod connection;
 
 mod error;
+mod in_flight;
 mod lines;
 mod logs;
 mod memory;

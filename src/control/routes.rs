@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -17,65 +16,23 @@ use axum::{Extension, Json, Router};
 use hyper::body::Frame;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::api::{About, Changes};
+use super::app::{App, choose, names_of};
 use super::body::{names, room_for_names};
 use super::connection::Connection;
 use super::error::Error;
+use super::in_flight::Phase;
 use super::logs::logs;
-use super::memory::Memory;
-use super::names::Names;
-use super::planner::PlannerHandle;
-use super::server::{InFlight, MAX_STREAMS, Phase};
 use super::status::describe;
-use super::table::Table;
-use super::usage::Survey;
 use super::waiting::{Awaited, ensure_can_become_ready, is_not_in_plan, seconds, wait, wait_until};
 use crate::plan::config::parse_signal;
 use crate::plan::scale::{Change, Differences};
-use crate::supervise::handle::{Handle, Snapshot, Stopping};
-use crate::supervise::share::Shared;
+use crate::supervise::handle::Snapshot;
 use crate::supervise::supervisor::{RestartMode, Status};
 
-/// A follower that has read nothing for so long makes room for another one.
-const STALLED: Duration = Duration::from_secs(10);
-/// So long it may take to leave.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A refusal that comes as text is a sentence.
 const MAX_TEXT_BYTES: usize = 64 << 10;
-
-/// What every answer is made from.
-#[derive(Clone)]
-pub(super) struct App {
-    pub(super) engine: Handle,
-    pub(super) planner: PlannerHandle,
-    pub(super) about: Arc<About>,
-    /// For those whose answer takes as long as they like: the others keep some room.
-    pub(super) streams: Arc<Semaphore>,
-    pub(super) memory: Memory,
-    pub(super) survey: Shared<Survey>,
-    pub(super) table: Table,
-    pub(super) phase: watch::Receiver<Phase>,
-    pub(super) in_flight: InFlight,
-}
-
-impl App {
-    /// Room for an answer that takes its time, as long as this is held.
-    pub(super) async fn acquire_stream_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
-        if let Ok(room) = Arc::clone(&self.streams).try_acquire_owned() {
-            return Ok(room);
-        }
-        let overloaded = || Error::busy(format!("{MAX_STREAMS} others wait or follow already"));
-        if !self.table.evict_follower(STALLED).await {
-            return Err(overloaded());
-        }
-        let room = timeout(LEAVE_TIMEOUT, Arc::clone(&self.streams).acquire_owned()).await;
-        room.map_err(|_| overloaded())?.map_err(|_| overloaded())
-    }
-}
 
 /// The answers to those who may not ask.
 pub(super) fn refusals() -> Router {
@@ -139,31 +96,6 @@ async fn some(State(app): State<App>, Path(patterns): Path<String>) -> Result<Re
     describe(&app, snapshot, chosen).await
 }
 
-/// The places of those that a list of patterns means, separated by commas. Matching is done on
-/// another thread.
-pub(super) async fn choose(
-    patterns: String,
-    snapshot: &Arc<Snapshot>,
-) -> Result<Vec<usize>, Error> {
-    let snapshot = Arc::clone(snapshot);
-    let chosen = spawn_blocking(move || Names::parse(&patterns)?.select(&snapshot.processes));
-    Ok(chosen.await.map_err(Error::bad_request)??)
-}
-
-/// Where things stand, unless all is being stopped: then it is too late for an order.
-async fn running(app: &App) -> Result<Arc<Snapshot>, Error> {
-    let snapshot = app.engine.snapshot().await?;
-    if snapshot.ending { Err(Stopping.into()) } else { Ok(snapshot) }
-}
-
-pub(super) fn names_of<'a>(
-    snapshot: &Snapshot,
-    chosen: impl IntoIterator<Item = &'a usize>,
-) -> Vec<String> {
-    let name = |place: &usize| snapshot.processes[*place].plan.name.clone();
-    chosen.into_iter().map(name).collect()
-}
-
 #[derive(Deserialize)]
 struct Restart {
     #[serde(default)]
@@ -180,7 +112,7 @@ async fn restart(
     let wait = query.wait.map(seconds).transpose()?;
     let _stream = if wait.is_some() { Some(app.acquire_stream_slot().await?) } else { None };
     let room = room_for_names(&app).await?;
-    let before = running(&app).await?;
+    let before = app.running().await?;
     let mut chosen = choose(patterns, &before).await?;
     let status = |place: &usize| &before.processes[*place];
     chosen.retain(|place| status(place).is_planned());
@@ -223,7 +155,7 @@ fn pace(rolling: bool) -> RestartMode {
 
 async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Response, Error> {
     let room = room_for_names(&app).await?;
-    let snapshot = running(&app).await?;
+    let snapshot = app.running().await?;
     let stopped = names_of(&snapshot, &choose(patterns, &snapshot).await?);
     app.engine.stop(stopped.clone()).await?;
     names(&Changes { stopped, ..Changes::default() }, room)

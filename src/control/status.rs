@@ -6,9 +6,9 @@ use axum::response::Response;
 use tokio::task::spawn_blocking;
 
 use super::api;
+use super::app::App;
 use super::body::json;
 use super::error::Error;
-use super::routes::App;
 use super::usage::Survey;
 use crate::supervise::handle::Snapshot;
 use crate::supervise::supervisor::{State, Status};

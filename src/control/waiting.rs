@@ -8,8 +8,8 @@ use axum::response::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::app::{App, choose};
 use super::error::Error;
-use super::routes::{App, choose};
 use super::status::describe;
 use crate::notice::time;
 use crate::plan;

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
@@ -14,14 +13,12 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::kill::{self, ExistingDescendants, SWEEP_TIMEOUT};
-use super::protocol::{Decoder, Descendant, Report, Request, encode};
+use super::protocol::{Decoder, Descendant, REPLY_TIMEOUT, Report, Request, encode};
 use super::queue::{Queue, Queued};
 use super::start::StartedKeeper;
 use super::{process_table, stale_sessions, wait};
 
-/// A keeper that makes no progress for this time has failed.
-pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The timeout is counted in slices. Time in which ganger itself did not run, because the
+/// [`REPLY_TIMEOUT`] is counted in slices. Time in which ganger itself did not run, because the
 /// whole machine was frozen, then counts as one slice at most.
 const TIMEOUT_SLICES: u32 = 10;
 
@@ -302,6 +299,7 @@ impl Frame {
 mod tests {
     use std::os::unix::net::UnixStream as StdStream;
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use super::*;
 

@@ -6,6 +6,10 @@
 //! there is one, to the second.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A keeper that makes no progress for so long has failed.
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The variable that marks every descendant of a child. Its value names the keeper and the
 /// child's id.

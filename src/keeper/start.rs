@@ -11,9 +11,8 @@ use anyhow::bail;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
-use super::client::REPLY_TIMEOUT;
 use super::kill::ExistingDescendants;
-use super::protocol::{Decoder, Report};
+use super::protocol::{Decoder, REPLY_TIMEOUT, Report};
 use super::{ISOLATE, NAME, process_table};
 
 /// A keeper that was started, before there is a runtime to communicate with it.

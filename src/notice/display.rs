@@ -4,10 +4,10 @@ use std::fmt;
 
 use super::escape::{escape_controls, escape_controls_in_lines};
 use super::{Cause, DiscardReason, Next, Notice, members, time};
+use crate::exit::Exit;
 use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::Descendant;
 use crate::plan::Advice;
-use crate::supervise::exit::Exit;
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use super::clock::Clock;
-use super::exit::Exit;
 use super::handle::{Command, Commands, Handle};
 use super::listeners::Listeners;
 use super::oom::OomKills;
@@ -27,6 +26,7 @@ use super::signals::{SignalRequest, Signals};
 use super::spawn_request;
 use super::supervisor::{Action, Event, ProcessId, Supervisor};
 use super::watch::{FileChange, Watch};
+use crate::exit::Exit;
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
 use crate::logs::format::{Color, Style, assign_colors};

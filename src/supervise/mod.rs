@@ -4,7 +4,7 @@ mod backoff;
 mod clock;
 mod dependencies;
 pub mod engine;
-pub mod exit;
+mod gate;
 pub mod handle;
 pub mod listeners;
 mod oom;

@@ -12,9 +12,9 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::backoff::{Chance, FORGIVEN_AFTER, pause};
-use super::exit::Exit;
 use super::state::{DownReason, Leader, Patience, ProcessId, RestartMode, State, Want};
 use super::status::Status;
+use crate::exit::Exit;
 use crate::keeper::protocol::Descendant;
 use crate::notice::{Next, Notice, members};
 use crate::plan::{self, OnExit, Policy};

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::exit::Exit;
+use crate::exit::Exit;
 use crate::keeper::protocol::ChildId;
 
 /// One life of one process: nothing of an earlier life is taken for this one.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::exit::Exit;
 use super::state::{DownReason, State, Want};
+use crate::exit::Exit;
 use crate::plan;
 
 /// What is known of a process.

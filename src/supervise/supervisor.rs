@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::backoff::Chance;
-use super::dependencies::{Dependencies, Gate};
-use super::exit::{Exit, Failure, Outcome};
+use super::dependencies::Dependencies;
+use super::gate::Gate;
 use super::process::{Consequence, Process};
 use super::shutdown::Shutdown;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::keeper::protocol::Descendant;
 use crate::notice::{Cause, Next, Notice};
 use crate::plan::{self, Plan};

@@ -15,13 +15,13 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use chance::Chance;
+use ganger::exit::Exit;
 use ganger::keeper;
 use ganger::keeper::client::Keeper;
 use ganger::keeper::protocol::{Report, Request, Scope, SpawnRequest, Stdin};
 use ganger::keeper::start;
 use ganger::plan::sources::{EnvFiles, Sources, Text};
 use ganger::plan::{Options, Plan, shell};
-use ganger::supervise::exit::Exit;
 use ganger::supervise::supervisor::{Action, Event, RestartMode, State, Status, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
+use crate::exit::Exit;
 use crate::keeper::protocol::{ChildId, Request, Scope};
 use crate::notice::Notice;
 use crate::plan;
 use crate::plan::ready::Ready;
-use crate::supervise::exit::Exit;
 use crate::supervise::port_conflict::PortConflict;
 use crate::supervise::readiness::ProbeResult;
 use crate::supervise::spawn_request;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::Engine;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::logs::subscribers::Selection;
 use crate::notice::{Notice, time};
-use crate::supervise::exit::{Exit, Failure, Outcome};
 use crate::supervise::oom::OomKills;
 use crate::supervise::supervisor::{ProcessId, Readiness, State, Status};
 

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::{Action, Consequence, Process, own_port};
+use crate::exit::Exit;
 use crate::notice::Notice;
 use crate::plan::Policy;
 use crate::supervise::backoff::Chance;
-use crate::supervise::dependencies::{Gate, StartGate};
-use crate::supervise::exit::Exit;
+use crate::supervise::gate::{Gate, StartGate};
 use crate::supervise::state::{Leader, Patience, Readiness, State, Want};
 
 /// How long something that was killed may take to be gone.

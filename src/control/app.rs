@@ -1,0 +1,82 @@
+//! What every request handler shares.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::api::About;
+use super::error::Error;
+use super::in_flight::{InFlight, Phase};
+use super::memory::Memory;
+use super::names::Names;
+use super::planner::PlannerHandle;
+use super::table::Table;
+use super::usage::Survey;
+use crate::supervise::handle::{Handle, Snapshot, Stopping};
+use crate::supervise::share::Shared;
+
+/// The number of connections that may wait for something to happen, or follow output.
+pub(super) const MAX_STREAMS: usize = 96;
+/// How long a follower may read nothing before it makes room for another one.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a closed follower may take to leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What every request handler shares.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) engine: Handle,
+    pub(super) planner: PlannerHandle,
+    pub(super) about: Arc<About>,
+    /// The slots of connections that may stay open for as long as their clients like.
+    pub(super) streams: Arc<Semaphore>,
+    pub(super) memory: Memory,
+    pub(super) survey: Shared<Survey>,
+    pub(super) table: Table,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) in_flight: InFlight,
+}
+
+impl App {
+    /// Takes a slot for an answer without a time limit, until it is dropped.
+    pub(super) async fn acquire_stream_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(room) = Arc::clone(&self.streams).try_acquire_owned() {
+            return Ok(room);
+        }
+        let overloaded =
+            || Error::busy(format!("too many streaming clients (limit {MAX_STREAMS})"));
+        if !self.table.evict_follower(STALL_TIMEOUT).await {
+            return Err(overloaded());
+        }
+        let room = timeout(LEAVE_TIMEOUT, Arc::clone(&self.streams).acquire_owned()).await;
+        room.map_err(|_| overloaded())?.map_err(|_| overloaded())
+    }
+
+    /// The current state, unless everything is being stopped: then it is too late for changes.
+    pub(super) async fn running(&self) -> Result<Arc<Snapshot>, Error> {
+        let snapshot = self.engine.snapshot().await?;
+        if snapshot.ending { Err(Stopping.into()) } else { Ok(snapshot) }
+    }
+}
+
+/// The positions in a snapshot of the processes that names and patterns mean, separated by
+/// commas. They are matched on another thread.
+pub(super) async fn choose(
+    patterns: String,
+    snapshot: &Arc<Snapshot>,
+) -> Result<Vec<usize>, Error> {
+    let snapshot = Arc::clone(snapshot);
+    let chosen = spawn_blocking(move || Names::parse(&patterns)?.select(&snapshot.processes));
+    Ok(chosen.await.map_err(Error::bad_request)??)
+}
+
+pub(super) fn names_of<'a>(
+    snapshot: &Snapshot,
+    chosen: impl IntoIterator<Item = &'a usize>,
+) -> Vec<String> {
+    let name = |place: &usize| snapshot.processes[*place].plan.name.clone();
+    chosen.into_iter().map(name).collect()
+}

@@ -1,9 +1,9 @@
-//! The folder of this user for what lasts as long as a ganger does: control sockets and
-//! session markers.
+//! The runtime folder of this user, for files that exist as long as a ganger runs: control
+//! sockets and session markers.
 //!
-//! It is the same from every terminal, so that a ganger is found whatever the environment
-//! says: `/tmp/ganger-UID`, and never below TMPDIR. Since all users can write to `/tmp`,
-//! another one may have that name first. Then it is `~/.local/state/ganger`.
+//! It is the same in every terminal, so that a client finds ganger in any environment:
+//! `/tmp/ganger-UID`, never below TMPDIR. Another user may have created that name first,
+//! because all users can write to `/tmp`. Then it is `~/.local/state/ganger`.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata};
@@ -16,81 +16,81 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, geteuid};
 
-/// The folder, in use.
+/// The runtime folder, in use.
 #[derive(Debug)]
 pub struct RuntimeDir {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Why it is not the preferred one, if it isn't.
+    /// Why the preferred folder is not used, if it is not.
     pub fallback_reason: Option<Unusable>,
-    /// As long as it is locked, systemd-tmpfiles(8) removes nothing from it for its age.
+    /// A lock that keeps systemd-tmpfiles(8) from removing old files.
     _in_use: Option<Flock<File>>,
 }
 
-/// Why a folder is not used.
+/// Why a folder can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// Another user made it.
-    #[error("`{}` is a {kind} of user {owner} ({} can remove it)", path.display(), remover(*owner))]
+    /// It belongs to another user.
+    #[error("`{}` is a {kind} of user {owner} ({} can remove it)", path.display(), users_who_can_remove(*owner))]
     ForeignOwner {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         kind: &'static str,
-        /// Whose it is.
+        /// The owner.
         owner: Uid,
     },
-    /// It is this user's, but something else.
+    /// It belongs to this user, but is not a folder.
     #[error("`{}` is a {kind}, and should be a folder (remove it)", path.display())]
     NotADirectory {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         kind: &'static str,
     },
-    /// Others may have put anything into it.
+    /// Other users can write to it, so that its files can't be trusted.
     #[error("other users can write to `{0}` (`chmod 700 {0}`)", path.display())]
     WritableByOthers {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
-    /// The system refuses it.
+    /// The system refuses to create it.
     #[error("can't create `{}`: {}", path.display(), Errno::from_raw(error.raw_os_error().unwrap_or_default()).desc())]
     NotCreated {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
-    /// There is no place for a second choice.
+    /// There is no fallback, because the user has no home folder.
     #[error("no home of user {user} is known")]
     NoHome {
-        /// Who.
+        /// The user.
         user: Uid,
     },
-    /// Neither of the two places is usable.
+    /// Neither the preferred folder nor the fallback can be used.
     #[error("{preferred}; {fallback}")]
     Both {
-        /// Why the preferred one isn't.
+        /// Why the preferred folder can't be used.
         preferred: Box<Unusable>,
-        /// Why the other one isn't.
+        /// Why the fallback can't be used.
         fallback: Box<Unusable>,
     },
 }
 
-fn remover(owner: Uid) -> &'static str {
+fn users_who_can_remove(owner: Uid) -> &'static str {
     if owner.is_root() { "root" } else { "that user or root" }
 }
 
 impl RuntimeDir {
-    /// Creates the folder, if need be.
+    /// Creates the folder unless it exists.
     pub fn create() -> Result<Self, Unusable> {
-        let preferred = match create_private(preferred(), Parents::AreThere) {
+        let preferred = match create_private(preferred(), Parents::Exist) {
             Ok(path) => return Ok(Self::new(path, None)),
             Err(error) => error,
         };
         let fallback = match fallback() {
-            Some(path) => create_private(path, Parents::AreCreated),
+            Some(path) => create_private(path, Parents::Created),
             None => Err(Unusable::NoHome { user: geteuid() }),
         };
         match fallback {
@@ -108,8 +108,8 @@ impl RuntimeDir {
     }
 }
 
-/// Every folder of this user's where a ganger may have left something: the two above, and
-/// those where earlier versions did.
+/// All folders of this user in which a ganger may have files: the preferred one, the fallback,
+/// and those of earlier versions.
 pub fn search_path() -> impl Iterator<Item = PathBuf> {
     let absolute = |key| std::env::var_os(key).map(PathBuf::from).filter(|it| it.is_absolute());
     let session = absolute("XDG_RUNTIME_DIR").map(|session| session.join("ganger"));
@@ -121,12 +121,12 @@ pub fn search_path() -> impl Iterator<Item = PathBuf> {
         }
     }
     let is_own = |folder: &PathBuf| {
-        fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && is_ours(&found))
+        fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && is_owned_by_user(&found))
     };
     all.into_iter().filter(is_own)
 }
 
-/// Whether only this user can have put something into a folder of its own.
+/// Whether other users can't write to a folder of this user.
 #[must_use]
 pub fn is_private(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_ok_and(|found| !is_writable_by_others(&found))
@@ -141,22 +141,22 @@ fn preferred() -> PathBuf {
 }
 
 fn fallback() -> Option<PathBuf> {
-    home().map(|home| home.join(".local/state/ganger"))
+    find_home().map(|home| home.join(".local/state/ganger"))
 }
 
-/// The home of this user. HOME is that of another one where sudo(8) keeps it.
-fn home() -> Option<PathBuf> {
+/// The home folder of this user. HOME is not trusted: sudo(8) may keep that of another user.
+fn find_home() -> Option<PathBuf> {
     let is_own = |home: &PathBuf| {
-        home.is_absolute() && fs::metadata(home).is_ok_and(|found| is_ours(&found))
+        home.is_absolute() && fs::metadata(home).is_ok_and(|found| is_owned_by_user(&found))
     };
     let named = std::env::var_os("HOME").map(PathBuf::from).filter(is_own);
-    // getpwuid(3) loads libraries, which a static program can't do safely.
-    let known = || home_in(&fs::read("/etc/passwd").ok()?, geteuid());
+    // getpwuid(3) loads libraries, which is not safe in a static program.
+    let known = || parse_home(&fs::read("/etc/passwd").ok()?, geteuid());
     named.or_else(|| known().filter(is_own))
 }
 
-/// The home of a user in a file as passwd(5) describes it.
-fn home_in(passwd: &[u8], user: Uid) -> Option<PathBuf> {
+/// The home folder of a user in the content of a passwd(5) file.
+fn parse_home(passwd: &[u8], user: Uid) -> Option<PathBuf> {
     let user = user.to_string();
     passwd.split(|byte| *byte == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
@@ -165,7 +165,7 @@ fn home_in(passwd: &[u8], user: Uid) -> Option<PathBuf> {
     })
 }
 
-fn is_ours(found: &Metadata) -> bool {
+fn is_owned_by_user(found: &Metadata) -> bool {
     found.uid() == geteuid().as_raw()
 }
 
@@ -173,19 +173,19 @@ fn is_writable_by_others(found: &Metadata) -> bool {
     found.mode() & 0o022 != 0
 }
 
-/// The folders above one that is created.
+/// Whether the parents of a folder exist or are created with it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Parents {
-    AreThere,
-    AreCreated,
+    Exist,
+    Created,
 }
 
-/// A folder that only this user can put something into.
+/// Creates a folder to which only this user can write, unless it exists.
 fn create_private(path: PathBuf, parents: Parents) -> Result<PathBuf, Unusable> {
     let mut builder = DirBuilder::new();
-    match builder.mode(0o700).recursive(parents == Parents::AreCreated).create(&path) {
+    match builder.mode(0o700).recursive(parents == Parents::Created).create(&path) {
         Ok(()) => {}
-        // Including a link to nothing.
+        // This includes a dangling symbolic link.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(Unusable::NotCreated { path, error }),
     }
@@ -198,7 +198,7 @@ fn create_private(path: PathBuf, parents: Parents) -> Result<PathBuf, Unusable> 
         it if it.is_symlink() => "symbolic link",
         _ => "file",
     };
-    if !is_ours(&found) {
+    if !is_owned_by_user(&found) {
         Err(Unusable::ForeignOwner { path, kind, owner: Uid::from_raw(found.uid()) })
     } else if !found.is_dir() {
         Err(Unusable::NotADirectory { path, kind })
@@ -214,9 +214,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn home_of_a_user_stands_in_passwd() {
+    fn home_is_read_from_passwd() {
         let passwd = b"root:x:0:0:root:/root:/bin/sh\n# x\nme:x:1000:1000::/home/m\xe9:/bin/sh\n";
-        let home = |user| home_in(passwd, Uid::from_raw(user));
+        let home = |user| parse_home(passwd, Uid::from_raw(user));
         assert_eq!(home(0), Some("/root".into()));
         assert_eq!(home(1000), Some(OsStr::from_bytes(b"/home/m\xe9").into()));
         assert_eq!(home(100), None);

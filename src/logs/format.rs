@@ -1,4 +1,4 @@
-//! What a line looks like: padded, coloured name and, if asked for, the time.
+//! The format of a line: the padded, coloured name of its process, and the time if requested.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -10,7 +10,7 @@ fn format_time(at: &jiff::Zoned) -> Vec<u8> {
     at.strftime("%H:%M:%S ").to_string().into_bytes()
 }
 
-/// How lines are put out.
+/// How lines are written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Style {
     /// Whether names are coloured.
@@ -26,13 +26,13 @@ pub struct Style {
 /// An xterm colour: 0 to 255 (ISO 8613-6, `38;5;N`).
 pub type Color = u8;
 
-/// Colours that are told apart well, on light and on dark.
+/// Colours that are easy to distinguish, on light and dark backgrounds.
 const COLORS: [Color; 10] = [6, 3, 2, 5, 4, 14, 11, 10, 13, 12];
 
-/// The name that ganger itself goes by.
+/// The name before ganger's own messages.
 const OWN_NAME: &str = "ganger";
 
-/// What stands before the lines of one source.
+/// The prefix of the lines of one source, without the time.
 #[derive(Clone, Debug)]
 pub struct Label {
     line: Vec<u8>,
@@ -40,7 +40,7 @@ pub struct Label {
 }
 
 impl Style {
-    /// The style for processes of these names; ganger's own has to fit, too.
+    /// The style whose width fits these names and ganger's own.
     #[must_use]
     pub fn fit_names<'a>(self, names: impl Iterator<Item = &'a str>) -> Self {
         let width = names.map(str::len).chain([OWN_NAME.len()]).max().unwrap_or_default();
@@ -64,7 +64,7 @@ impl Style {
         Label { line: label("| "), continuation: label("|+") }
     }
 
-    /// A message of ganger's own, as lines.
+    /// The lines of one of ganger's own messages.
     #[must_use]
     pub fn format_message(&self, message: &str) -> Vec<u8> {
         let width = if self.prefix { self.width } else { 0 };
@@ -74,13 +74,13 @@ impl Style {
         message.lines().map(line).collect::<String>().into_bytes()
     }
 
-    /// The time, if lines begin with it.
+    /// The current time, if lines begin with the time.
     #[must_use]
     pub fn timestamp_now(&self) -> Vec<u8> {
         if self.timestamp { format_time(&jiff::Zoned::now()) } else { Vec::new() }
     }
 
-    /// The same, of another time.
+    /// The time `at`, if lines begin with the time.
     #[must_use]
     pub fn timestamp_at(&self, at: SystemTime) -> Vec<u8> {
         let zoned = || jiff::Zoned::try_from(at).map(|at| format_time(&at)).unwrap_or_default();
@@ -89,16 +89,16 @@ impl Style {
 }
 
 impl Label {
-    /// The prefix at the time of `stamp`.
+    /// The whole prefix, with the time in `stamp`.
     #[must_use]
     pub fn prefix<'a>(&'a self, stamp: &'a [u8]) -> Prefix<'a> {
         Prefix { stamp, line: &self.line, continuation: &self.continuation }
     }
 }
 
-/// A colour for each of `types`: those that the user chose, in turn; or else one
-/// by its name, so that it is the same from run to run, and no two alike as long
-/// as there are enough.
+/// Assigns a colour to each of `types`. If the user chose colours, they are used in turn.
+/// Otherwise the colour depends on the name, so that it is the same in every run, and no two
+/// types have the same colour as long as there are enough.
 #[must_use]
 pub fn assign_colors(types: &[&str], chosen: &[Color]) -> Vec<Color> {
     if !chosen.is_empty() {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_padded_to_the_longest() {
+    fn names_are_padded_to_the_longest_one() {
         let style = Style { prefix: true, ..Style::default() };
         let line = |style: Style, name| String::from_utf8(style.label(name, 3).line).unwrap();
         let names = ["web.1", "worker.1"];
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_stable_and_distinct() {
+    fn colors_are_stable_and_distinct() {
         let names = ["web", "worker", "clock", "css", "js", "db", "mail", "cache"];
         let mut all = assign_colors(&names, &[]);
         assert_eq!(all, assign_colors(&names, &[]));

@@ -1,14 +1,14 @@
-//! Cuts what a process writes into lines, each with a prefix, as bytes.
+//! Splits the output of a process into lines and adds a prefix to each. Output is bytes.
 //!
-//! What comes out does not depend on the pieces in which it came in.
+//! The result does not depend on the pieces in which the output was read.
 
 use memchr::{memchr, memchr_iter};
 
-/// A line longer than this continues on a line of its own, so that memory stays
-/// bounded and nobody waits for its end.
+/// The part of a line beyond this length is written as a line of its own, so that memory stays
+/// bounded.
 pub const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// What stands before a line.
+/// The prefix of a line.
 #[derive(Clone, Copy, Debug)]
 pub struct Prefix<'a> {
     /// The time, or nothing.
@@ -19,18 +19,18 @@ pub struct Prefix<'a> {
     pub continuation: &'a [u8],
 }
 
-/// How much of the current line has been put out.
+/// How much of the current line was written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum RowState {
     #[default]
     NotStarted,
-    /// Some of it, and the rest can follow on the same row.
+    /// A part was written, and the rest can follow on the same row.
     Open,
-    /// Some of it, and something else stands behind it.
+    /// A part was written, and then a newline or the output of another source.
     Interrupted,
 }
 
-/// The unfinished line of one source.
+/// Splits the output of one source; holds its unfinished line.
 #[derive(Debug, Default)]
 pub struct LineSplitter {
     tail: Vec<u8>,
@@ -38,8 +38,8 @@ pub struct LineSplitter {
 }
 
 impl LineSplitter {
-    /// Takes in a chunk of at most [`MAX_LINE_BYTES`] bytes, and appends the lines that
-    /// it completes to `out`.
+    /// Adds a chunk of at most [`MAX_LINE_BYTES`] bytes, and appends the lines that are complete
+    /// now to `out`.
     pub fn push(&mut self, chunk: &[u8], prefix: Prefix, out: &mut Vec<u8>) {
         let Some(first) = memchr(b'\n', chunk) else {
             self.tail.extend_from_slice(chunk);
@@ -69,25 +69,25 @@ impl LineSplitter {
         self.tail.extend_from_slice(&rest[start..]);
     }
 
-    /// Whether there is something that [`Self::flush_partial`] would put out.
+    /// Whether [`Self::flush_partial`] may have something to write.
     #[must_use]
     pub fn has_partial(&self) -> bool {
         !self.tail.is_empty()
     }
 
-    /// Whether something of a line was taken in or put out, but not its end.
+    /// Whether the last line that was added has no end yet.
     #[must_use]
     pub fn is_mid_line(&self) -> bool {
         !self.tail.is_empty() || self.row != RowState::NotStarted
     }
 
-    /// How many bytes wait for the end of their line.
+    /// How many bytes are held until their line is complete.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.tail.len()
     }
 
-    /// Puts out what waits for the end of its line; the rest continues on a line of its own.
+    /// Writes the unfinished line with a newline. Its rest continues on a line of its own.
     pub fn break_line(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         if !self.tail.is_empty() {
             self.write_prefix(prefix, out);
@@ -98,7 +98,7 @@ impl LineSplitter {
         }
     }
 
-    /// Puts out the beginning of a line whose end is still to come (a prompt).
+    /// Writes the beginning of an unfinished line, such as a prompt.
     pub fn flush_partial(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         let whole = complete_chars_len(&self.tail);
         if whole > 0 {
@@ -109,14 +109,14 @@ impl LineSplitter {
         }
     }
 
-    /// Something else has been put out behind what was shown.
+    /// Records that something else was written after the beginning of an unfinished line.
     pub fn interrupt_row(&mut self) {
         if self.row == RowState::Open {
             self.row = RowState::Interrupted;
         }
     }
 
-    /// Puts out what is left, with the newline that it lacks.
+    /// Writes what is left, with the newline that is missing.
     pub fn finish(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         if !self.tail.is_empty() || self.row == RowState::Open {
             self.write_prefix(prefix, out);
@@ -148,8 +148,8 @@ impl LineSplitter {
     }
 }
 
-/// How much of `bytes` can be cut off without cutting a character of UTF-8. What
-/// isn't UTF-8 can be cut anywhere.
+/// The length of the longest start of `bytes` that does not end within a UTF-8 character. Bytes
+/// that are not UTF-8 can be split anywhere.
 fn complete_chars_len(bytes: &[u8]) -> usize {
     for back in 1..=bytes.len().min(3) {
         let at = bytes.len() - back;
@@ -183,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn whole_lines_each_with_its_prefix() {
+    fn each_complete_line_gets_a_prefix() {
         assert_eq!(split(&[b"one\ntw", b"o\n\nthree"]), b"a | one\na | two\na | \na | three\n");
         assert_eq!(split(&[b"\xff\0\r\n"]), b"a | \xff\0\r\n");
         assert_eq!(split(&[]), b"");
     }
 
     #[test]
-    fn a_long_line_continues_and_no_character_is_cut() {
+    fn long_line_is_split_between_characters() {
         let line = [b"x".repeat(MAX_LINE_BYTES - 1).as_slice(), "é!".as_bytes()].concat();
         let out = split(&[&line]);
         let expected =
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_shown_and_its_line_goes_on() {
+    fn prompt_is_shown_before_its_line_is_complete() {
         let mut splitter = LineSplitter::default();
         let mut out = Vec::new();
         splitter.push(b"name? ", PREFIX, &mut out);
@@ -221,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_cutting_of_the_input_does_not_matter(
+        fn result_does_not_depend_on_the_pieces_that_were_read(
             lines in proptest::collection::vec((0usize..200_000, any::<u8>()), 1..4),
             pieces in proptest::collection::vec(1usize..70_000, 1..20),
         ) {

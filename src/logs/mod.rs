@@ -1,9 +1,9 @@
-//! **What they say**: everything that processes write, and what ganger says of
-//! them, as one stream of whole lines.
+//! **Output**: merges the output of all processes and ganger's own messages into one stream of
+//! whole lines.
 //!
-//! Two threads do it beside the engine, so that neither a flood of output nor a
-//! blocked terminal delays a signal: the mux reads, cuts and queues; a writer
-//! writes. They exchange two buffers, and take commands over a channel.
+//! Two threads do this beside the engine, so that neither a flood of output nor a blocked
+//! terminal delays a signal. The mux reads, splits into lines and queues; a writer writes. They
+//! exchange two buffers. The engine sends them commands over a channel.
 
 pub mod format;
 pub mod lines;
@@ -29,7 +29,7 @@ use mux::{Mux, MuxSetup};
 pub use sources::SourceId;
 use subscribers::OutputQueries;
 
-/// What the mux is told.
+/// A command from the engine to the mux.
 #[derive(Debug)]
 enum Command {
     Add(Box<Addition>),
@@ -41,7 +41,7 @@ enum Command {
     Finish,
 }
 
-/// Something new to read.
+/// A new source to read from.
 #[derive(Debug)]
 struct Addition {
     id: SourceId,
@@ -50,16 +50,16 @@ struct Addition {
     label: Option<Label>,
 }
 
-/// What the mux tells.
+/// An event from the mux to the engine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LogEvent {
-    /// Nobody reads standard output any more.
+    /// The reader of standard output has closed it.
     StdoutClosed,
-    /// This source has said what was awaited of it.
+    /// This source has written the text that was watched for.
     TextMatched(SourceId),
-    /// The terminal, if there was one, is let go.
+    /// The terminal, if there was one, is no longer used.
     TerminalReleased,
-    /// Everything is written, or given up; nothing more comes.
+    /// Everything is written or given up. No event follows.
     Finished,
 }
 
@@ -73,8 +73,8 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Starts the threads, which write to standard output, and notices to
-    /// standard error; `colored` says whether those are. So many bytes are `kept` of
+    /// Starts the threads. They write output to standard output and messages to standard error.
+    /// `colored` says whether messages are coloured, and `recent_bytes` how much output is kept of
     /// each process.
     pub fn start(style: Style, colored: bool, recent_bytes: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -101,57 +101,57 @@ impl Logs {
         Ok(Self { commands, waker, events, queries })
     }
 
-    /// Reads from `file`, which must not block, until its end; without a label,
-    /// what it reads is only remembered.
+    /// Reads from `file`, which must be non-blocking, until its end. Without a label, its output is
+    /// kept but not shown.
     pub fn add_source(&self, id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label>) {
         self.send(Command::Add(Box::new(Addition { id, name, file, label })));
     }
 
-    /// [`LogEvent::TextMatched`] follows when this source, which may still be to come, has said
-    /// `text`; what was awaited of it before no longer is.
+    /// Watches for `text` in the output of a source, which may be added later, and sends
+    /// [`LogEvent::TextMatched`] when it appears. Replaces an earlier text.
     pub fn watch_for_text(&self, id: SourceId, text: &str) {
         self.send(Command::WatchForText { id, text: text.as_bytes().into() });
     }
 
-    /// Asks about what is kept, also while nobody reads the stream.
+    /// A handle for queries about the output. They are answered even if the stream is blocked.
     #[must_use]
     pub fn queries(&self) -> &OutputQueries {
         &self.queries
     }
 
-    /// Reads at once what a process that has ended left in its pipe, before
-    /// anything that is said later.
+    /// Reads at once what a process that has exited left in its pipe, before any later message is
+    /// printed.
     pub fn drain_source(&self, id: SourceId) {
         self.send(Command::Drain { id });
     }
 
-    /// Says something, behind all that was read before.
+    /// Prints a message, after all output that was read before.
     pub fn print_message(&self, notice: Notice) {
         self.send(Command::Print(notice));
     }
 
-    /// Writes what was said so far, and then nothing to a terminal any more;
+    /// Writes everything so far, and from then on nothing to a terminal any more.
     /// [`LogEvent::TerminalReleased`] follows.
     pub fn release_terminal(&self) {
         self.send(Command::ReleaseTerminal);
     }
 
-    /// From now on, output that nobody reads is discarded after a while.
+    /// ganger is stopping: from now on, output is discarded if its reader stays blocked.
     pub fn begin_stopping(&self) {
         self.send(Command::Stopping);
     }
 
-    /// Reads what is left, and has everything written; [`LogEvent::Finished`] follows.
+    /// Reads what is left and writes everything. [`LogEvent::Finished`] follows.
     pub fn finish(&self) {
         self.send(Command::Finish);
     }
 
-    /// What the mux tells next. Nothing is lost if this is cancelled.
+    /// Waits for the next event. Nothing is lost if this is cancelled.
     pub async fn next_event(&mut self) -> LogEvent {
         self.events.recv().await.unwrap_or(LogEvent::Finished)
     }
 
-    /// A mux that is gone has said so.
+    /// A mux that has ended has sent `Finished`.
     fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
             let _ = self.waker.wake();

@@ -1,8 +1,8 @@
-//! The thread that reads what all processes write, and makes one stream of it.
+//! The mux: the thread that reads the output of all processes and merges it into one stream.
 //!
-//! A round reads once from every source that has something, so that none starves
-//! another, and then hands on what came of it. When the queue is full, nothing
-//! is read: the processes wait for whoever reads the stream, and nothing is lost.
+//! A round reads once from every source that is readable, so that no source starves another,
+//! and then passes on the result. When the queue is full, nothing is read: the processes wait
+//! for the reader of the stream, and nothing is lost.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -25,16 +25,17 @@ use crate::notice::Notice;
 
 const WAKER: Token = Token(usize::MAX);
 const STDOUT: Token = Token(usize::MAX - 1);
-/// Rounds that follow each other faster than this, and bring little, are made
-/// to wait: otherwise a program that writes line by line wakes us for each.
+/// A round that follows the last one within the window, and reads no more than these bytes, is
+/// followed by a delay. Otherwise a program that writes line by line would wake the mux for
+/// each line.
 const COALESCE_WINDOW: Duration = Duration::from_millis(1);
 const COALESCE_MAX_BYTES: usize = 32 << 10;
 const COALESCE_DELAY: Duration = Duration::from_micros(250);
-/// So many queries are taken in for a round, and answered for so long.
+/// How many queries are received for a round, and how long they may take to answer.
 const MAX_QUERIES: usize = 64;
 const MAX_QUERY_TIME: Duration = Duration::from_millis(1);
 
-/// What the thread is made from.
+/// What the mux needs to start.
 pub(super) struct MuxSetup {
     pub(super) poll: Poll,
     pub(super) waker: Arc<Waker>,
@@ -42,11 +43,11 @@ pub(super) struct MuxSetup {
     pub(super) queries: Receiver<LogQuery>,
     pub(super) events: UnboundedSender<LogEvent>,
     pub(super) style: Style,
-    /// How notices are put out, which may go elsewhere.
+    /// The style of messages, which may go to another file.
     pub(super) notice_style: Style,
     /// Whether the stream goes to a terminal.
     pub(super) terminal: bool,
-    /// How much is remembered of each process, in bytes.
+    /// How much output is kept of each process, in bytes.
     pub(super) recent_bytes: usize,
 }
 
@@ -58,25 +59,25 @@ pub(super) struct Mux {
     style: Style,
     notice_style: Style,
     sources: Sources,
-    /// What is still to be done, in order.
+    /// The tasks to do, in order.
     tasks: VecDeque<Task>,
-    /// What clients ask.
+    /// Queries from clients.
     queries: Receiver<LogQuery>,
-    /// What they asked before the present round began: it is answered once that is done which
-    /// the engine has asked for before, as far as there is room.
+    /// Queries that were received before this round. They are answered after the commands that
+    /// the engine sent before them, as far as there is room in the queue.
     pending_queries: VecDeque<LogQuery>,
     output: Sink,
-    /// Where notices go, if that is elsewhere.
+    /// Where messages go, if that is another file than `output`.
     notices: Option<Sink>,
     stopping: Option<Instant>,
     finished: bool,
     stdout_closed: bool,
 }
 
-/// A command, or what is left of it: it waits while the queue is full.
+/// A command, or the rest of one. It waits while the queue is full.
 enum Task {
     Add(Box<Addition>),
-    /// So many bytes, if they are there.
+    /// Reads at most this many bytes, as far as they are there.
     Drain {
         id: SourceId,
         max_bytes: usize,
@@ -87,7 +88,7 @@ enum Task {
 }
 
 impl Mux {
-    /// `notices` is given where it is another file than `output`.
+    /// `notices` is the file for messages, if it is another one than `output`.
     pub(super) fn new(
         setup: MuxSetup,
         output: BorrowedFd,
@@ -95,8 +96,7 @@ impl Mux {
     ) -> io::Result<Self> {
         let sink = |file| Sink::new(file, Arc::clone(&setup.waker));
         let (output_sink, notices) = (sink(output)?, notices.map(sink).transpose()?);
-        // Not every file can be waited for; whose end can't be seen this way
-        // shows itself at the next line.
+        // Not every file can be polled. If it can't, the next write shows that it is closed.
         let _ = setup.poll.registry().register(
             &mut SourceFd(&output.as_raw_fd()),
             STDOUT,
@@ -121,7 +121,7 @@ impl Mux {
         })
     }
 
-    /// Runs until it has been told to finish and everything is written.
+    /// Runs until it was told to finish and everything is written.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(256);
         let mut last_round = None;
@@ -175,7 +175,7 @@ impl Mux {
         drained(&self.output) && self.notices.as_ref().is_none_or(drained)
     }
 
-    /// How long nothing has to be done if nothing happens.
+    /// How long the mux may sleep if nothing happens.
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
         let may_release =
             matches!(self.tasks.front(), Some(Task::ReleaseTerminal)) && self.is_drained();
@@ -202,7 +202,7 @@ impl Mux {
                 }
                 Ok(Command::Print(notice)) => self.tasks.push_back(Task::Print(notice)),
                 Ok(Command::ReleaseTerminal) => self.tasks.push_back(Task::ReleaseTerminal),
-                // Not in turn: what waits may wait for this.
+                // Not queued: a task that waits may wait for this.
                 Ok(Command::Stopping) => {
                     self.stopping.get_or_insert_with(Instant::now);
                 }
@@ -216,7 +216,7 @@ impl Mux {
         }
     }
 
-    /// Answers clients for a while, and then goes on with what is more important.
+    /// Answers queries, but only for a limited time, because output is more important.
     fn answer_queries(&mut self) {
         let since = Instant::now();
         while since.elapsed() < MAX_QUERY_TIME
@@ -227,19 +227,20 @@ impl Mux {
         self.take_queries();
     }
 
-    /// Before the commands are taken that were given before them.
+    /// Receives queries. This is done before the commands are received, so that every command that
+    /// was sent before a query takes effect before the answer.
     fn take_queries(&mut self) {
         if self.pending_queries.is_empty() {
             self.pending_queries.extend(self.queries.try_iter().take(MAX_QUERIES));
         }
     }
 
-    /// Does what was asked for, in order, as far as there is room in the queue.
+    /// Does the tasks in order, as far as there is room in the queue.
     fn run_tasks(&mut self, stamp: &[u8]) {
         while let Some(task) = self.tasks.pop_front() {
             match task {
                 Task::Add(addition) => self.sources.add(self.poll.registry(), *addition),
-                // Before anything that is said of its end.
+                // The output comes before any message about the exit.
                 Task::Drain { id, max_bytes } => {
                     if let Some(max_bytes) =
                         self.sources.drain(id, max_bytes, stamp, &mut self.output)
@@ -257,7 +258,7 @@ impl Mux {
                     self.release_terminal();
                     let _ = self.events.send(LogEvent::TerminalReleased);
                 }
-                // What is in the pipes, and not what holds them open.
+                // Reads what the pipes contain, even if a process still holds them open.
                 Task::Finish => {
                     self.finished = self.sources.end_all(stamp, &mut self.output);
                     if !self.finished {
@@ -282,7 +283,7 @@ impl Mux {
         sink.queue().extend_from_slice(&bytes);
     }
 
-    /// Lets go of the terminal: its end is none of ganger's business any more.
+    /// Stops using the terminal, so that ganger outlives it.
     fn release_terminal(&mut self) {
         if self.output.is_terminal() {
             self.sources.disable_prompts();
@@ -307,7 +308,7 @@ impl Mux {
         }
     }
 
-    /// Moves on what is queued.
+    /// Writes what is queued, and reports errors.
     fn write_queued(&mut self) {
         let now = Instant::now();
         let mut error = self.output.advance(self.stopping, now);
@@ -324,7 +325,7 @@ impl Mux {
                     self.print_message(&notice);
                     let _ = self.output.advance(self.stopping, now);
                 }
-                // Else it would go where nothing can be written.
+                // Otherwise the message would go to the file that can't be written.
             }
             None => {}
         }
@@ -334,7 +335,7 @@ impl Mux {
     }
 }
 
-/// Whether two descriptors are one terminal, pipe or file.
+/// Whether two descriptors refer to the same terminal, pipe or file.
 pub(super) fn is_same_file(one: impl AsFd, other: impl AsFd) -> bool {
     let id = |fd: BorrowedFd| {
         nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino, stat.st_rdev))

@@ -1,8 +1,8 @@
 //! The last output of each process, kept in memory: there are no log files.
 //!
-//! It lies in segments that are shared with their readers. What a reader gets, an
-//! [`Excerpt`], costs the thread that keeps the output some pointers for each process, and
-//! no copy; choosing and reading lines is the reader's own work.
+//! Output is stored in segments that are shared with readers. An [`Excerpt`] for a reader costs
+//! the mux some pointers for each process and no copy. The reader itself selects and reads the
+//! lines.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -11,32 +11,33 @@ use std::time::SystemTime;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
-/// So many bytes are kept of each process, unless the user chose another number.
+/// How many bytes are kept of each process, unless the user chose another number.
 pub const DEFAULT_RECENT_BYTES: usize = 256 << 10;
-/// So much memory is used for all together; what was silent the longest goes first.
+/// The memory limit for all processes together. The output of the process that has written
+/// nothing for the longest time is dropped first.
 pub const MAX_RECENT_MEMORY: usize = 64 << 20;
 
-/// The size of a segment, which is less where little is kept.
+/// The size of a segment, which is smaller if little is kept.
 const MAX_SEGMENT_BYTES: usize = 32 << 10;
 const MIN_SEGMENT_BYTES: usize = 256;
 const SEGMENTS: usize = 4;
 
-/// A process that writes little at a time is remembered less exactly after some chunks, so
-/// that they take no more room than the bytes.
+/// After some chunks, small chunks of a process are joined, so that chunks take no more memory
+/// than the bytes.
 const MIN_CHUNK_BYTES: usize = 64;
 const EXACT_CHUNKS: usize = 32;
 
-/// The most that is read at once, and looked through for something to read.
+/// How much is read at once, and how much is searched at once for something to read.
 const PIECE_BYTES: usize = 1 << 10;
 const SCAN_BYTES: usize = 256 << 10;
 
-/// What came at once, or a part of it.
+/// Output that was read at once, or a part of it.
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
-    /// Its place among all that came from all.
+    /// Its number among the chunks of all processes.
     number: u64,
     at: SystemTime,
-    /// Where it ends in its segment; it begins where the one before it ends.
+    /// Where it ends in its segment. It begins where the chunk before it ends.
     end: usize,
 }
 
@@ -47,7 +48,7 @@ struct Segment {
 }
 
 impl Segment {
-    /// What it takes in memory.
+    /// How much memory it takes, in bytes.
     fn memory(&self) -> usize {
         let chunks = self.chunks.capacity() * size_of::<Chunk>();
         size_of::<Self>() + self.bytes.capacity() + chunks
@@ -61,15 +62,15 @@ impl Segment {
 /// The last output of one process.
 #[derive(Debug, Default)]
 struct ProcessTail {
-    /// The last one is written to as long as no reader has it.
+    /// Output is appended to the last segment as long as no reader has it.
     segments: VecDeque<Arc<Segment>>,
-    /// So many bytes of the first segment are not kept any more.
+    /// How many bytes of the first segment are no longer kept.
     skipped: usize,
-    /// So many bytes are kept.
+    /// How many bytes are kept.
     length: usize,
-    /// Whether they begin in the middle of a line.
+    /// Whether the kept bytes begin in the middle of a line.
     cut: bool,
-    /// How many chunks there are.
+    /// How many chunks there are in all segments.
     chunks: usize,
     memory: usize,
 }
@@ -81,18 +82,18 @@ pub struct RecentOutput {
     max_bytes: usize,
     memory: usize,
     next: u64,
-    /// A segment that is free to be used again.
+    /// A segment that can be used again.
     free_segment: Option<Segment>,
 }
 
 impl RecentOutput {
-    /// Keeps so many bytes of each process.
+    /// Keeps at most `max_bytes` of each process.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
         Self { tails: HashMap::new(), max_bytes, memory: 0, next: 0, free_segment: None }
     }
 
-    /// Keeps what a process has written.
+    /// Keeps new output of a process.
     pub fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
         if bytes.is_empty() || self.max_bytes == 0 {
             return;
@@ -103,7 +104,7 @@ impl RecentOutput {
         let Some(tail) = self.tails.get_mut(name) else { return };
         let number = self.next;
         self.next += 1;
-        // Of more than is kept, the end.
+        // Only the end is kept if the output is longer than the limit.
         let (start, end) = bytes.split_at(bytes.len().saturating_sub(self.max_bytes));
         let before = tail.memory;
         tail.make_room(self.max_bytes - end.len(), &mut self.free_segment);
@@ -117,7 +118,7 @@ impl RecentOutput {
         }
     }
 
-    /// Whether the last line of a process has no end yet.
+    /// Whether the last line of a process is unfinished.
     #[must_use]
     pub fn is_open(&self, name: &str) -> bool {
         let last = self.tails.get(name).and_then(|tail| tail.segments.back());
@@ -134,14 +135,14 @@ impl RecentOutput {
         }
     }
 
-    /// The processes of which something is kept, and how much memory that takes.
+    /// How much memory the output of each process takes, in bytes.
     #[must_use]
     pub fn memory_by_process(&self) -> Vec<(Arc<str>, usize)> {
         self.tails.iter().map(|(name, tail)| (Arc::clone(name), tail.memory)).collect()
     }
 
-    /// What is kept of the processes that are meant. If that takes more than `limit` bytes of
-    /// memory, how much it takes.
+    /// The output of the selected processes. If it takes more than `limit` bytes of memory, the
+    /// error is how much it takes.
     pub fn excerpt(
         &self,
         mut is_selected: impl FnMut(&Arc<str>) -> bool,
@@ -164,7 +165,7 @@ impl RecentOutput {
 }
 
 impl ProcessTail {
-    /// Leaves at most `room` bytes of what is there.
+    /// Drops the oldest bytes until at most `room` are left.
     fn make_room(&mut self, room: usize, free_segment: &mut Option<Segment>) {
         while self.length > room {
             let Some(first) = self.segments.front() else { return };
@@ -226,13 +227,13 @@ impl ProcessTail {
     }
 }
 
-/// What was kept of some processes at one moment.
+/// The recent output of some processes at one moment.
 #[derive(Debug, Default)]
 pub struct Excerpt {
     parts: Vec<Part>,
 }
 
-/// What was kept of one process.
+/// The recent output of one process.
 #[derive(Debug)]
 struct Part {
     name: Arc<str>,
@@ -242,7 +243,7 @@ struct Part {
 }
 
 impl Excerpt {
-    /// Reads the last lines, at most `most`, in the order in which they ended; none that is
+    /// A reader of the last `max_lines` lines, in the order in which they ended, without lines
     /// older than `since`.
     #[must_use]
     pub fn into_reader(self, max_lines: usize, since: Option<SystemTime>) -> ExcerptReader {
@@ -264,7 +265,7 @@ impl Excerpt {
         reader
     }
 
-    /// The last lines, at most `most`, and of each at most `longest` bytes.
+    /// The last `max_lines` lines, and of each line at most `max_line_bytes`.
     #[must_use]
     pub fn last_lines(self, max_lines: usize, max_line_bytes: usize) -> Vec<Vec<u8>> {
         let mut reader = self.into_reader(max_lines, None);
@@ -286,29 +287,29 @@ impl Excerpt {
     }
 }
 
-/// What is read next.
+/// A piece of output.
 #[derive(Debug)]
 pub struct Piece<'a> {
     /// The process that wrote it.
     pub name: &'a Arc<str>,
-    /// When the line ended that it belongs to.
+    /// When the line of the piece ended.
     pub at: SystemTime,
-    /// Some bytes; none at the end, or after a long search for more.
+    /// The bytes; none at the end of a process, or after a long search without a result.
     pub bytes: &'a [u8],
-    /// Whether nothing more of this process follows.
+    /// Whether this is the end of the process's output.
     pub is_end: bool,
 }
 
-/// Reads an excerpt, in small pieces of which each costs little time.
+/// Reads an excerpt in small pieces, each of which takes little time.
 #[derive(Debug)]
 pub struct ExcerptReader {
     cursors: Vec<Cursor>,
-    /// Those that have something left, by the number of their next chunk.
+    /// The cursors that have something left, by the number of their next chunk.
     order: BinaryHeap<Reverse<(u64, usize)>>,
     since: Option<SystemTime>,
     /// The cursor that is being read from.
     reading: Option<usize>,
-    /// So many of the lines that come first are not wanted.
+    /// How many of the first lines are to be skipped.
     skip: usize,
     memory: usize,
 }
@@ -317,35 +318,35 @@ pub struct ExcerptReader {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum NextStep {
     Read,
-    /// It goes on looking for something to read.
+    /// It continues the search for something to read.
     Search,
     End,
 }
 
-/// Goes through what was kept of one process, chunk by chunk: the lines that end in a chunk
-/// are read when it is its turn.
+/// Reads the output of one process chunk by chunk. The lines that end in a chunk are read when
+/// it is the chunk's turn.
 #[derive(Debug)]
 struct Cursor {
     name: Arc<str>,
     segments: VecDeque<Arc<Segment>>,
-    /// The present chunk; there always is one.
+    /// The current chunk; there always is one.
     chunk: ChunkPlace,
-    /// What comes next begins here.
+    /// Where the next line begins.
     line: Place,
-    /// What is to be read now ends here.
+    /// Where the lines of the current chunk end.
     until: Place,
-    /// Whether nothing follows that.
+    /// Whether `until` is the end of the output.
     is_last: bool,
 }
 
-/// A place among the bytes of a part.
+/// The place of a byte in a part.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Place {
     segment: usize,
     byte: usize,
 }
 
-/// A place among its chunks.
+/// The place of a chunk in a part.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct ChunkPlace {
     segment: usize,
@@ -353,7 +354,7 @@ struct ChunkPlace {
 }
 
 impl Cursor {
-    /// At the first line that is whole, if there is one.
+    /// A cursor at the first complete line, if there is one.
     fn new(part: Part) -> Option<Self> {
         let Part { name, segments, skipped, cut } = part;
         let mut line = Place { segment: 0, byte: skipped };
@@ -393,7 +394,7 @@ impl Cursor {
         })
     }
 
-    /// Not before the present one.
+    /// The chunk before, unless that is before the current one.
     fn before(&self, place: ChunkPlace) -> Option<ChunkPlace> {
         let ChunkPlace { segment, chunk } = place;
         let before = match chunk.checked_sub(1) {
@@ -411,7 +412,7 @@ impl Cursor {
         self.last_of(self.segments.len() - 1)
     }
 
-    /// What there is still to read of a chunk, and where that begins.
+    /// The bytes of a chunk that are not read yet, and where they begin.
     fn bytes_of(&self, place: ChunkPlace) -> (usize, &[u8]) {
         let segment = &self.segments[place.segment];
         let (start, end) = (segment.start_of(place.chunk), segment.chunks[place.chunk].end);
@@ -423,19 +424,19 @@ impl Cursor {
         (start, &segment.bytes[start..end])
     }
 
-    /// So many lines end there.
+    /// How many lines end in this chunk.
     fn count_lines(&self, place: ChunkPlace) -> usize {
         memchr_iter(b'\n', self.bytes_of(place).1).count()
     }
 
-    /// Where the last line ends that does so in this chunk.
+    /// The end of the last line that ends in this chunk.
     fn last_line_end(&self, place: ChunkPlace) -> Option<Place> {
         let (start, bytes) = self.bytes_of(place);
         let at = memrchr(b'\n', bytes)?;
         Some(Place { segment: place.segment, byte: start + at + 1 })
     }
 
-    /// Where the line ends that is the `count`th to do so in this chunk.
+    /// The end of the line number `count`, from 1, of those that end in this chunk.
     fn nth_line_end(&self, place: ChunkPlace, count: usize) -> Option<Place> {
         let (start, bytes) = self.bytes_of(place);
         let at = memchr_iter(b'\n', bytes).nth(count.checked_sub(1)?)?;
@@ -446,13 +447,13 @@ impl Cursor {
         self.end_of(self.last())
     }
 
-    /// Whether its last line has no end.
+    /// Whether its last line is unfinished.
     fn is_open(&self) -> bool {
         let last = self.segments.back().and_then(|segment| segment.bytes.last());
         last.is_some_and(|byte| *byte != b'\n')
     }
 
-    /// Leaves out what ends before this chunk.
+    /// Skips the lines that end before this chunk.
     fn skip_to(&mut self, first: ChunkPlace) {
         let mut place = first;
         while let Some(before) = self.before(place) {
@@ -466,7 +467,7 @@ impl Cursor {
         self.drop_read();
     }
 
-    /// Lets go of what has been read, and returns how much memory that held.
+    /// Drops the segments that were read, and returns how much memory they took.
     fn drop_read(&mut self) -> usize {
         let mut memory = 0;
         while self.line.segment > 0 && self.chunk.segment > 0 {
@@ -482,7 +483,7 @@ impl Cursor {
         self.segments.iter().map(|segment| segment.memory()).sum()
     }
 
-    /// Reads on, to the end of a segment at most.
+    /// Reads the next piece, at most to the end of the segment.
     fn read_piece(&mut self) -> Piece<'_> {
         let at = self.get(self.chunk).at;
         let Place { segment, byte: start } = self.line;
@@ -499,7 +500,7 @@ impl Cursor {
 }
 
 impl ExcerptReader {
-    /// How much memory is held by what has not been read.
+    /// How much memory the segments that are not read yet take, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.memory
@@ -509,8 +510,8 @@ impl ExcerptReader {
         self.since.is_none_or(|since| chunk.at >= since)
     }
 
-    /// Goes to the first of the last `most` lines. They are counted from the end on, where
-    /// there is little to count if they are few.
+    /// Skips all but the last `max_lines` lines. They are counted from the end, which is fast if
+    /// they are few.
     fn skip_to_last_lines(&mut self, max_lines: usize) {
         let mut firsts: Vec<Option<ChunkPlace>> = vec![None; self.cursors.len()];
         let last = |(at, cursor): (usize, &Cursor)| {
@@ -521,7 +522,7 @@ impl ExcerptReader {
             self.cursors.iter().enumerate().map(last).collect();
         let (mut count, mut counted) = (0, None);
         while let Some((number, at, place)) = order.pop() {
-            // What came at once may lie in two segments.
+            // Output that was read at once may be in two segments.
             if count >= max_lines && counted != Some(number) {
                 break;
             }
@@ -542,8 +543,7 @@ impl ExcerptReader {
         });
     }
 
-    /// The next piece: some bytes of one process, lines in the order in which they ended.
-    /// None at the end.
+    /// The next piece of output. Lines come in the order in which they ended.
     pub fn next_piece(&mut self) -> Option<Piece<'_>> {
         let (at, step) = self.find_next()?;
         let cursor = &mut self.cursors[at];
@@ -560,7 +560,7 @@ impl ExcerptReader {
         Some(Piece { name: &cursor.name, at, bytes: &[], is_end })
     }
 
-    /// Goes on to the next thing to read, and says of which cursor.
+    /// Finds what the reader does next, and with which cursor.
     fn find_next(&mut self) -> Option<(usize, NextStep)> {
         let mut scanned = 0;
         loop {
@@ -593,8 +593,8 @@ impl ExcerptReader {
         }
     }
 
-    /// Begins with the lines that end in the present chunk, and returns how many bytes were
-    /// looked through for them.
+    /// Begins to read the lines that end in the current chunk. Returns how many bytes were
+    /// searched.
     fn begin_chunk(&mut self, at: usize) -> usize {
         let cursor = &self.cursors[at];
         let place = cursor.chunk;
@@ -614,7 +614,7 @@ impl ExcerptReader {
         scanned
     }
 
-    /// Ends with what has no end yet.
+    /// Begins to read the last line, which is unfinished.
     fn begin_last_line(&mut self, at: usize) {
         let cursor = &self.cursors[at];
         let end = cursor.end();
@@ -651,7 +651,7 @@ mod tests {
             let text = String::from_utf8(piece.bytes.to_vec()).unwrap();
             for part in text.split_inclusive('\n') {
                 match (open.take(), lines.last_mut()) {
-                    // A line that has begun goes on, whatever else there is.
+                    // A line that has begun is continued.
                     (Some(name), Some(line)) => {
                         assert_eq!(name, *piece.name);
                         line.push_str(part);
@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_in_the_order_in_which_they_ended() {
+    fn lines_are_read_in_the_order_in_which_they_ended() {
         let mut recent = RecentOutput::new(100);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         for (name, text) in [(&a, "one\ntw"), (&b, "three\n"), (&a, "o\nfo")] {
@@ -690,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_old_is_left_out() {
+    fn lines_before_since_are_left_out() {
         let mut recent = RecentOutput::new(100);
         let name: Arc<str> = "a".into();
         recent.push(&name, at(1), b"one\n");
@@ -699,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_pieces_take_no_more_room_than_their_bytes() {
+    fn many_small_writes_take_no_more_memory_than_their_bytes() {
         let mut recent = RecentOutput::new(1 << 10);
         let name: Arc<str> = "a".into();
         for _ in 0..10_000 {
@@ -715,7 +715,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reader_has_stays_as_it_was() {
+    fn excerpt_does_not_change_when_output_follows() {
         let mut recent = RecentOutput::new(1000);
         let name: Arc<str> = "a".into();
         recent.push(&name, at(1), b"one\n");
@@ -729,7 +729,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excerpt_has_a_limit_and_the_memory_of_all_too() {
+    fn excerpt_and_total_memory_are_limited() {
         let mut recent = RecentOutput::new(4 << 20);
         let names: Vec<Arc<str>> = (0..20).map(|at| format!("a.{at}").into()).collect();
         for name in &names {
@@ -749,7 +749,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_is_the_end_of_what_was_said(
+        fn end_of_the_output_is_kept(
             pieces in proptest::collection::vec("[a\n]{0,20}", 0..20),
             max_bytes in 1usize..40,
         ) {
@@ -760,20 +760,20 @@ mod tests {
                 recent.push(&name, SystemTime::UNIX_EPOCH, piece.as_bytes());
             }
             let lines = recent.excerpt(|_| true, usize::MAX).unwrap().last_lines(usize::MAX, 99);
-            let said = lines.concat();
+            let kept = lines.concat();
             let end = &text.as_bytes()[text.len().saturating_sub(max_bytes)..];
-            // From the first whole line on, or all of it if it was never cut.
+            // From the first complete line on, or everything if nothing was dropped.
             let whole = if end.len() == text.len() || text.as_bytes()[text.len() - end.len() - 1] == b'\n' {
                 end
             } else {
                 end.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &end[at + 1..])
             };
-            prop_assert_eq!(String::from_utf8(said).unwrap(), String::from_utf8(whole.to_vec()).unwrap());
+            prop_assert_eq!(String::from_utf8(kept).unwrap(), String::from_utf8(whole.to_vec()).unwrap());
         }
 
-        /// Against a list of lines.
+        /// Compares the reader with a simple list of lines.
         #[test]
-        fn lines_are_those_of_a_simple_list(
+        fn reader_returns_the_lines_of_a_simple_list(
             pushes in proptest::collection::vec((0usize..3, "[ab\n]{1,3000}", 0u64..9), 1..60),
             max_lines in prop_oneof![0usize..9, Just(usize::MAX)],
             since in proptest::option::of(0u64..9),
@@ -794,7 +794,7 @@ mod tests {
                 let line = std::mem::take(&mut open[*process].0);
                 open[*process] = (line, *time, lines.len(), number);
             }
-            // A line without an end stands where its last piece came.
+            // An unfinished line comes at the place of its last piece.
             let mut unfinished: Vec<_> = open.iter().enumerate().filter(|(_, it)| !it.0.is_empty()).collect();
             unfinished.sort_by_key(|(_, it)| Reverse(it.3));
             for (process, (line, time, place, _)) in unfinished {

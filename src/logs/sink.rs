@@ -1,5 +1,4 @@
-//! Where output goes: a queue before a writer, and what to do when the writer
-//! can't write.
+//! A sink for output: a queue before a writer, and what happens when the writer can't write.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -13,40 +12,40 @@ use nix::sys::stat::{SFlag, fstat};
 use super::writer::Writer;
 use crate::notice::DiscardReason;
 
-/// Nothing more is read while so much waits to be written.
+/// No output is read while this much is queued.
 const MAX_QUEUE_BYTES: usize = 256 << 10;
-/// So little is written without waking the writer; a pipe takes that much
-/// whole, if it takes anything (pipe(7), `PIPE_BUF`).
+/// Up to this size, output is written without waking the writer. A pipe accepts that much as a
+/// whole, if it accepts anything (pipe(7), `PIPE_BUF`).
 const MAX_INLINE_BYTES: usize = 4096;
-/// Who reads nothing for so long while ganger is stopping reads no more.
+/// While ganger is stopping, a reader that is blocked for this time is given up.
 const BLOCKED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Something that can't be written.
+/// Why output was not written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum WriteError {
-    /// Nobody reads it any more.
+    /// The reader has closed the file.
     Closed,
-    /// So many bytes are lost.
+    /// This many bytes were discarded.
     Discarded(u64, DiscardReason),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum SinkState {
     Writable,
-    /// The system takes no more for now: the disk is full.
+    /// The system refuses to write for now, for example because the disk is full.
     Refused(Errno),
-    /// ganger is stopping, and nobody reads. So much is under way, and counted
-    /// as lost.
+    /// ganger is stopping and the reader is blocked. This many bytes of the batch are not written
+    /// yet, and counted as discarded.
     Blocked(u64),
-    /// Nobody will ever read again.
+    /// The reader has closed the file for good.
     Closed,
 }
 
-/// A file and the queue before it.
+/// A file, and the queue of output for it.
 pub(super) struct Sink {
     writer: Writer,
     pending: Vec<u8>,
-    /// Whether writing a little never waits once the file says that it is ready.
+    /// Whether a small write never blocks when poll(2) reports the file as writable.
     writes_inline: bool,
     terminal: bool,
     state: SinkState,
@@ -67,7 +66,7 @@ impl Sink {
         })
     }
 
-    /// Where to append what is to be written.
+    /// The queue, to which output is appended.
     pub(super) fn queue(&mut self) -> &mut Vec<u8> {
         &mut self.pending
     }
@@ -82,12 +81,12 @@ impl Sink {
         self.terminal
     }
 
-    /// Whether it takes what it is given.
+    /// Whether output is being written.
     pub(super) fn is_writable(&self) -> bool {
         self.state == SinkState::Writable
     }
 
-    /// Whether everything has been written or given up.
+    /// Whether everything was written or given up.
     pub(super) fn is_drained(&self) -> bool {
         match self.state {
             SinkState::Blocked(_) | SinkState::Closed => true,
@@ -97,12 +96,12 @@ impl Sink {
         }
     }
 
-    /// Nobody reads: what comes is dropped without a word.
+    /// Discards all output from now on, without a message.
     pub(super) fn close(&mut self) {
         self.state = SinkState::Closed;
     }
 
-    /// When [`Self::advance`] has something to do though nothing happens.
+    /// When [`Self::advance`] is to be called even if nothing happens.
     pub(super) fn deadline(&mut self, stopping: Option<Instant>, now: Instant) -> Option<Instant> {
         let stuck = self.writer.blocked_since(now)?;
         match self.state {
@@ -113,8 +112,8 @@ impl Sink {
         }
     }
 
-    /// Moves the queue on as far as that goes without waiting. `stopping`: since
-    /// when ganger is.
+    /// Writes as much of the queue as is possible without blocking. `stopping` is the time when
+    /// ganger began to stop.
     pub(super) fn advance(
         &mut self,
         stopping: Option<Instant>,
@@ -153,7 +152,7 @@ impl Sink {
         error
     }
 
-    /// What was dropped and not yet told.
+    /// The discarded bytes that were not reported yet.
     pub(super) fn take_discarded(&mut self) -> Option<WriteError> {
         let why = match self.state {
             SinkState::Refused(errno) => DiscardReason::WriteFailed(errno.desc().to_owned()),
@@ -164,11 +163,11 @@ impl Sink {
         (bytes > 0).then_some(WriteError::Discarded(bytes, why))
     }
 
-    /// Whether nobody will read any more.
+    /// Whether this error means that the reader has closed the file.
     fn means_closed(&self, errno: Errno) -> bool {
         match errno {
             Errno::EPIPE | Errno::ENXIO | Errno::ECONNRESET => true,
-            // A terminal that has hung up; of a file, it is a disk that fails.
+            // A terminal that was closed. For a file, this is a failing disk.
             Errno::EIO => self.terminal,
             _ => false,
         }
@@ -176,7 +175,7 @@ impl Sink {
 
     fn record_result(&mut self, written: Result<(), (usize, Errno)>) -> Option<WriteError> {
         if let SinkState::Blocked(unwritten) = self.state {
-            // Now it is known what became of it.
+            // The result of the batch is known now, so its bytes are not counted twice.
             self.discarded = self.discarded.saturating_sub(unwritten);
         }
         match (self.state, written) {
@@ -193,7 +192,7 @@ impl Sink {
             (before, Err((lost, errno))) => {
                 self.discarded += lost as u64;
                 self.state = SinkState::Refused(errno);
-                // Said when it begins, and again with all of it when it ends.
+                // Reported when it begins, and again with the sum when it ends.
                 if before == SinkState::Writable { self.take_discarded() } else { None }
             }
         }

@@ -1,4 +1,4 @@
-//! What is being read: the pipe of every process, and its unfinished line.
+//! The sources of output: the pipe of each process, with its unfinished line.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -17,12 +17,12 @@ use super::lines::{LineSplitter, MAX_LINE_BYTES};
 use super::sink::Sink;
 use super::subscribers::Subscribers;
 
-/// A source is one life of one process; what that means is the engine's business.
+/// Identifies a source: one incarnation of one process. The engine assigns it.
 pub type SourceId = u64;
 
-/// A line whose end does not come is shown after this, on a terminal.
+/// On a terminal, an unfinished line is shown after this time.
 const PROMPT_DELAY: Duration = Duration::from_millis(100);
-/// The most that a pipe holds of what an ended process wrote.
+/// The most bytes that a pipe can hold.
 pub(super) const MAX_PIPE_BYTES: usize = 1 << 20;
 
 struct Source {
@@ -31,20 +31,20 @@ struct Source {
     file: File,
     label: Option<Label>,
     splitter: LineSplitter,
-    /// When a line that is still unfinished is shown.
+    /// When the unfinished line is to be shown.
     show_at: Option<Instant>,
-    /// Whether there may be something to read.
+    /// Whether it may be readable.
     ready: bool,
-    /// Whether nobody can write to it any more, so that its end is to be read.
+    /// Whether all writers have closed it, so that it must be read to its end.
     ending: bool,
-    /// Whether it is in the queue of those to be read.
+    /// Whether it is in the queue of readable sources.
     queued: bool,
 }
 
-/// Something that is still to be said; colours and the like are no part of it.
+/// A text to find in the output of a source. Escape sequences are left out of the search.
 struct TextWatch {
     text: Box<[u8]>,
-    /// The end of what came last, where a part of it may stand.
+    /// The end of the last output, which may contain the beginning of the text.
     end: Vec<u8>,
     strip: StripBytes,
 }
@@ -54,7 +54,7 @@ impl TextWatch {
         Self { text, end: Vec::new(), strip: StripBytes::new() }
     }
 
-    /// Whether these bytes, with those before them, say it.
+    /// Whether these bytes, together with those before them, contain the text.
     fn matches(&mut self, bytes: &[u8]) -> bool {
         let mut seen = std::mem::take(&mut self.end);
         for plain in self.strip.strip_next(bytes) {
@@ -71,21 +71,21 @@ impl TextWatch {
 /// All sources.
 pub(super) struct Sources {
     by_id: HashMap<SourceId, Source>,
-    /// By the numbers that the poll knows them by.
+    /// The sources by their token in the poll.
     by_token: HashMap<Token, SourceId>,
     next_token: usize,
-    /// Those with something to read, in turn.
+    /// The readable sources, in the order in which they are read.
     ready: VecDeque<SourceId>,
     buffer: Vec<u8>,
-    /// Whether unfinished lines are shown: where somebody may have to answer them.
+    /// Whether unfinished lines are shown, which may be prompts: only on a terminal.
     prompts: bool,
-    /// Whose unfinished line the cursor stands behind.
+    /// The source whose unfinished line was written last.
     row: Option<SourceId>,
-    /// What is awaited of some sources.
+    /// The texts to watch for.
     text_watches: HashMap<SourceId, TextWatch>,
-    /// Those that have said it.
+    /// The sources that have written their text.
     pub(super) matched: Vec<SourceId>,
-    /// What is kept of it, and passed on to clients.
+    /// The clients, and the recent output.
     pub(super) subscribers: Subscribers,
 }
 
@@ -124,7 +124,7 @@ impl Sources {
         self.text_watches.insert(id, TextWatch::new(text));
     }
 
-    /// There is something to read, or `ending`: the end is.
+    /// A source is readable. `ending` says that its writers have closed it.
     pub(super) fn mark_readable(&mut self, token: Token, ending: bool) {
         let Some(id) = self.by_token.get(&token) else { return };
         let Some(source) = self.by_id.get_mut(id) else { return };
@@ -140,19 +140,19 @@ impl Sources {
         !self.ready.is_empty()
     }
 
-    /// From now on, nobody is there to answer them.
+    /// Stops showing unfinished lines.
     pub(super) fn disable_prompts(&mut self) {
         self.prompts = false;
         self.row = None;
     }
 
-    /// When [`Self::show_prompts`] has something to do.
+    /// When [`Self::show_prompts`] is to be called next.
     pub(super) fn next_prompt_at(&self) -> Option<Instant> {
         let sources = self.prompts.then(|| self.by_id.values());
         sources.into_iter().flatten().filter_map(|source| source.show_at).min()
     }
 
-    /// Reads from each source that has something, once; returns how much came.
+    /// Reads once from each readable source. Returns how many bytes were read.
     pub(super) fn read_round(&mut self, stamp: &[u8], to: &mut Sink) -> usize {
         let mut read = 0;
         for _ in 0..self.ready.len() {
@@ -171,8 +171,8 @@ impl Sources {
         read
     }
 
-    /// Reads what is there, as far as there is room for it. `None` when that is
-    /// done, else how much of `most` there may still be.
+    /// Reads what a source contains, as far as there is room in the queue. Returns `None` when that
+    /// is done, otherwise how many of `max_bytes` are left.
     pub(super) fn drain(
         &mut self,
         id: SourceId,
@@ -192,7 +192,7 @@ impl Sources {
         }
     }
 
-    /// Ends all sources with what is there. True when that is done.
+    /// Reads what all sources contain, and ends them. Returns true when that is done.
     pub(super) fn end_all(&mut self, stamp: &[u8], to: &mut Sink) -> bool {
         let all: Vec<SourceId> = self.by_id.keys().copied().collect();
         if !all.iter().all(|id| self.drain(*id, MAX_PIPE_BYTES, stamp, to).is_none()) {
@@ -204,7 +204,8 @@ impl Sources {
         true
     }
 
-    /// Reads once; `None` if nothing was there. At its end the source is gone.
+    /// Reads once from a source. Returns `None` if nothing was read, and removes the source at its
+    /// end.
     fn read(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) -> Option<usize> {
         let source = self.by_id.get_mut(&id)?;
         match source.file.read(&mut self.buffer) {
@@ -213,7 +214,7 @@ impl Sources {
                 None
             }
             Ok(count) => {
-                // Less than was asked for: there was no more, but perhaps its end.
+                // A short read means that the pipe is empty, but its end may follow.
                 source.ready = count == self.buffer.len() || source.ending;
                 let bytes = &self.buffer[..count];
                 self.subscribers.publish(&source.name, bytes);
@@ -250,8 +251,7 @@ impl Sources {
         self.buffer = buffer;
     }
 
-    /// A source has ended, or nobody waits for its end: its last line goes out.
-    /// Closing its file is what takes it out of the poll.
+    /// Removes a source and writes its last line. Closing the file removes it from the poll.
     fn end_source(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) {
         self.write_row(id, to, |source, label, out| {
             source.splitter.finish(label.prefix(stamp), out);
@@ -265,7 +265,7 @@ impl Sources {
         self.ready.retain(|ready| *ready != id);
     }
 
-    /// Shows the unfinished lines whose time has come.
+    /// Shows the unfinished lines that have waited long enough.
     pub(super) fn show_prompts(&mut self, now: Instant, stamp: &[u8], to: &mut Sink) {
         if !self.prompts {
             return;
@@ -281,7 +281,8 @@ impl Sources {
         }
     }
 
-    /// Has a source put something out, on a row of its own.
+    /// Writes something for a source, and begins a new row first if another source's unfinished
+    /// line was written last.
     fn write_row(
         &mut self,
         id: SourceId,
@@ -304,7 +305,7 @@ impl Sources {
         self.row = unfinished.then_some(id);
     }
 
-    /// Begins a new row at `at`, if the cursor stands behind an unfinished line.
+    /// Begins a new row at `at`, if an unfinished line was written last.
     pub(super) fn start_new_row(&mut self, out: &mut Vec<u8>, at: usize) {
         if let Some(row) = self.row.take() {
             out.insert(at, b'\n');

@@ -1,7 +1,7 @@
-//! Clients that read output beside the stream itself: what is kept, and what comes.
+//! Clients that read recent output and subscribe to new output.
 //!
-//! They ask the mux directly. An answer costs it no copy of what is kept and no work for each
-//! line, and what a subscriber does not read in time is counted, and not kept.
+//! They query the mux directly. An answer costs the mux no copy of the output and no work for
+//! each line. Output that a subscriber does not read in time is counted, not kept.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,18 +15,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::recent::{Excerpt, RecentOutput};
 
-/// So much may wait for one subscriber, and so much more where others leave room for it.
+/// How much output is queued for one subscriber, beside its part of the shared room.
 const QUEUE_BYTES: usize = 256 << 10;
-/// What it takes to keep a piece of output, beside its bytes.
+/// The memory of a queued piece of output, beside its bytes.
 const PIECE_OVERHEAD: usize = 128;
 
-/// A rule by which names of processes are meant or not.
+/// A rule that selects processes by name.
 type Rule = Box<dyn Fn(&str) -> bool + Send>;
 
-/// The processes that a client asks about: by name, and by a rule for those that come later.
+/// The processes that a client selects: by name, and by a rule for processes that start later.
 pub struct Selection {
     names: HashMap<Arc<str>, bool>,
-    /// None: all are meant.
+    /// None selects all processes.
     rule: Option<Rule>,
 }
 
@@ -43,8 +43,8 @@ impl Selection {
         Self { names: HashMap::new(), rule: None }
     }
 
-    /// Those for which `rule` holds. It is asked once for each name that is not in `names`, where
-    /// its answers are.
+    /// The processes for which `rule` returns true. `names` holds its known results; it is called
+    /// once for each other name.
     pub fn new(
         names: impl IntoIterator<Item = (Arc<str>, bool)>,
         rule: impl Fn(&str) -> bool + Send + 'static,
@@ -58,32 +58,32 @@ impl Selection {
     }
 }
 
-/// Something that a subscriber reads.
+/// What a subscriber reads next.
 #[derive(Debug)]
 pub enum Output {
-    /// A process wrote this, in pieces of no meaning.
+    /// Output of a process, in arbitrary pieces.
     Bytes {
         /// The process.
         name: Arc<str>,
-        /// When.
+        /// When it was read.
         at: SystemTime,
-        /// What.
+        /// The output.
         bytes: Arc<[u8]>,
-        /// Its room in the queue.
+        /// Its permit for the room in the queue.
         room: OwnedSemaphorePermit,
     },
-    /// So many bytes did not fit.
+    /// This many bytes were left out because the queue was full.
     Gap(u64),
 }
 
-/// What a client asks the mux.
+/// A query from a client to the mux.
 #[derive(Debug)]
 pub(super) enum LogQuery {
-    /// The processes of which something is kept, and how much memory that takes.
+    /// How much memory the recent output of each process takes.
     MemoryUse(oneshot::Sender<Vec<(Arc<str>, usize)>>),
-    /// What is kept.
+    /// The recent output of some processes.
     Excerpt(Box<ExcerptRequest>),
-    /// A subscriber has left.
+    /// This subscriber has left.
     Unsubscribe(u64),
 }
 
@@ -93,25 +93,25 @@ pub(super) struct ExcerptRequest {
     /// In bytes of memory.
     limit: usize,
     reply: oneshot::Sender<Result<Excerpt, TooLarge>>,
-    /// Where what comes behind it goes.
+    /// The subscriber that gets the later output, if the client subscribes.
     subscriber: Option<(u64, Queue)>,
 }
 
-/// An answer would take so much memory.
+/// The answer would take more memory than the limit.
 #[derive(Debug)]
 pub struct TooLarge {
-    /// In bytes.
+    /// How much it would take, in bytes.
     pub memory: usize,
-    /// What was asked for.
+    /// The selection of the query.
     pub selection: Selection,
 }
 
-/// The mux is gone: nothing is kept any more, and nothing comes.
+/// The mux has ended, because ganger is exiting.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the output has ended")]
 pub struct LogsEnded;
 
-/// What waits for a subscriber, as the mux sees it.
+/// The mux's end of the queue for a subscriber.
 #[derive(Debug)]
 struct Queue {
     sender: mpsc::UnboundedSender<Output>,
@@ -119,7 +119,7 @@ struct Queue {
     shared: Arc<Semaphore>,
 }
 
-/// Asks the mux; for others than the engine.
+/// A handle for queries to the mux.
 #[derive(Clone, Debug)]
 pub struct OutputQueries {
     sender: Sender<LogQuery>,
@@ -132,14 +132,14 @@ impl OutputQueries {
         Self { sender, waker, next_subscriber: Arc::default() }
     }
 
-    /// The processes of which something is kept, and how much memory that takes.
+    /// How much memory the recent output of each process takes, in bytes.
     pub async fn memory_by_process(&self) -> Result<Vec<(Arc<str>, usize)>, LogsEnded> {
         let (reply, sizes) = oneshot::channel();
         self.send(LogQuery::MemoryUse(reply))?;
         sizes.await.map_err(|_| LogsEnded)
     }
 
-    /// What is kept of some processes, if that takes at most `limit` bytes of memory.
+    /// The recent output of some processes, if it takes at most `limit` bytes of memory.
     pub async fn excerpt(
         &self,
         selection: Selection,
@@ -148,8 +148,8 @@ impl OutputQueries {
         self.request_excerpt(selection, limit, None).await
     }
 
-    /// The same, and what they write from then on. Followers that are slow share the room in
-    /// `shared`, in bytes.
+    /// The recent output of some processes, and a subscription to their later output. Slow
+    /// subscribers share the room in `shared`, in bytes.
     pub async fn subscribe(
         &self,
         selection: Selection,
@@ -158,7 +158,7 @@ impl OutputQueries {
     ) -> Result<Result<(Excerpt, Subscription), TooLarge>, LogsEnded> {
         let number = self.next_subscriber.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::unbounded_channel();
-        // From here on the mux is told when this is dropped.
+        // Dropping this unsubscribes.
         let subscription = Subscription { number, receiver, queries: self.clone() };
         let queue = Queue { sender, own: Arc::new(Semaphore::new(QUEUE_BYTES)), shared };
         let taken = self.request_excerpt(selection, limit, Some((number, queue))).await?;
@@ -187,7 +187,7 @@ impl OutputQueries {
     }
 }
 
-/// What processes write from some moment on.
+/// The later output of some processes.
 #[derive(Debug)]
 pub struct Subscription {
     number: u64,
@@ -196,7 +196,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next piece of output; none once ganger has ended.
+    /// The next piece of output; none once the mux has ended.
     pub fn poll_next(
         &mut self,
         context: &mut std::task::Context<'_>,
@@ -207,12 +207,12 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // The mux may be gone before it.
+        // The mux may have ended before.
         let _ = self.queries.send(LogQuery::Unsubscribe(self.number));
     }
 }
 
-/// Numbers for the names of processes, in the order in which they come up.
+/// Assigns numbers to the names of processes, in the order in which they are seen.
 #[derive(Debug, Default)]
 struct NameNumbers(HashMap<Arc<str>, usize>);
 
@@ -223,7 +223,7 @@ impl NameNumbers {
     }
 }
 
-/// Whether a subscriber follows a process.
+/// Whether a subscriber has selected a process.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Selected {
     #[default]
@@ -235,13 +235,13 @@ enum Selected {
 struct Subscriber {
     number: u64,
     rule: Option<Rule>,
-    /// By the numbers of their names.
+    /// The selection, by the numbers of the names.
     selected: Vec<Selected>,
     queue: Queue,
     missed_bytes: u64,
 }
 
-/// What is kept of the output, and passed on to those that follow it.
+/// The recent output, and the subscribers to new output.
 pub(super) struct Subscribers {
     recent: RecentOutput,
     active: Vec<Subscriber>,
@@ -249,13 +249,13 @@ pub(super) struct Subscribers {
 }
 
 impl Subscribers {
-    /// None yet; so many bytes are kept of each process.
+    /// No subscribers; keeps `recent_bytes` of each process.
     pub(super) fn new(recent_bytes: usize) -> Self {
         let numbers = NameNumbers::default();
         Self { recent: RecentOutput::new(recent_bytes), active: Vec::new(), numbers }
     }
 
-    /// A process has written something.
+    /// Keeps new output of a process, and sends it to the subscribers.
     pub(super) fn publish(&mut self, name: &Arc<str>, bytes: &[u8]) {
         let at = SystemTime::now();
         self.recent.push(name, at, bytes);
@@ -272,7 +272,7 @@ impl Subscribers {
         }
     }
 
-    /// A process has ended: so has its last line.
+    /// A process has exited: ends its last line.
     pub(super) fn end_process(&mut self, name: &Arc<str>) {
         if self.recent.is_open(name) {
             self.publish(name, b"\n");
@@ -280,7 +280,7 @@ impl Subscribers {
     }
 
     pub(super) fn answer_query(&mut self, query: LogQuery) {
-        // A client may have left before its answer.
+        // The client may have left before its answer.
         match query {
             LogQuery::MemoryUse(reply) => drop(reply.send(self.recent.memory_by_process())),
             LogQuery::Excerpt(request) => self.send_excerpt(*request),
@@ -336,7 +336,7 @@ impl Subscriber {
         }
     }
 
-    /// Never waits: what doesn't fit is counted.
+    /// Queues output without blocking. Output that does not fit is counted.
     fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &Arc<[u8]>) {
         let length = bytes.len() as u64;
         let Some(room) = self.queue.room_for(bytes.len()) else {
@@ -347,7 +347,7 @@ impl Subscriber {
             let _ = self.queue.sender.send(Output::Gap(std::mem::take(&mut self.missed_bytes)));
         }
         let (name, bytes) = (Arc::clone(name), Arc::clone(bytes));
-        // One that has left is forgotten as soon as that is known.
+        // A subscriber that has left is removed when its query arrives.
         let _ = self.queue.sender.send(Output::Bytes { name, at, bytes, room });
     }
 }

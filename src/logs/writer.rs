@@ -1,4 +1,4 @@
-//! The thread that writes: whoever is slow to read makes it wait, and nobody else.
+//! The writer: the thread that writes. A slow reader blocks only this thread.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,8 +11,8 @@ use mio::Waker;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The most that is written at once, so that a slow reader is not taken for one
-/// that has stopped; and to one that has already shown itself slow.
+/// How much is written at once, and how much if the last write was slow. A smaller write shows
+/// progress earlier, so that a slow reader is not taken for a blocked one.
 const MAX_WRITE_BYTES: usize = 64 << 10;
 const SLOW_WRITE_BYTES: usize = 4 << 10;
 const SLOW_WRITE_AFTER: Duration = Duration::from_millis(100);
@@ -20,7 +20,7 @@ const SLOW_WRITE_AFTER: Duration = Duration::from_millis(100);
 /// A batch of output that comes back when it has been written.
 struct Batch {
     bytes: Vec<u8>,
-    /// Or how much of it could not be, and why.
+    /// The result: if it failed, how many bytes were not written, and the error.
     written: Result<(), (usize, Errno)>,
 }
 
@@ -29,12 +29,12 @@ pub(super) struct Writer {
     file: Arc<OwnedFd>,
     batches: Sender<Batch>,
     done: Receiver<Batch>,
-    /// The buffer that isn't under way.
+    /// The buffer that is not being written.
     free_buffer: Option<Vec<u8>>,
-    /// Bytes written; tells waiting from standing still.
+    /// How many bytes were written so far; shows whether the thread is blocked.
     progress: Arc<AtomicU64>,
     last_progress: (u64, Instant),
-    /// What `progress` will be when the batch under way is written.
+    /// The value of `progress` when the current batch is written.
     progress_when_done: u64,
 }
 
@@ -68,13 +68,12 @@ impl Writer {
         })
     }
 
-    /// Whether the next batch would be written at once.
+    /// Whether no batch is being written.
     pub(super) fn is_idle(&self) -> bool {
         self.free_buffer.is_some()
     }
 
-    /// Has what is in `bytes` written, and leaves an empty buffer there. Only
-    /// when idle.
+    /// Starts to write `bytes`, and leaves an empty buffer in their place. Does nothing unless idle.
     pub(super) fn start_batch(&mut self, bytes: &mut Vec<u8>, now: Instant) {
         if let Some(free_buffer) = self.free_buffer.take() {
             let bytes = std::mem::replace(bytes, free_buffer);
@@ -84,8 +83,8 @@ impl Writer {
         }
     }
 
-    /// Takes back a batch that has been dealt with: whether it is written, or
-    /// else how much of it isn't, and why.
+    /// Takes a finished batch, if there is one: its result, which for a failure is how many bytes
+    /// were not written, and the error.
     pub(super) fn take_finished(&mut self) -> Option<Result<(), (usize, Errno)>> {
         let mut batch = self.done.try_recv().ok()?;
         batch.bytes.clear();
@@ -93,8 +92,8 @@ impl Writer {
         Some(batch.written)
     }
 
-    /// How much of the batch under way isn't written yet. A write that waits may
-    /// have put some of its piece out already.
+    /// How many bytes of the current batch are not written yet. A blocked write may have written a
+    /// part of them.
     pub(super) fn unwritten_bytes(&self) -> u64 {
         if self.is_idle() {
             0
@@ -103,7 +102,7 @@ impl Writer {
         }
     }
 
-    /// Since when nothing has been written, though there was something to write.
+    /// Since when the writer is blocked, if it is.
     pub(super) fn blocked_since(&mut self, now: Instant) -> Option<Instant> {
         if self.is_idle() {
             return None;
@@ -115,8 +114,8 @@ impl Writer {
         Some(self.last_progress.1)
     }
 
-    /// Writes a few bytes here and now, if the file takes them without waiting
-    /// and nothing is under way before them. True if they are written.
+    /// Writes a few bytes in this thread if that does not block and no batch is being written.
+    /// Returns whether they were written.
     pub(super) fn try_write_now(&self, bytes: &[u8]) -> Result<bool, (usize, Errno)> {
         if !self.is_idle() {
             return Ok(false);
@@ -130,7 +129,7 @@ impl Writer {
     }
 }
 
-/// Writes all of it, however long that takes; else how much is left, and why.
+/// Writes all of `bytes`, however long that takes. On an error, returns how many are left.
 fn write_all(file: BorrowedFd, bytes: &[u8], progress: &AtomicU64) -> Result<(), (usize, Errno)> {
     let mut rest = bytes;
     let mut piece = MAX_WRITE_BYTES;
@@ -145,7 +144,7 @@ fn write_all(file: BorrowedFd, bytes: &[u8], progress: &AtomicU64) -> Result<(),
                 progress.fetch_add(written as u64, Ordering::Relaxed);
             }
             Err(Errno::EINTR) => {}
-            // Somebody else has made it non-blocking for all who share it.
+            // Another process that shares the file has made it non-blocking.
             Err(Errno::EAGAIN) => {
                 let mut polled = [PollFd::new(file, PollFlags::POLLOUT)];
                 let _ = poll(&mut polled, PollTimeout::NONE);

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_decides() {
+    fn first_failure_decides_the_exit_code() {
         let outcome = |exit: Option<Exit>, killed| {
             let failure = exit.map(|exit| Failure { name: "a.1".into(), exit });
             Outcome { failures: failure.into_iter().collect(), killed, ..Outcome::default() }.code()

@@ -64,41 +64,41 @@ fn check(target: &str, check: fn(&[u8])) {
 }
 
 #[test]
-fn procfile() {
+fn procfile_parser_survives_any_bytes() {
     check("procfile", checks::procfile);
 }
 
 #[test]
-fn dotenv() {
+fn dotenv_parser_survives_any_bytes() {
     check("dotenv", checks::dotenv);
 }
 
 #[test]
-fn formation() {
+fn formation_parser_survives_any_bytes() {
     check("formation", checks::formation);
 }
 
 #[test]
-fn config() {
+fn config_parser_survives_any_bytes() {
     check("config", checks::config);
 }
 
 #[test]
-fn lines() {
+fn line_splitter_survives_any_bytes() {
     check("lines", checks::lines);
 }
 
 #[test]
-fn protocol() {
+fn keeper_protocol_survives_any_bytes() {
     check("protocol", checks::protocol);
 }
 
 #[test]
-fn shell() {
+fn shell_parser_survives_any_bytes() {
     check("shell", checks::shell);
 }
 
 #[test]
-fn needs() {
+fn service_address_parser_survives_any_bytes() {
     check("needs", checks::needs);
 }

@@ -3,7 +3,7 @@
 use crate::scenario::Scenario;
 
 #[test]
-fn names_the_process_types_in_order() {
+fn check_lists_process_types_in_procfile_order() {
     let procfile = "foo: a\nbar: b\nbaz: c\n";
     let finished = Scenario::procfile(procfile).args("check").run().code(0);
     assert_eq!(finished.stdout(), "valid procfile detected (foo, bar, baz)\n");
@@ -11,7 +11,7 @@ fn names_the_process_types_in_order() {
 }
 
 #[test]
-fn finds_what_start_would_find() {
+fn check_reports_the_errors_that_start_would_report() {
     Scenario::procfile("web a\n").args("check").run().refused(
         "`Procfile` line 1: expected `name: command`, found `web a` (comments begin with `#`)",
     );
@@ -36,7 +36,7 @@ fn finds_what_start_would_find() {
 }
 
 #[test]
-fn explains_every_process_without_its_secrets() {
+fn check_explain_shows_every_process_without_secrets() {
     let scenario = Scenario::procfile("web: bin/web -p $PORT\nworker: bin/work\n")
         .file(".env", "KEY=hunter2\nTHEIRS=hunter2\n")
         .env("THEIRS", "hunter3")
@@ -49,7 +49,7 @@ fn explains_every_process_without_its_secrets() {
 }
 
 #[test]
-fn word_that_is_no_command_is_pointed_on() {
+fn unknown_command_suggests_the_right_one() {
     let refused = |args: &str, expected: &str| {
         let app = Scenario::procfile("web: a\nkill: a\nrelease: a\n");
         app.args(args).run().refused(expected);
@@ -69,7 +69,7 @@ fn word_that_is_no_command_is_pointed_on() {
 }
 
 #[test]
-fn says_its_version_and_its_verbs() {
+fn version_and_help_list_all_commands() {
     let version = concat!("ganger ", env!("CARGO_PKG_VERSION"), "\n");
     for args in ["version", "--version", "-v"] {
         assert_eq!(Scenario::new().args(args).run().code(0).stdout(), version);

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::scenario::{
-    GANGER, PATIENCE, Running, Scenario, children, tag, tagged, use_runtime_dir,
+    GANGER, PATIENCE, Running, Scenario, children, runtime_files, tag, tagged, use_runtime_dir,
 };
 
 /// What a verb said, and its exit code.
@@ -57,9 +57,8 @@ impl Running {
     }
 
     pub fn socket(&self) -> PathBuf {
-        let entries = std::fs::read_dir(self.folder().join("ganger")).unwrap().flatten();
-        let mut sockets = entries.map(|it| it.path());
-        sockets.find(|path| path.extension().is_some_and(|it| it == "sock")).unwrap()
+        let mut files = runtime_files(self.folder()).into_iter();
+        files.find(|path| path.extension().is_some_and(|it| it == "sock")).unwrap()
     }
 
     pub fn connect(&self) -> UnixStream {
@@ -74,6 +73,18 @@ impl Running {
     }
 }
 
+/// Sends a request without a body, and returns the JSON of the response.
+pub fn request(socket: &Path, method: &str, path: &str) -> Value {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: ganger\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (_, body) = response.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
+}
+
 pub fn up(procfile: &str, args: &str) -> Running {
     let mut running = Scenario::procfile(procfile).args("start").args(args).start();
     running.wait_until("a socket", |running| running.tell("ps").1 == 0);
@@ -83,7 +94,7 @@ pub fn up(procfile: &str, args: &str) -> Running {
 pub const SLEEPERS: &str = "web: exec sleep 1000\nworker: exec sleep 1000\n";
 
 #[test]
-fn ps_shows_what_runs() {
+fn ps_lists_running_processes() {
     let mut running = up("web: exec sleep 1000\njob: exit 3\n", "--any-can-die");
     running.wait_for_states(&["web.1 up", "job.1 down"]);
     let all = running.processes();
@@ -101,7 +112,7 @@ fn ps_shows_what_runs() {
 }
 
 #[test]
-fn ps_counts_all_that_belongs_to_a_process_and_knows_its_port() {
+fn ps_counts_all_descendants_of_a_process_and_knows_its_port() {
     let port = crate::scenario::free_port();
     // It is a child in a session of its own that listens.
     let procfile = "web: setsid -w $HOSTILE listen $PORT x\n";
@@ -111,7 +122,7 @@ fn ps_counts_all_that_belongs_to_a_process_and_knows_its_port() {
 }
 
 #[test]
-fn scale_changes_only_what_it_says() {
+fn scale_changes_only_the_named_types() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let before = running.processes()[0]["pid"].clone();
@@ -146,7 +157,7 @@ fn scale_changes_only_what_it_says() {
 }
 
 #[test]
-fn stop_keeps_down_and_restart_starts_again() {
+fn stopped_process_stays_down_until_restart() {
     let mut running = up(SLEEPERS, "-N -m web=2");
     assert_eq!(running.tell("wait web worker --ready --timeout 60").1, 0);
     assert_eq!(running.tell("stop web.1 worker"), told("stopping web.1 worker.1\n", 0));
@@ -165,7 +176,7 @@ fn stop_keeps_down_and_restart_starts_again() {
 }
 
 #[test]
-fn a_rolling_restart_never_takes_two() {
+fn rolling_restart_takes_one_process_at_a_time() {
     let running = up("web: exec sleep 1000\n", "-N -m web=4");
     running.tell("wait web --ready --timeout 60");
     let before: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
@@ -178,7 +189,7 @@ fn a_rolling_restart_never_takes_two() {
 }
 
 #[test]
-fn a_rolling_reload_takes_one_at_a_time_too() {
+fn rolling_reload_takes_one_process_at_a_time() {
     let mut running = up("web: exec sleep 1000\nworker: exec sleep 1000\n", "-N -m web=4");
     running.tell("wait web --ready --timeout 60");
     std::fs::write(running.folder().join(".env"), "A=1\n").unwrap();
@@ -204,7 +215,7 @@ fn assert_one_after_the_other(stderr: &str) {
 }
 
 #[test]
-fn a_rolling_restart_stops_where_one_fails_and_is_taken_up_again() {
+fn rolling_restart_pauses_at_a_failed_process_and_can_be_continued() {
     let procfile = "web: test ! -e broken || exit 3; exec sleep 1000\n";
     let mut running = up(procfile, "-N -m web=3 --any-can-die");
     running.wait_for_states(&["web.1 up", "web.2 up", "web.3 up"]);
@@ -225,7 +236,7 @@ fn a_rolling_restart_stops_where_one_fails_and_is_taken_up_again() {
 }
 
 #[test]
-fn a_release_that_does_not_start_reaches_one_instance_only() {
+fn rolling_restart_of_a_broken_release_reaches_one_instance_only() {
     let config = "[process.web]\non_exit = 'ignore'\nready = { log = 'serving' }\n";
     let procfile = "web: test ! -e broken || exit 3; echo serving; exec sleep 1000\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
@@ -241,7 +252,7 @@ fn a_release_that_does_not_start_reaches_one_instance_only() {
 }
 
 #[test]
-fn a_reload_tries_again_what_has_failed() {
+fn reload_starts_failed_processes_again() {
     let procfile = "web: exec sleep 1000\njob: exit $CODE\ndone: exit 0\n";
     let scenario = Scenario::procfile(procfile).file(".env", "CODE=3\n");
     let mut running = scenario.args("start --any-can-die").start();
@@ -255,7 +266,7 @@ fn a_reload_tries_again_what_has_failed() {
 }
 
 #[test]
-fn reload_changes_what_the_files_change() {
+fn reload_restarts_only_changed_processes() {
     let mut running =
         up("web: exec sleep 1000\nworker: exec sleep 1000\nold: exec sleep 1000\n", "");
     running.wait_for_states(&["web.1 up", "worker.1 up", "old.1 up"]);
@@ -278,7 +289,7 @@ fn reload_changes_what_the_files_change() {
 }
 
 #[test]
-fn signals_reach_those_that_are_meant() {
+fn signal_reaches_only_the_named_processes() {
     let procfile = "a: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n\
                     b: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n";
     let mut running = up(procfile, "");
@@ -291,7 +302,7 @@ fn signals_reach_those_that_are_meant() {
 }
 
 #[test]
-fn waiting_ends_in_time_and_with_the_exit() {
+fn wait_ends_at_its_timeout_and_when_a_process_exits() {
     let running = up(
         "a: until test -e go; do sleep 0.01; done; exit 4\nb: exec sleep 1000\n",
         "--any-can-die",
@@ -307,7 +318,7 @@ fn waiting_ends_in_time_and_with_the_exit() {
 }
 
 #[test]
-fn what_is_asked_of_one_that_is_stopping_is_too_late() {
+fn requests_to_a_stopping_ganger_are_refused() {
     let procfile = "a: trap '' TERM; echo set; while :; do sleep 0.05; done\n";
     let mut running = up(procfile, "-t 60");
     running.wait_for("| set\n").signal(Signal::SIGTERM);
@@ -324,7 +335,7 @@ fn what_is_asked_of_one_that_is_stopping_is_too_late() {
 }
 
 #[test]
-fn waiting_goes_on_while_it_is_tried_again() {
+fn wait_continues_while_a_process_is_restarted() {
     let procfile = "a: test -e go || exit 1; echo up; exec sleep 1000\n";
     let config = "[process.a]\nready = { log = 'up' }\nbackoff = { min = '10ms', max = '20ms' }\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
@@ -340,7 +351,7 @@ fn waiting_goes_on_while_it_is_tried_again() {
 }
 
 #[test]
-fn a_port_that_changes_hands_is_waited_for() {
+fn start_waits_until_another_process_frees_the_port() {
     let port = crate::scenario::free_port();
     // It takes its time to let go of the port.
     let slow = "import http.server, os, signal, sys, threading, time\n\
@@ -369,7 +380,7 @@ fn a_port_that_changes_hands_is_waited_for() {
 }
 
 #[test]
-fn what_cannot_be_changed_is_refused_with_a_way_out() {
+fn invalid_change_is_refused_with_a_hint() {
     let mut running = up(SLEEPERS, "-N");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let many = "ganger: formation: 40000000 processes of `web` are too many; 10000 is the most\n";
@@ -382,11 +393,8 @@ fn what_cannot_be_changed_is_refused_with_a_way_out() {
     };
     let before = pids(&running);
     for uri in ["restart?wait=-1", "restart?rolling=maybe", "wait", "signal"] {
-        let mut curl = Command::new("curl");
-        curl.arg("-sS").args(if uri == "wait" { [].as_slice() } else { &["-X", "POST"] });
-        curl.arg("--unix-socket").arg(running.socket());
-        let output = curl.arg(format!("http://ganger/processes/web/{uri}")).output().unwrap();
-        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let method = if uri == "wait" { "GET" } else { "POST" };
+        let answer = request(&running.socket(), method, &format!("/processes/web/{uri}"));
         assert!(answer["error"].is_string(), "{answer}");
     }
     assert_eq!(pids(&running), before);
@@ -418,7 +426,7 @@ fn what_cannot_be_changed_is_refused_with_a_way_out() {
 }
 
 #[test]
-fn who_will_not_be_ready_is_not_waited_for() {
+fn wait_fails_at_once_for_a_process_that_can_not_become_ready() {
     let mut running = up("a: exec sleep 1000\nb: exit 0\n", "-N --any-can-die -m a=2");
     running.wait_for_states(&["a.1 up", "a.2 up", "b.1 down"]);
     running.tell("stop a.1");
@@ -432,7 +440,7 @@ fn who_will_not_be_ready_is_not_waited_for() {
 }
 
 #[test]
-fn the_end_takes_away_only_what_is_its_own() {
+fn exit_removes_only_its_own_socket() {
     let running = up(SLEEPERS, "");
     let socket = running.socket();
     // Somebody has tidied up, and another has begun.
@@ -452,7 +460,7 @@ fn the_end_takes_away_only_what_is_its_own() {
 }
 
 #[test]
-fn without_a_ganger_every_verb_says_so() {
+fn client_commands_report_that_no_ganger_runs() {
     for verb in [
         "ps",
         "stop a",
@@ -475,7 +483,7 @@ fn without_a_ganger_every_verb_says_so() {
 }
 
 #[test]
-fn a_second_one_in_a_folder_is_refused_and_a_dead_one_replaced() {
+fn second_start_in_a_folder_is_refused_and_a_stale_socket_replaced() {
     let running = up(SLEEPERS, "");
     let pid = running.pid();
     let refusal = format!(
@@ -508,7 +516,7 @@ fn a_second_one_in_a_folder_is_refused_and_a_dead_one_replaced() {
 }
 
 #[test]
-fn what_is_no_dead_gangers_socket_stays_where_it_is() {
+fn file_that_is_no_stale_socket_is_not_replaced() {
     let procfile = "a: exec sleep 1000\n";
     let refused = |scenario: Scenario, name: &str| {
         let path = scenario.folder().join(name);
@@ -545,7 +553,8 @@ fn what_is_no_dead_gangers_socket_stays_where_it_is() {
 }
 
 #[test]
-fn a_stale_socket_is_replaced_in_a_container_where_all_have_the_same_number() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn stale_socket_is_replaced_in_a_container_where_pids_repeat() {
     let scenario = Scenario::procfile(SLEEPERS);
     let folder = scenario.folder().to_owned();
     let contained = || {
@@ -567,7 +576,7 @@ fn a_stale_socket_is_replaced_in_a_container_where_all_have_the_same_number() {
 }
 
 #[test]
-fn two_in_two_folders_know_nothing_of_each_other() {
+fn gangers_in_two_folders_are_independent() {
     let (one, other) = (up("a: exec sleep 1000\n", ""), up("b: exec sleep 1000\n", ""));
     assert!(one.states()[0].starts_with("a.1 ") && other.states()[0].starts_with("b.1 "));
     one.quit();
@@ -576,7 +585,8 @@ fn two_in_two_folders_know_nothing_of_each_other() {
 }
 
 #[test]
-fn another_user_is_refused() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn client_of_another_user_is_refused() {
     let running = up(SLEEPERS, "");
     let socket = running.socket();
     let ask = || {
@@ -609,7 +619,7 @@ fn another_user_is_refused() {
 }
 
 #[test]
-fn nonsense_changes_nothing_and_stops_nothing() {
+fn invalid_requests_change_nothing() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let before = running.processes();
@@ -662,7 +672,7 @@ fn nonsense_changes_nothing_and_stops_nothing() {
 }
 
 #[test]
-fn a_hundred_clients_at_once() {
+fn hundred_concurrent_clients_are_answered() {
     let running = up(SLEEPERS, "");
     let socket = running.socket();
     let ask = |_| {
@@ -682,7 +692,8 @@ fn a_hundred_clients_at_once() {
 }
 
 #[test]
-fn the_documented_requests_run_as_they_stand() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs curl")]
+fn documented_curl_requests_work() {
     let page = include_str!("../docs/control.md");
     let procfile = "web: exec sleep 1000\nworker: trap '' USR1; while :; do sleep 0.1; done\n";
     let mut running = up(procfile, "-N -m worker=2");
@@ -699,7 +710,7 @@ fn the_documented_requests_run_as_they_stand() {
 }
 
 #[test]
-fn every_answer_is_also_json() {
+fn every_answer_is_available_as_json() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     for (verb, expected) in [
@@ -721,7 +732,7 @@ fn every_answer_is_also_json() {
 }
 
 #[test]
-fn those_who_stay_leave_room_for_the_others() {
+fn streaming_clients_leave_room_for_other_requests() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let follow = || {
@@ -744,7 +755,7 @@ fn those_who_stay_leave_room_for_the_others() {
 }
 
 #[test]
-fn a_change_of_how_one_is_kept_needs_no_restart() {
+fn change_of_restart_policy_needs_no_restart() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let config = "[process.web]\ngrace = '1s'\n";
@@ -755,7 +766,8 @@ fn a_change_of_how_one_is_kept_needs_no_restart() {
 }
 
 #[test]
-fn processes_know_where_to_ask() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs curl")]
+fn processes_get_the_control_socket_in_their_environment() {
     let procfile = "a: curl -fsS --unix-socket $GANGER_CONTROL http://ganger/formation; echo\n";
     let mut running = Scenario::procfile(procfile).args("start -m a=2 --any-can-die").start();
     running.wait_for("{\"a\":2}\n").signal(Signal::SIGTERM);
@@ -763,7 +775,7 @@ fn processes_know_where_to_ask() {
 }
 
 #[test]
-fn at_rest_as_many_live_as_are_wanted_and_none_twice() {
+fn random_changes_end_with_the_desired_processes() {
     let tag = tag();
     let procfile = format!(
         "a: exec $HOSTILE leaf {tag} $PS\nb: exec $HOSTILE leaf {tag} $PS\n\
@@ -833,7 +845,7 @@ fn names(tag: &str) -> Vec<String> {
 }
 
 #[test]
-fn logs_are_what_start_showed() {
+fn logs_command_shows_the_output_of_start() {
     let procfile = "web: echo one; printf tw; sleep 0.1; echo o; printf three; exec sleep 1000\n\
                     mute: echo 1; echo 2; exec sleep 1000\n";
     let mut running = up(procfile, "-q mute");
@@ -855,7 +867,7 @@ fn logs_are_what_start_showed() {
 }
 
 #[test]
-fn the_end_of_a_life_is_the_end_of_a_line() {
+fn unterminated_last_line_ends_when_the_process_exits() {
     let procfile = "a: printf $PS; test -e go && exec sleep 1000; exit 1\n";
     let config = "[process.a]\nbackoff = { min = '10ms', max = '20ms' }\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
@@ -869,7 +881,7 @@ fn the_end_of_a_life_is_the_end_of_a_line() {
 }
 
 #[test]
-fn who_does_not_read_what_was_said_keeps_nobody_out() {
+fn client_that_does_not_read_logs_does_not_block_others() {
     let procfile = "a: $HOSTILE lines 30000 100; echo end; exec sleep 1000\n";
     let mut running = up(procfile, "-q a");
     running.wait_until("all", |running| running.tell("logs -n 1 --no-prefix").0 == "end\n");
@@ -887,7 +899,7 @@ fn who_does_not_read_what_was_said_keeps_nobody_out() {
 }
 
 #[test]
-fn logs_keep_the_end_of_what_was_said() {
+fn recent_output_keeps_the_end() {
     let mut running = up("a: $HOSTILE lines 20000 100; echo end; exec sleep 1000\n", "");
     running.wait_for("| end\n");
     let Told(text, 0) = running.tell("logs --no-prefix") else { panic!("no answer") };
@@ -897,7 +909,7 @@ fn logs_keep_the_end_of_what_was_said() {
 }
 
 #[test]
-fn how_much_is_kept_can_be_said() {
+fn size_of_recent_output_is_configurable() {
     let procfile = "a: $HOSTILE lines 2000 100; echo end; exec sleep 1000\n";
     for (size, expected) in [("10K", 8000..=10 << 10), ("0", 0..=0)] {
         let mut running = up(procfile, &format!("--recent {size}"));
@@ -911,7 +923,7 @@ fn how_much_is_kept_can_be_said() {
 }
 
 #[test]
-fn a_type_that_comes_or_goes_concerns_no_other() {
+fn added_or_removed_type_does_not_affect_others() {
     let mut running = up("a: exec sleep 1000\n", "");
     running.wait_for_states(&["a.1 up"]);
     let both = "a: exec sleep 1000\nb: exec sleep 1000\n";
@@ -923,7 +935,7 @@ fn a_type_that_comes_or_goes_concerns_no_other() {
 }
 
 #[test]
-fn a_follower_hears_all_and_ends_with_ganger() {
+fn follower_gets_all_output_and_ends_with_ganger() {
     let procfile =
         "a: echo ready; until test -e go; do sleep 0.01; done; $HOSTILE lines 5000 100; exit 0\n";
     let running = up(procfile, "");
@@ -937,7 +949,7 @@ fn a_follower_hears_all_and_ends_with_ganger() {
 }
 
 #[test]
-fn a_follower_that_does_not_read_is_not_waited_for() {
+fn follower_that_does_not_read_does_not_block_output() {
     let mut running = up("a: exec $HOSTILE flood\nb: exec $HOSTILE tick\n", "-q a");
     let mut stream = running.connect();
     let request = "GET /logs?follow=true&n=0 HTTP/1.1\r\nhost: g\r\n\r\n";

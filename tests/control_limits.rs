@@ -194,7 +194,7 @@ fn interrupt_is_prompt_during_requests_with_many_patterns() {
 }
 
 #[test]
-fn a_name_counts_once_and_too_many_are_refused() {
+fn repeated_names_count_once_and_too_many_names_are_refused() {
     let running = up(SLEEPERS, "-N");
     let socket = running.socket();
     let names =
@@ -238,7 +238,7 @@ fn large_answers() -> Running {
 }
 
 #[test]
-fn readers_of_large_answers_share_a_bound_of_memory() {
+fn memory_of_large_answers_is_bounded() {
     let running = large_answers();
     let socket = running.socket();
     let before = own_memory(running.pid());
@@ -277,7 +277,7 @@ fn readers_of_large_answers_share_a_bound_of_memory() {
 }
 
 #[test]
-fn clients_that_do_not_keep_up_with_a_flood_share_a_bound_of_memory() {
+fn memory_of_slow_followers_is_bounded() {
     let mut running = up("a: exec $HOSTILE flood\n", "-q a -m a=4 --recent 4M");
     running.wait_until("four", |running| running.said_times(" started, pid ") == 4);
     let before = own_memory(running.pid());
@@ -303,7 +303,7 @@ fn clients_that_do_not_keep_up_with_a_flood_share_a_bound_of_memory() {
 }
 
 #[test]
-fn a_follower_that_does_not_read_makes_room_for_another() {
+fn follower_that_does_not_read_is_disconnected_for_another() {
     let running = up("a: exec $HOSTILE flood\n", "-q a");
     let socket = running.socket();
     let follow = || {
@@ -328,7 +328,7 @@ fn a_follower_that_does_not_read_makes_room_for_another() {
 }
 
 #[test]
-fn readers_that_read_take_their_turn() {
+fn clients_that_read_wait_for_their_turn() {
     let running = large_answers();
     let socket = running.socket();
     let read = |_| {
@@ -347,7 +347,7 @@ fn readers_that_read_take_their_turn() {
 }
 
 #[test]
-fn followers_that_left_are_forgotten_while_the_app_is_silent() {
+fn closed_followers_are_removed_while_there_is_no_output() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let socket = running.socket();
@@ -391,7 +391,7 @@ fn time_ps_and_quit(running: Running) -> Duration {
 }
 
 #[test]
-fn clients_that_do_not_read_cannot_lock_out_ps_and_quit() {
+fn clients_that_do_not_read_do_not_lock_out_ps_and_quit() {
     for uri in ["/logs", "/processes", "/logs?follow=true"] {
         let procfile = "a: $HOSTILE lines 10000 100; echo end; exec sleep 1000\n";
         let mut running = up(procfile, "-q a --recent 4M -N -m a=50");
@@ -411,7 +411,7 @@ fn clients_that_do_not_read_cannot_lock_out_ps_and_quit() {
 }
 
 #[test]
-fn long_lists_that_are_not_read_cannot_lock_out_ps() {
+fn unread_long_lists_do_not_lock_out_ps() {
     let mut running = up("a: exec sleep 1000\n", "-N -m a=600");
     running.wait_until("all", |running| running.said_times(" started, pid ") == 600);
     let socket = running.socket();
@@ -435,7 +435,7 @@ fn long_lists_that_are_not_read_cannot_lock_out_ps() {
 }
 
 #[test]
-fn idle_connections_cannot_lock_out_ps_and_quit() {
+fn idle_connections_do_not_lock_out_ps_and_quit() {
     for half in
         ["", "GET /proc", "PATCH /formation HTTP/1.1\r\nhost: g\r\ncontent-length: 9\r\n\r\n{"]
     {
@@ -513,7 +513,7 @@ fn every_refusal_has_a_json_body() {
 }
 
 #[test]
-fn documented_limits_hold_at_their_edges() {
+fn documented_limits_hold() {
     let running = up(SLEEPERS, "");
     let socket = running.socket();
     let status = |request: &str| send(&socket, request.as_bytes()).status;
@@ -566,7 +566,7 @@ fn documented_limits_hold_at_their_edges() {
 }
 
 #[test]
-fn an_answer_that_is_not_read_is_broken_off() {
+fn unread_answer_is_aborted() {
     let mut running =
         up("a: $HOSTILE lines 30000 100; echo end; exec sleep 1000\n", "-q a --recent 4M");
     running.wait_until("all lines", |running| running.tell("logs -n 1 --no-prefix").0 == "end\n");
@@ -599,7 +599,7 @@ fn runtime_files(running: &Running) -> Vec<PathBuf> {
 }
 
 #[test]
-fn quit_returns_when_nothing_is_left_also_while_a_follower_is_behind() {
+fn quit_returns_while_a_follower_is_behind() {
     for follow in [false, true] {
         let procfile = "a: exec $HOSTILE flood\n";
         let running = up(procfile, "-q a");
@@ -661,7 +661,7 @@ impl Drop for Daemon {
 }
 
 #[test]
-fn quit_and_start_work_a_hundred_times() {
+fn quit_and_start_alternate_a_hundred_times() {
     let daemon = Daemon::new("a: echo up; exec $HOSTILE flood\n");
     let since = Instant::now();
     let mut codes = Vec::new();
@@ -683,7 +683,7 @@ fn quit_and_start_work_a_hundred_times() {
 }
 
 #[test]
-fn a_client_that_meets_an_ending_ganger_says_so() {
+fn client_of_an_exiting_ganger_reports_it() {
     let daemon = Daemon::new("a: echo up; exec sleep 1000\n");
     let over = Over::default();
     let ask = |args: &'static str| {
@@ -717,7 +717,7 @@ fn a_client_that_meets_an_ending_ganger_says_so() {
 }
 
 #[test]
-fn a_storm_of_changes_ends_with_a_true_exit_code() {
+fn storm_of_changes_ends_with_the_right_exit_code() {
     let tag = tag();
     let procfile =
         format!("a: exec $HOSTILE leaf {tag}\nb: trap '' USR1; while :; do sleep 0.2; done\n");

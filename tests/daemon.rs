@@ -1,12 +1,12 @@
 //! `start -D`: the app in the background.
 
 use std::fs::File;
-use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::scenario::{Running, Scenario, is_alive, tag, tagged};
+use crate::control::request;
+use crate::scenario::{Running, Scenario, is_alive, runtime_files, tag, tagged};
 
 /// Output goes to a file, or whoever reads it would wait for the background.
 fn start(procfile: &str, args: &str) -> Scenario {
@@ -23,17 +23,12 @@ fn log(running: &Running) -> String {
 }
 
 fn pid(running: &Running) -> Pid {
-    let output = Command::new("sh")
-        .args(["-c", "curl -fsS --unix-socket ganger/*.sock http://ganger/"])
-        .current_dir(running.folder())
-        .output()
-        .unwrap();
-    let about: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let about = request(&running.socket(), "GET", "/");
     Pid::from_raw(about["pid"].as_i64().unwrap().try_into().unwrap())
 }
 
 #[test]
-fn returns_when_all_is_up_and_ends_with_quit() {
+fn daemon_returns_when_all_is_up_and_stops_on_quit() {
     let tag = tag();
     let procfile =
         format!("a: echo hello; exec $HOSTILE leaf {tag}\nb: exec $HOSTILE leaf {tag}\n");
@@ -52,12 +47,11 @@ fn returns_when_all_is_up_and_ends_with_quit() {
     assert_eq!(running.tell("quit").1, 0);
     running.wait_until("its end", |_| !is_alive(pid));
     assert_eq!(tagged(&tag), []);
-    let left: Vec<_> = std::fs::read_dir(running.folder().join("ganger")).unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
+    running.wait_until("no file", |running| runtime_files(running.folder()).is_empty());
 }
 
 #[test]
-fn hangup_reads_the_files_again() {
+fn sighup_reloads_a_daemon() {
     let mut running = start("a: exec sleep 1000\n", "").start();
     assert!(running.wait().success());
     let pid = pid(&running);
@@ -75,7 +69,7 @@ fn hangup_reads_the_files_again() {
 }
 
 #[test]
-fn what_goes_wrong_at_the_start_is_its_exit_code() {
+fn daemon_start_failure_is_the_exit_code() {
     for (procfile, args, code, expected) in [
         ("nonsense\n", "", 2, "ganger: `Procfile` line 1: expected `name: command`, found"),
         (
@@ -93,7 +87,7 @@ fn what_goes_wrong_at_the_start_is_its_exit_code() {
 }
 
 #[test]
-fn app_that_exits_at_once_is_not_up() {
+fn daemon_start_fails_when_the_app_exits_at_once() {
     let codes: Vec<_> =
         (0..15).map(|_| start("a: false\n", "").start().wait().code().unwrap()).collect();
     assert_eq!(codes, [1; 15]);
@@ -117,7 +111,7 @@ fn app_that_exits_at_once_is_not_up() {
 }
 
 #[test]
-fn process_that_may_exit_is_its_exit_code_too() {
+fn daemon_start_returns_the_exit_code_of_a_failed_optional_process() {
     let mut running = start("a: exit 7\nb: exec sleep 1000\n", "--can-die a").start();
     assert_eq!(running.wait().code(), Some(7), "{}", log(&running));
     // The rest goes on.
@@ -126,7 +120,7 @@ fn process_that_may_exit_is_its_exit_code_too() {
 }
 
 #[test]
-fn process_that_crashes_again_and_again_is_not_up() {
+fn daemon_start_fails_when_a_process_crashes_repeatedly() {
     let config = "[process.a]\nready_timeout = '1s'\n";
     let scenario = start("a: exit 7\nb: exec sleep 1000\n", "-r a").file("ganger.toml", config);
     let mut running = scenario.start();
@@ -138,7 +132,7 @@ fn process_that_crashes_again_and_again_is_not_up() {
 }
 
 #[test]
-fn whoever_would_not_wait_takes_it_along() {
+fn interrupted_daemon_start_stops_the_daemon() {
     let tag = tag();
     // A crash that is tried again keeps it from being up.
     let procfile = format!("a: exec $HOSTILE leaf {tag}\nb: /nowhere/b\n");
@@ -152,7 +146,7 @@ fn whoever_would_not_wait_takes_it_along() {
 }
 
 #[test]
-fn one_that_is_tried_again_and_again_is_late_some_time() {
+fn daemon_start_times_out_for_a_process_that_keeps_restarting() {
     let config = "[process.b]\nready_timeout = '0.5s'\n";
     let scenario = start("a: exec sleep 1000\nb: /nowhere/b\n", "-r b");
     let mut running = scenario.file("ganger.toml", config).start();
@@ -166,7 +160,7 @@ fn one_that_is_tried_again_and_again_is_late_some_time() {
 }
 
 #[test]
-fn goes_on_when_whoever_read_its_output_has_left() {
+fn daemon_survives_the_reader_of_its_output() {
     let procfile = "a: while :; do echo said; sleep 0.02; done\n";
     let scenario = Scenario::of("sh").file("Procfile", procfile);
     let mut running = scenario.args("-c").arg("$GANGER start -D 2>&1 | head -n 1").start();
@@ -181,7 +175,8 @@ fn goes_on_when_whoever_read_its_output_has_left() {
 }
 
 #[test]
-fn lets_go_of_the_terminal() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs script(1)")]
+fn daemon_releases_the_terminal() {
     let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
                     touch done; exec sleep 1000\n";
     let scenario = Scenario::of("script").file("Procfile", procfile);

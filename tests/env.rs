@@ -10,7 +10,7 @@ fn value(env: impl AsRef<[u8]>) -> String {
 }
 
 #[test]
-fn a_value_is_foremans() {
+fn env_values_are_parsed_as_foreman_does() {
     for (env, expected) in [
         ("A=b", "b"),
         ("A=foo bar", "foo bar"),
@@ -35,7 +35,7 @@ fn a_value_is_foremans() {
 }
 
 #[test]
-fn the_differences_are_the_documented_ones() {
+fn env_differences_from_foreman_are_documented() {
     for (env, expected) in [
         ("export A=b", "b"),
         ("A=b # comment", "b"),
@@ -92,7 +92,7 @@ fn exported_name_without_a_value_is_an_error() {
 }
 
 #[test]
-fn a_secret_on_a_broken_line_is_not_printed() {
+fn secret_on_an_invalid_line_is_not_printed() {
     let refused = |env: &[u8], expected: &str| {
         let start = Scenario::procfile("a: true\n").file(".env", env).args("start").run();
         start.refused(expected);
@@ -123,7 +123,7 @@ fn a_secret_on_a_broken_line_is_not_printed() {
 }
 
 #[test]
-fn no_value_is_ever_shown() {
+fn errors_never_show_env_values() {
     let shown = |args: &str| {
         let app = Scenario::procfile("a: true\n").file(".env", "A=hunter2\nB=x$A\n");
         let finished = app.env("A", "hunter2too").args(args).run().code(0);
@@ -146,7 +146,7 @@ fn layers(args: &str) -> Finished {
 }
 
 #[test]
-fn layers_lie_over_each_other() {
+fn later_env_file_overrides_an_earlier_one() {
     assert_eq!(layers("").code(0).lines_of("a.1"), ["file file"]);
     assert_eq!(layers("-e .env,.env.local").code(0).lines_of("a.1"), ["file local"]);
     assert_eq!(layers("-e .env.local -e .env").code(0).lines_of("a.1"), ["file file"]);
@@ -155,7 +155,7 @@ fn layers_lie_over_each_other() {
 }
 
 #[test]
-fn folder_called_env_is_no_file_of_variables() {
+fn folder_named_dot_env_is_ignored() {
     let app = || Scenario::procfile("a: echo $A\n").file(".env/bin/python", "");
     assert_eq!(app().args("start").run().code(0).lines_of("a.1"), [""]);
     app().args("check").run().code(0);
@@ -164,7 +164,7 @@ fn folder_called_env_is_no_file_of_variables() {
 }
 
 #[test]
-fn env_is_that_of_the_current_folder_or_of_the_root() {
+fn env_file_is_read_from_the_current_folder_or_the_root() {
     let app = || {
         let app = Scenario::new().file("config/Procfile.dev", "a: echo $A; pwd\n");
         app.file(".env", "A=here\n").file("config/.env", "A=there\n")
@@ -196,7 +196,7 @@ fn env_is_that_of_the_current_folder_or_of_the_root() {
 }
 
 #[test]
-fn the_real_environment_wins_unless_told_otherwise() {
+fn real_environment_wins_unless_overridden() {
     let app = || Scenario::procfile(BOTH).file(".env", "A=file\nB=$A\n").env("A", "real");
     let finished = app().args("start").run().code(0);
     assert_eq!(finished.lines_of("a.1"), ["real real"]);
@@ -212,7 +212,7 @@ fn the_real_environment_wins_unless_told_otherwise() {
 }
 
 #[test]
-fn a_process_knows_itself_and_the_others() {
+fn process_gets_its_name_and_the_ports_of_others() {
     let procfile = "web: env\nmy-worker: sleep 1000\n";
     let of = |args: &str| {
         let finished = Scenario::procfile(procfile).args("start").args(args).run().code(0);
@@ -241,7 +241,7 @@ fn a_process_knows_itself_and_the_others() {
 }
 
 #[test]
-fn one_ganger_under_another_marks_its_own() {
+fn nested_ganger_replaces_the_session_marker() {
     let finished = Scenario::procfile("a: exec $GANGER start -d inner\n")
         .file("inner/Procfile", "b: env\n")
         .args("start")
@@ -253,7 +253,7 @@ fn one_ganger_under_another_marks_its_own() {
 }
 
 #[test]
-fn more_than_a_program_can_be_given_is_said_and_not_tried() {
+fn too_long_environment_is_reported_before_the_start() {
     let one = |name: usize| format!("A{name}={}\n", "x".repeat(100_000));
     let all: String = (0..200).map(one).collect::<Vec<_>>().concat();
     let finished = Scenario::procfile("a: true\n").file(".env", all).args("start").run().code(126);

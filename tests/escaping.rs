@@ -66,7 +66,7 @@ fn port_owner_is_named_without_its_control_characters() {
 }
 
 #[test]
-fn port_owner_is_named_so_by_a_client_too() {
+fn client_names_port_owner_without_control_characters() {
     // The second process gets the port above.
     let port = loop {
         let port = free_port();
@@ -167,7 +167,7 @@ fn watched_file_is_named_without_its_control_characters() {
 }
 
 #[test]
-fn explanation_of_a_plan_obeys_nothing() {
+fn check_explain_escapes_control_characters() {
     let scenario = Scenario::new()
         .file(&format!("{TITLE}/Procfile"), "a: printf '\x1b[2J'\n")
         .file(&format!("{TITLE}/.env"), "A=1\n");
@@ -179,7 +179,7 @@ fn explanation_of_a_plan_obeys_nothing() {
 }
 
 #[test]
-fn output_in_a_report_obeys_nothing() {
+fn report_escapes_control_characters_of_the_output() {
     let procfile =
         "a: printf 'x\\033]0;pwned\\007\\033[2Jy\\r\\a\\n'; exit 3\nb: exec sleep 1000\n";
     let finished = Scenario::procfile(procfile).args("start").run().code(3);

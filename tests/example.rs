@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::scenario::{Scenario, free_port};
 
 #[test]
-fn runs_on_a_bare_machine_with_rust() {
+fn procfile_example_runs_with_only_rust_installed() {
     let procfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Procfile.example");
     let port = free_port();
     let scenario = Scenario::new().args("start -f").arg(procfile).args(&format!("-p {port}"));

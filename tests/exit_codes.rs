@@ -9,7 +9,7 @@ fn code_of(command: &str) -> i32 {
 }
 
 #[test]
-fn is_that_of_the_process() {
+fn exit_code_is_that_of_the_failed_process() {
     assert_eq!(code_of("true"), 0);
     assert_eq!(code_of("exit 7"), 7);
     assert_eq!(code_of("exec $HOSTILE killed SIGKILL"), 137);
@@ -21,7 +21,7 @@ fn is_that_of_the_process() {
 }
 
 #[test]
-fn the_first_failure_decides() {
+fn first_failure_decides_the_exit_code() {
     let procfile = "a: exit 3\nb: trap 'exit 4' TERM; while :; do sleep 0.1; done\n";
     let finished = Scenario::procfile(procfile).args("start").run().code(3);
     let stderr = finished.stderr();
@@ -29,14 +29,14 @@ fn the_first_failure_decides() {
 }
 
 #[test]
-fn the_first_that_exits_with_success_stops_all_with_success() {
+fn success_of_one_process_stops_all_with_success() {
     let procfile = "css: true\nweb: sleep 1000\n";
     let finished = Scenario::procfile(procfile).args("start").run().code(0);
     assert!(finished.stderr().contains("css.1 exited (0), stopping all\n"));
 }
 
 #[test]
-fn asked_to_stop_and_all_went_in_time() {
+fn clean_stop_on_request_exits_with_success() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let procfile = "a: echo up; exec sleep 1000\nb: trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done\n";
         let mut running = Scenario::procfile(procfile).args("start").start();
@@ -47,7 +47,7 @@ fn asked_to_stop_and_all_went_in_time() {
 }
 
 #[test]
-fn missing_dir_is_found_before_anything_starts() {
+fn missing_folder_is_reported_before_anything_starts() {
     let app = |config: &str| {
         let procfile = "a: touch started; sleep 1000\nb: touch started\n";
         Scenario::procfile(procfile).file("ganger.toml", config).file("file", "")
@@ -71,7 +71,8 @@ fn missing_dir_is_found_before_anything_starts() {
 }
 
 #[test]
-fn dir_that_the_user_may_not_enter_is_refused() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn folder_without_permission_is_refused() {
     let scenario = Scenario::as_nobody("a: true\n");
     let jobs = scenario.folder().canonicalize().unwrap().join("jobs");
     let scenario = scenario.file("ganger.toml", "[process.a]\ndir = 'jobs'\n").file("jobs/x", "");
@@ -83,7 +84,7 @@ fn dir_that_the_user_may_not_enter_is_refused() {
 }
 
 #[test]
-fn dir_that_goes_later_is_named_and_counts_as_126() {
+fn folder_that_disappears_later_is_named_and_counts_as_126() {
     let config = "[process.a]\ndir = 'jobs'\non_exit = 'restart'\n\
                   backoff = { min = '1ms', max = '1ms', give_up_after = 2 }\n";
     let scenario = Scenario::procfile("a: rmdir $PWD; exit 3\nb: sleep 1000\n")
@@ -104,7 +105,7 @@ fn dir_that_goes_later_is_named_and_counts_as_126() {
 }
 
 #[test]
-fn of_processes_that_may_die_counts_when_all_are_down() {
+fn failure_of_optional_processes_counts_when_all_are_down() {
     let procfile = "a: exit 3\nb: sleep 0.2; exit 5\nc: sleep 0.3\n";
     let finished = Scenario::procfile(procfile).args("start --any-can-die").run().code(3);
     assert_eq!(finished.stderr().matches("stopping all").count(), 0);
@@ -112,7 +113,7 @@ fn of_processes_that_may_die_counts_when_all_are_down() {
 }
 
 #[test]
-fn a_crash_that_was_made_good_does_not_count() {
+fn crash_followed_by_success_does_not_count() {
     let procfile =
         "a: echo run >> log; test $(wc -l < log) -gt 2 || exit 1; echo stable; sleep 1000\n";
     let mut running = Scenario::procfile(procfile).args("start -r a").start();

@@ -25,7 +25,7 @@ fn stop(running: Running, tag: &str, code: i32) -> String {
 }
 
 #[test]
-fn a_fork_bomb() {
+fn fork_bomb_is_stopped() {
     let tag = tag();
     let running = up("bomb 8", &tag, "", |running| running.said_times("boom\n") == 256);
     stop(running, &tag, 0);
@@ -38,7 +38,7 @@ fn a_fork_bomb() {
 }
 
 #[test]
-fn one_who_is_never_the_same_process() {
+fn process_that_changes_its_pid_is_stopped() {
     let tag = tag();
     // The leader exits at once; the rest is stopped with it, however it runs.
     let running = up("runner", &tag, "--can-die a -t 0.5", said("running\n"));
@@ -55,7 +55,7 @@ fn one_who_is_never_the_same_process() {
 }
 
 #[test]
-fn one_who_hears_nothing() {
+fn process_that_ignores_all_signals_is_killed() {
     let tag = tag();
     let running = up("deaf", &tag, "-t 0.3", said("deaf\n"));
     let stderr = stop(running, &tag, 137);
@@ -63,14 +63,14 @@ fn one_who_hears_nothing() {
 }
 
 #[test]
-fn one_who_has_stopped_itself() {
+fn process_that_suspended_itself_is_stopped() {
     let tag = tag();
     let running = up("stopped", &tag, "-t 1000", said("stopping\n"));
     stop(running, &tag, 0);
 }
 
 #[test]
-fn one_who_leaves_somebody_holding_the_pipe() {
+fn descendant_that_holds_the_pipe_does_not_block_exit() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE hold {tag}\n");
     let finished = Scenario::procfile(procfile).args("start").run().code(0);
@@ -79,7 +79,7 @@ fn one_who_leaves_somebody_holding_the_pipe() {
 }
 
 #[test]
-fn one_who_writes_byte_by_byte() {
+fn lines_written_byte_by_byte_are_complete() {
     let finished =
         Scenario::procfile("a: exec $HOSTILE bytewise 2000\n").args("start").run().code(0);
     let expected: Vec<String> = (0..2000).map(|line| format!("line {line}")).collect();
@@ -87,13 +87,13 @@ fn one_who_writes_byte_by_byte() {
 }
 
 #[test]
-fn one_who_floods_starves_nobody_and_delays_no_signal() {
+fn flood_of_output_does_not_delay_others_or_signals() {
     let procfile =
         "a: exec $HOSTILE flood\nb: sleep 0.5; echo heard; kill -INT $GANGER_PID; sleep 1000\n";
-    let finished = Scenario::of("bash")
+    let finished = Scenario::of("sh")
         .file("Procfile", procfile)
         .args("-c")
-        .arg("(export GANGER_PID=$BASHPID; exec $GANGER start) | grep heard")
+        .arg("sh -c 'export GANGER_PID=$$; exec $GANGER start' | grep heard")
         .run()
         .code(0);
     assert_eq!(finished.stdout(), "b.1    | heard\n");
@@ -101,14 +101,14 @@ fn one_who_floods_starves_nobody_and_delays_no_signal() {
 }
 
 #[test]
-fn half_a_sequence_and_lone_returns_pass_through() {
+fn incomplete_escape_sequences_and_lone_returns_pass_through() {
     let finished = Scenario::procfile("a: exec $HOSTILE escape\n").args("start").run().code(0);
     let expected = b"a.1    | 10 %\r20 %\r\x1b[2K30 %\r\na.1    | \x1b[31mred\x1b[0m \x1b[3\n";
     assert_eq!(finished.out, expected);
 }
 
 #[test]
-fn one_who_closes_what_it_writes_to() {
+fn process_that_closes_its_output_stays_up() {
     let tag = tag();
     let mut running = up("mute", &tag, "", said("bye\n"));
     running.wait_until("it goes on", |_| tagged(&tag).len() == 1);
@@ -117,7 +117,7 @@ fn one_who_closes_what_it_writes_to() {
 }
 
 #[test]
-fn one_who_changes_its_group() {
+fn process_that_changes_its_group_is_killed() {
     let tag = tag();
     let running = up("regroup", &tag, "-t 0.3", said("stubborn\n"));
     assert_eq!(tagged(&tag).len(), 2);
@@ -125,14 +125,14 @@ fn one_who_changes_its_group() {
 }
 
 #[test]
-fn one_who_takes_all_memory() {
+fn process_that_runs_out_of_memory_is_reported() {
     let finished = Scenario::procfile("a: exec $HOSTILE eat\n").args("start").run();
     let stderr = finished.code(134).stderr();
     assert!(stderr.contains("a.1 was killed by SIGABRT, stopping all\n"), "{stderr}");
 }
 
 #[test]
-fn one_who_exits_with_success_for_ever() {
+fn endless_restarts_leak_nothing() {
     let config = "[process.a]\non_exit = 'restart'\nbackoff = { min = '0s', max = '0s' }\n";
     let scenario = Scenario::procfile("a: /bin/true\nb: sleep 1000\n").file("ganger.toml", config);
     let mut running = scenario.args("start").start();

@@ -25,7 +25,7 @@ fn said(finished: Finished) -> Vec<String> {
 }
 
 #[test]
-fn one_of_each_on_foremans_ports() {
+fn one_process_of_each_type_runs_on_foremans_ports() {
     let finished = start("").code(0);
     let mut lines: Vec<String> = finished.stdout().lines().map(str::to_owned).collect();
     lines.sort();
@@ -50,7 +50,7 @@ fn one_of_each_on_foremans_ports() {
 }
 
 #[test]
-fn as_many_as_asked_for() {
+fn formation_sets_the_number_of_processes() {
     let three = ["clock.1 5200", "web.1 5000 hunter2", "web.2 5001 hunter2", "web.3 5002 hunter2"];
     let all = [&three[..], &["worker.1 5100", "worker.2 5101"]].concat();
     for flag in ["-m", "--formation", "--concurrency"] {
@@ -62,7 +62,7 @@ fn as_many_as_asked_for() {
 }
 
 #[test]
-fn filters_move_no_port() {
+fn process_filters_do_not_change_ports() {
     assert_eq!(said(start("worker")), ["worker.1 5100"]);
     assert_eq!(said(start("-l worker")), ["worker.1 5100"]);
     assert_eq!(said(start("-x web,clock")), ["worker.1 5100"]);
@@ -74,7 +74,7 @@ fn filters_move_no_port() {
 }
 
 #[test]
-fn ports_from_where_the_user_says() {
+fn base_port_follows_its_precedence() {
     let with = |args: &str| said(start(&format!("{args} worker")));
     assert_eq!(with("-p 3000"), ["worker.1 3100"]);
     assert_eq!(with("-p 3000 -P 10"), ["worker.1 3010"]);
@@ -87,7 +87,7 @@ fn ports_from_where_the_user_says() {
 }
 
 #[test]
-fn release_runs_on_no_port_but_keeps_its_place() {
+fn release_has_no_port_but_keeps_its_index() {
     let procfile = "release: echo migrating\nweb: echo $PORT\n";
     let finished = Scenario::procfile(procfile).args("start").run().code(0);
     assert_eq!(finished.stdout(), "web.1  | 5100\n");
@@ -142,7 +142,7 @@ fn dependency_that_does_not_run_is_named() {
 }
 
 #[test]
-fn port_that_decides_nothing_is_not_spoken_of() {
+fn port_variable_without_effect_is_not_mentioned() {
     let app = |args: &str| {
         let app = app().file(".env", "PORT=4000\n").env("PORT", "3000").args("start worker");
         app.args(args).run().code(0).stderr()
@@ -154,7 +154,7 @@ fn port_that_decides_nothing_is_not_spoken_of() {
 }
 
 #[test]
-fn what_cannot_be_followed_starts_nothing() {
+fn impossible_formation_starts_nothing() {
     let refused = |args: &str, expected: &str| {
         let touches = "web: touch started\nworker: touch started\n";
         let scenario = Scenario::procfile(touches).args("start").args(args);
@@ -193,7 +193,7 @@ fn what_cannot_be_followed_starts_nothing() {
 }
 
 #[test]
-fn what_cannot_be_read_starts_nothing() {
+fn invalid_formation_starts_nothing() {
     let error = |args: &str| {
         let finished = start(args).code(2);
         assert_eq!(finished.stdout(), "");

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::scenario::examples;
 
 #[test]
-fn what_is_believed_is_what_is() {
+fn supervisor_matches_proc_after_random_histories() {
     let mut histories = Command::new(examples().join("histories"));
     let output = histories.args(["1", "200", "12"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

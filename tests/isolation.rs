@@ -6,7 +6,8 @@ use nix::unistd::Pid;
 use crate::scenario::{Running, Scenario, children, tag, tagged, wait_until_gone};
 
 #[test]
-fn they_see_themselves_alone_and_exit_as_ever() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs namespaces")]
+fn isolated_processes_see_only_themselves_and_exit_normally() {
     let procfile = "a: echo $$ $(ls -d /proc/[0-9]* | wc -l); (setsid sleep 1000 &); exit 3\n\
                     b: sleep 1000\n";
     let finished = Scenario::procfile(procfile).args("start --isolate").run().code(3);
@@ -27,7 +28,8 @@ fn grove(tag: &str) -> Running {
 }
 
 #[test]
-fn they_are_stopped_as_ever() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs namespaces")]
+fn isolated_processes_are_stopped_normally() {
     let tag = tag();
     let running = grove(&tag);
     running.signal(Signal::SIGTERM);
@@ -37,7 +39,8 @@ fn they_are_stopped_as_ever() {
 }
 
 #[test]
-fn nobody_is_left_when_both_die_at_one_instant() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs namespaces")]
+fn no_isolated_process_survives_sigkill_of_ganger_and_keeper() {
     let tag = tag();
     let mut running = grove(&tag);
     let both = [running.keeper(), running.pid()];
@@ -51,7 +54,8 @@ fn nobody_is_left_when_both_die_at_one_instant() {
 }
 
 #[test]
-fn nobody_is_left_when_one_dies() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs namespaces")]
+fn no_isolated_process_survives_sigkill_of_ganger_or_keeper() {
     for victim in [Running::pid, Running::keeper, first] {
         let tag = tag();
         let mut running = grove(&tag);
@@ -69,7 +73,8 @@ fn first(running: &Running) -> Pid {
 }
 
 #[test]
-fn root_is_not_needed() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn isolation_works_without_root() {
     let finished = Scenario::as_nobody("a: echo $$ $(id -u); exit 7\n")
         .args("./ganger start --isolate")
         .run()
@@ -78,7 +83,8 @@ fn root_is_not_needed() {
 }
 
 #[test]
-fn where_it_is_forbidden_nothing_is_started() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs namespaces")]
+fn forbidden_isolation_starts_nothing() {
     let scenario = Scenario::of("unshare").file("Procfile", "a: touch started\n");
     let folder = scenario.folder().to_path_buf();
     let script = "echo 0 > /proc/sys/user/max_user_namespaces && \

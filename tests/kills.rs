@@ -131,7 +131,8 @@ fn keepers(folder: &std::path::Path) -> Vec<Pid> {
 const PHASES: [Phase; 3] = [Phase::Start, Phase::Run, Phase::Shutdown];
 
 #[test]
-fn at_any_moment_leave_nobody() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
+fn no_process_survives_sigkill_at_any_moment() {
     let mut chance = Chance(20);
     let mut hits = BTreeMap::new();
     for _ in 0..25 {
@@ -155,7 +156,8 @@ fn strikes() -> impl Iterator<Item = Strike> {
 }
 
 #[test]
-fn a_keeper_that_freezes_at_any_moment_leaves_nobody() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
+fn no_process_survives_a_keeper_frozen_at_any_moment() {
     // Each takes as long as ganger is patient with its keeper.
     let one = |(phase, seed)| {
         let mut chance = Chance(seed);

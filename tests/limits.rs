@@ -12,7 +12,7 @@ fn crowd(tag: &str) -> Scenario {
 }
 
 #[test]
-fn five_hundred_start_run_and_stop() {
+fn five_hundred_processes_start_run_and_stop() {
     let tag = tag();
     let mut running = crowd(&tag).start();
     running.wait_until("five hundred", |running| running.said_times(" started, pid ") == 500);
@@ -26,7 +26,7 @@ fn five_hundred_start_run_and_stop() {
 }
 
 #[test]
-fn under_low_limits_they_run_or_fail_clearly() {
+fn low_limit_of_open_files_fails_clearly() {
     for limit in [16, 20, 24, 32, 48, 64] {
         let tag = tag();
         let limited = crowd(&tag).command(|command| {
@@ -45,7 +45,7 @@ fn under_low_limits_they_run_or_fail_clearly() {
 }
 
 #[test]
-fn a_soft_limit_is_raised_and_given_back_to_the_children() {
+fn soft_limit_is_raised_for_ganger_but_not_for_children() {
     let finished = Scenario::procfile("a: ulimit -Sn; ulimit -Hn\n")
         .args("start")
         .command(|command| {

@@ -56,7 +56,7 @@ fn roll(running: &Running) {
 }
 
 #[test]
-fn a_rolling_restart_under_load_refuses_nobody() {
+fn rolling_restart_under_load_refuses_no_connection() {
     let port = free_port();
     let mut running = Scenario::procfile(format!("web: {} serve\n", hostile().display()))
         .args(&format!("start --listen web -m web=3 -p {port}"))
@@ -76,7 +76,7 @@ fn a_rolling_restart_under_load_refuses_nobody() {
 }
 
 #[test]
-fn one_instance_alone_keeps_whoever_comes_waiting() {
+fn connections_wait_while_the_only_instance_restarts() {
     let port = free_port();
     let config = "[process.web]\nlisten = true\n";
     let mut running = Scenario::procfile("web: exec $HOSTILE serve\n")
@@ -99,7 +99,8 @@ fn one_instance_alone_keeps_whoever_comes_waiting() {
 }
 
 #[test]
-fn gunicorn_takes_the_socket() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs gunicorn")]
+fn gunicorn_accepts_the_listening_socket() {
     let port = free_port();
     let app = "def app(environ, start_response):\n\
                \x20   start_response('200 OK', [('content-length', '5')])\n\
@@ -119,7 +120,7 @@ fn gunicorn_takes_the_socket() {
 }
 
 #[test]
-fn nothing_else_is_passed_and_nobody_else_is_told() {
+fn only_the_listening_process_gets_the_socket() {
     let port = free_port();
     let procfile = "web: ls -1 /proc/self/fd > fds; exec sh -c 'echo $LISTEN_PID = $$'\n\
                     worker: echo ${LISTEN_PID-none} ${LISTEN_FDS-none} ${LISTEN_FDNAMES-none}\n";
@@ -141,7 +142,7 @@ fn nothing_else_is_passed_and_nobody_else_is_told() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_listen_setting_is_refused() {
     let between = "`web` can't be handed a socket: a shell would stay between ganger and its \
                    program (put `exec` before the program, or the rest into a script that \
                    ends with `exec`)";

@@ -128,7 +128,8 @@ fn visit(port: u16) -> Option<String> {
 }
 
 #[test]
-fn an_application_waits_for_its_services_and_comes_back_with_them() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs postgresql, redis and python3")]
+fn app_waits_for_its_services_and_recovers_with_them() {
     let (postgres, redis_port, port) = (Postgres::new(), free_port(), free_port());
     let folder = tempfile::tempdir().unwrap();
     let env = format!(
@@ -170,7 +171,8 @@ fn an_application_waits_for_its_services_and_comes_back_with_them() {
 }
 
 #[test]
-fn redis_is_waited_for_by_its_address() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs redis")]
+fn app_waits_for_redis_by_its_address() {
     let port = free_port();
     let app = format!(
         "app: redis-cli --no-auth-warning -a s3cret -p {port} set key value; exec sleep 1000\n"
@@ -186,7 +188,7 @@ fn redis_is_waited_for_by_its_address() {
 }
 
 #[test]
-fn a_socket_is_an_address() {
+fn unix_socket_is_accepted_as_a_service_address() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let config = format!("[process.app]\nneeds = ['unix://{}']\n", path.display());
@@ -198,7 +200,7 @@ fn a_socket_is_an_address() {
 }
 
 #[test]
-fn what_does_not_come_is_named_without_its_password() {
+fn missing_service_is_named_without_its_password() {
     let port = free_port();
     let config = "[process.app]\nneeds = ['CACHE_URL']\nready_timeout = '0.5s'\n";
     let scenario = Scenario::procfile("app: true\nother: exec sleep 1000\n")
@@ -251,7 +253,7 @@ fn password_in_a_needs_address_is_never_printed() {
 }
 
 #[test]
-fn what_names_no_service_is_refused() {
+fn invalid_service_address_is_refused() {
     let start = |needs: &str, env: &str| {
         let config = format!("[process.app]\nneeds = ['{needs}']\n");
         let scenario = Scenario::procfile("app: true\n").file("ganger.toml", config);

@@ -15,7 +15,8 @@ use nix::unistd::Pid;
 use crate::scenario::{GANGER, Scenario, children, is_alive, tag, tagged, wait_until_gone};
 
 #[test]
-fn as_the_first_process_of_a_namespace() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn ganger_as_pid_1_reaps_orphans_and_forwards_signals() {
     let tag = tag();
     let procfile = format!(
         "a: trap '' USR1; exec $HOSTILE stray {tag}\nb: trap 'echo heard' USR1; while :; do sleep 0.05; done\n"
@@ -50,7 +51,8 @@ fn as_the_first_process_of_a_namespace() {
 }
 
 #[test]
-fn as_the_first_process_it_stops_when_it_is_told_to() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn ganger_as_pid_1_stops_on_sigterm() {
     let mut running = Scenario::of("unshare")
         .file("Procfile", "a: echo up; sleep 1000\n")
         .args("--pid --fork --mount-proc --kill-child")
@@ -63,7 +65,8 @@ fn as_the_first_process_it_stops_when_it_is_told_to() {
 }
 
 #[test]
-fn as_another_user_in_a_folder_that_cannot_be_written() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn ganger_runs_in_a_folder_that_it_can_not_write() {
     let tag = tag();
     let procfile = format!("a: id -u; touch x || echo refused; exec $HOSTILE tree {tag}\n");
     let mut running = Scenario::as_nobody(&procfile).args("./ganger start").start();
@@ -75,7 +78,8 @@ fn as_another_user_in_a_folder_that_cannot_be_written() {
 }
 
 #[test]
-fn beside_one_whom_it_may_not_kill() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn process_that_became_root_is_reported_as_left() {
     let tag = tag();
     let scenario = Scenario::as_nobody(&format!("a: exec ./hostile become-root {tag}\n"));
     let program = scenario.folder().join("hostile");
@@ -91,7 +95,8 @@ fn beside_one_whom_it_may_not_kill() {
 }
 
 #[test]
-fn under_sudo() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn ganger_runs_under_sudo() {
     let procfile = "a: id -un; echo up; sleep 1000\n";
     let mut running = Scenario::as_nobody(procfile)
         .command(|command| {
@@ -109,7 +114,7 @@ fn under_sudo() {
 }
 
 #[test]
-fn in_a_folder_that_is_gone() {
+fn current_folder_that_was_removed_is_reported() {
     let finished = Scenario::of("sh")
         .args("-c")
         .arg("mkdir gone && cd gone && rmdir ../gone && echo 'a: true' | $GANGER start -f -")
@@ -118,7 +123,8 @@ fn in_a_folder_that_is_gone() {
 }
 
 #[test]
-fn where_no_process_more_is_allowed() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn limit_of_processes_is_reported() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
     let scenario = Scenario::as_nobody(&procfile).args("prlimit --nproc=30 ./ganger start -m a=60");
@@ -129,7 +135,7 @@ fn where_no_process_more_is_allowed() {
 }
 
 #[test]
-fn without_an_environment() {
+fn ganger_runs_without_an_environment() {
     let scenario = Scenario::procfile("a: ls -d /\n").args("start").command(|command| {
         command.env_clear();
     });
@@ -137,7 +143,7 @@ fn without_an_environment() {
 }
 
 #[test]
-fn without_an_output() {
+fn ganger_runs_without_an_output() {
     let finished = Scenario::of("sh")
         .file("Procfile", "a: echo lost; exit 3\n")
         .args("-c")
@@ -148,7 +154,7 @@ fn without_an_output() {
 }
 
 #[test]
-fn under_nohup_and_under_timeout() {
+fn ganger_runs_under_nohup_and_timeout() {
     let mut running = Scenario::of("nohup")
         .file("Procfile", "a: echo up; sleep 1000\n")
         .arg(GANGER)
@@ -196,7 +202,7 @@ const STOP_SIGNALS: &[Signal] =
     &[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD];
 
 #[test]
-fn blocked_signals_stop_start_all_the_same() {
+fn inherited_blocked_signals_still_stop_start() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let scenario = Scenario::procfile("a: exec $HOSTILE signals; sleep 1000\n");
         let scenario = scenario.args("start --can-die a");
@@ -212,7 +218,7 @@ fn blocked_signals_stop_start_all_the_same() {
 }
 
 #[test]
-fn blocked_signals_stop_run_all_the_same() {
+fn inherited_blocked_signals_still_stop_run() {
     for signal in [Signal::SIGTERM, Signal::SIGHUP] {
         let scenario = Scenario::procfile("a: true\n").args("run sh -c");
         let scenario =
@@ -224,7 +230,7 @@ fn blocked_signals_stop_run_all_the_same() {
 }
 
 #[test]
-fn blocked_signals_stop_a_daemon_that_starts() {
+fn inherited_blocked_signals_still_stop_a_starting_daemon() {
     let scenario = Scenario::procfile("a: echo up; exec sleep 1000\n");
     let scenario = scenario.file("ganger.toml", "[process.a]\nready = { log = 'never' }\n");
     let mut running =
@@ -235,7 +241,7 @@ fn blocked_signals_stop_a_daemon_that_starts() {
 }
 
 #[test]
-fn ignored_sigchld_leaves_the_exit_codes_true() {
+fn inherited_ignored_sigchld_does_not_change_exit_codes() {
     for (args, code) in [
         ("start", 7),
         ("start -D", 7),
@@ -255,7 +261,7 @@ fn ignored_sigchld_leaves_the_exit_codes_true() {
 }
 
 #[test]
-fn on_a_terminal_that_hangs_up() {
+fn terminal_that_hangs_up_stops_all() {
     let tag = tag();
     let terminal = openpty(None, None).unwrap();
     // Or ganger would hold the end that is to be closed.
@@ -278,7 +284,7 @@ fn on_a_terminal_that_hangs_up() {
 }
 
 #[test]
-fn in_a_storm_of_signals() {
+fn storm_of_signals_is_survived() {
     let mut running = Scenario::procfile("a: exec $HOSTILE tick\n").args("start -t 1000").start();
     running.wait_for("tick");
     for _ in 0..10_000 {
@@ -295,7 +301,7 @@ fn in_a_storm_of_signals() {
 }
 
 #[test]
-fn suspended_while_it_starts() {
+fn suspended_start_continues() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
     for micros in (0..40).map(|step| step * 200) {
@@ -319,7 +325,7 @@ fn suspended_while_it_starts() {
 }
 
 #[test]
-fn suspended_while_it_waits_for_one_to_go() {
+fn suspended_stop_continues() {
     let procfile = "a: exec $HOSTILE stubborn\n";
     let mut running = Scenario::procfile(procfile).args("start -t 1").start();
     running.wait_for("stubborn").signal(Signal::SIGTERM);

@@ -51,7 +51,8 @@ impl Drop for Nginx {
 }
 
 #[test]
-fn a_taken_port_is_an_error_for_who_is_nothing_without_it() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs nginx")]
+fn port_in_use_is_an_error_for_a_type_that_is_ready_by_port() {
     let nginx = Nginx::start();
     let port = nginx.port;
     let start = |procfile: &str, args: &str| {
@@ -72,7 +73,8 @@ fn a_taken_port_is_an_error_for_who_is_nothing_without_it() {
 }
 
 #[test]
-fn ports_go_where_they_are_free() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs nginx")]
+fn auto_ports_skip_ports_in_use() {
     let nginx = Nginx::start();
     let (port, next) = (nginx.port, nginx.port + 1000);
     // The worker's port above is taken, too.
@@ -100,7 +102,8 @@ fn ports_go_where_they_are_free() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_by_a_running_app_too() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs nginx")]
+fn scale_to_a_port_in_use_names_its_owner() {
     let nginx = Nginx::start();
     let (port, taken) = (nginx.port - 1, nginx.port);
     let procfile = "web: exec python3 -m http.server $PORT\n";
@@ -135,7 +138,7 @@ fn a_port_that_is_taken_is_named_by_a_running_app_too() {
 }
 
 #[test]
-fn who_serves_another_is_told_where() {
+fn process_gets_the_ports_of_other_types() {
     let procfile =
         "web: echo $GANGER_PROCESS_web_PORT $GANGER_PROCESS_my_worker_PORT\nmy-worker: true\n";
     let finished = Scenario::procfile(procfile).args("start --any-can-die -p 41000").run();

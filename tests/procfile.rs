@@ -15,7 +15,7 @@ fn refused(procfile: impl AsRef<[u8]>, expected: &str) {
 }
 
 #[test]
-fn runs_what_stands_there() {
+fn procfile_commands_are_run_unchanged() {
     assert_eq!(said("# a comment\n\n  # another\nweb: echo a\n"), ["a"]);
     assert_eq!(said("web: echo a\r\n\r\n# c\r\n"), ["a"]);
     assert_eq!(said("\u{feff}web: echo a\n"), ["a"]);
@@ -29,7 +29,7 @@ fn runs_what_stands_there() {
 }
 
 #[test]
-fn refuses_the_rest_by_line() {
+fn invalid_procfile_line_is_refused_with_its_number() {
     refused("web: a\nweb: b\n", "`Procfile` line 2: `web` is already defined on line 1");
     refused(
         "web: a\n<<<<<<< HEAD\nworker: b\n=======\n",
@@ -56,7 +56,7 @@ fn refuses_the_rest_by_line() {
 }
 
 #[test]
-fn backslash_continues_a_line_but_swallows_no_entry() {
+fn backslash_continues_a_line_but_does_not_swallow_an_entry() {
     assert_eq!(said("web: echo a \\\n  b: c\n"), ["a b: c"]);
     refused(
         "web: echo a \\\nworker: echo b\n",
@@ -66,7 +66,7 @@ fn backslash_continues_a_line_but_swallows_no_entry() {
 }
 
 #[test]
-fn refuses_what_is_no_file() {
+fn procfile_that_is_no_file_is_refused() {
     Scenario::new().args("start").run().refused(
         "failed to read `Procfile`: No such file or directory \
          (go to the folder that has one, or name it: `-f PROCFILE`)",
@@ -83,7 +83,7 @@ fn refuses_what_is_no_file() {
 }
 
 #[test]
-fn folder_in_place_of_a_file_is_told_from_one() {
+fn folder_in_place_of_a_file_is_reported() {
     let refused = |args: &str, expected: &str| {
         Scenario::new().file("app/x", "").args(args).run().refused(expected);
     };
@@ -99,7 +99,7 @@ fn folder_in_place_of_a_file_is_told_from_one() {
 }
 
 #[test]
-fn another_procfile_is_pointed_to() {
+fn missing_procfile_suggests_another_one() {
     let app =
         || Scenario::new().file("app/Procfile.test", "a: a\n").file("app/Procfile.dev", "a: a\n");
     app().args("start -d app").run().refused(
@@ -113,7 +113,7 @@ fn another_procfile_is_pointed_to() {
 }
 
 #[test]
-fn may_lie_elsewhere() {
+fn procfile_may_be_in_another_folder() {
     let app = || Scenario::new().file("app/Procfile.dev", "web: pwd; echo $PWD\n");
     let folder_of = |args: &str| {
         let scenario = app().args(args);
@@ -130,7 +130,7 @@ fn may_lie_elsewhere() {
 }
 
 #[test]
-fn may_come_from_standard_input() {
+fn procfile_may_be_read_from_stdin() {
     let scenario = Scenario::new().args("start -f -").command(|command| {
         command.stdin(Stdio::piped());
     });

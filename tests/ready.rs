@@ -22,7 +22,8 @@ fn is_ready(running: &Running) -> bool {
 }
 
 #[test]
-fn a_python_server_is_ready_when_its_port_is_bound() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn bound_port_marks_python_server_ready() {
     let port = free_port();
     let procfile =
         "web: until test -e go; do sleep 0.01; done; exec python3 -m http.server $PORT\n";
@@ -39,7 +40,8 @@ fn a_python_server_is_ready_when_its_port_is_bound() {
 }
 
 #[test]
-fn a_node_server_on_another_port_is_told_on() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs node")]
+fn server_on_another_port_is_reported() {
     let (given, found) = (free_port(), free_port());
     let procfile =
         format!("web: exec node -e \"require('http').createServer().listen({found})\"\n");
@@ -54,7 +56,8 @@ fn a_node_server_on_another_port_is_told_on() {
 }
 
 #[test]
-fn one_that_is_to_answer_and_does_so_elsewhere_is_told_on() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn http_probe_reports_a_server_on_another_port() {
     let (given, found) = (free_port(), free_port());
     let procfile = format!("api: exec python3 -m http.server {found}\n");
     let config = "[process.api]\nready = { http = '/' }\n";
@@ -64,7 +67,8 @@ fn one_that_is_to_answer_and_does_so_elsewhere_is_told_on() {
 }
 
 #[test]
-fn whoever_belongs_to_it_may_bind_the_port() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3, node and gunicorn")]
+fn port_bound_by_a_descendant_marks_process_ready() {
     let cluster = "const c = require('cluster'); if (c.isPrimary) { c.fork(); c.fork(); } else { \
                    require('http').createServer().listen(process.env.PORT) }";
     for command in [
@@ -86,7 +90,8 @@ fn whoever_belongs_to_it_may_bind_the_port() {
 }
 
 #[test]
-fn a_server_with_privileges_of_its_own_counts_too() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root and setcap")]
+fn server_with_file_capabilities_becomes_ready() {
     let port = free_port();
     let scenario = Scenario::as_nobody("web: exec ./python -m http.server $PORT\n");
     let python = scenario.folder().join("python");
@@ -101,7 +106,8 @@ fn a_server_with_privileges_of_its_own_counts_too() {
 }
 
 #[test]
-fn who_takes_its_port_later_is_named() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn process_that_takes_the_port_later_is_named() {
     let port = free_port();
     let procfile = format!(
         "web: until test -e go; do sleep 0.01; done; exec python3 -m http.server $PORT\n\
@@ -115,7 +121,7 @@ fn who_takes_its_port_later_is_named() {
 }
 
 #[test]
-fn a_reload_changes_what_is_waited_for() {
+fn reload_changes_the_awaited_service() {
     let (down, up) = (free_port(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let needs = |port| format!("[process.a]\nneeds = ['tcp://127.0.0.1:{port}']\n");
     let procfile = "a: echo begun; exec sleep 1000\n";
@@ -142,7 +148,7 @@ fn a_reload_changes_what_is_waited_for() {
 }
 
 #[test]
-fn colours_are_no_part_of_a_line() {
+fn log_probe_ignores_colors() {
     let procfile = "a: printf 'Local: \\033[36mhttp://\\033[1mlocal'; sleep 0.1; \
                     printf '\\033[0mhost\\033[0m\\n'; exec sleep 1000\n";
     let config = "[process.a]\nready = { log = 'http://localhost' }\n";
@@ -152,7 +158,8 @@ fn colours_are_no_part_of_a_line() {
 }
 
 #[test]
-fn what_an_answer_was_is_said_when_it_takes_too_long() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn ready_timeout_names_the_last_http_status() {
     let port = free_port();
     let config = "[process.api]\nready = { http = '/nowhere' }\nready_timeout = '2s'\n";
     let mut running =
@@ -162,7 +169,8 @@ fn what_an_answer_was_is_said_when_it_takes_too_long() {
 }
 
 #[test]
-fn a_server_of_somebody_elses_does_not_count() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn port_bound_by_another_process_does_not_count() {
     let port = free_port();
     // Not a descendant of web: it was there before.
     let procfile = format!("web: exec sleep 1000\nother: exec python3 -m http.server {port}\n");
@@ -173,7 +181,8 @@ fn a_server_of_somebody_elses_does_not_count() {
 }
 
 #[test]
-fn an_answer_says_it() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn http_probe_marks_process_ready() {
     let port = free_port();
     let server = "import http.server, os\n\
                   class Handler(http.server.BaseHTTPRequestHandler):\n\
@@ -193,7 +202,7 @@ fn an_answer_says_it() {
 }
 
 #[test]
-fn a_line_says_it_in_however_many_pieces() {
+fn log_probe_matches_a_line_written_in_pieces() {
     let procfile = "a: printf 'now liste'; until test -e go; do sleep 0.01; done; echo ning on 80; \
                     exec sleep 1000\n";
     let config = "[process.a]\nready = { log = 'listening on' }\n";
@@ -206,7 +215,7 @@ fn a_line_says_it_in_however_many_pieces() {
 }
 
 #[test]
-fn a_command_says_it_and_leaves_nothing() {
+fn command_probe_marks_process_ready_and_leaves_no_process() {
     let tag = tag();
     let config = format!(
         "[process.a]\nready = {{ command = \"($HOSTILE leaf {tag} &); echo no; test -e $PS\" }}\n"
@@ -252,7 +261,7 @@ fn story(stderr: &str, word: &str) -> Vec<String> {
 }
 
 #[test]
-fn five_start_one_after_the_other_and_stop_the_other_way_round() {
+fn dependencies_start_in_order_and_stop_in_reverse() {
     let mut running = start(FIVE, &five(""), "-N");
     running.wait_for("e.1 is ready");
     let stderr = end(running).code(0).stderr();
@@ -262,7 +271,7 @@ fn five_start_one_after_the_other_and_stop_the_other_way_round() {
 }
 
 #[test]
-fn one_of_five_that_fails_is_said_with_all_that_wait_for_it() {
+fn failed_dependency_is_named_with_all_its_dependents() {
     let late = five("ready = { command = 'false' }\nready_timeout = '0.5s'\n");
     let stderr = start(FIVE, &late, "-N").finish().code(1).stderr();
     let expected = "ganger | c.1 is not ready after 0.5s: `false` exited (1)\n\
@@ -274,7 +283,7 @@ fn one_of_five_that_fails_is_said_with_all_that_wait_for_it() {
 }
 
 #[test]
-fn a_circle_is_refused() {
+fn dependency_cycle_is_refused() {
     let config =
         "[process.a]\nafter = ['b']\n[process.b]\nafter = ['c']\n[process.c]\nafter = ['a']\n";
     start("a: true\nb: true\nc: true\n", config, "").finish().refused(
@@ -284,7 +293,7 @@ fn a_circle_is_refused() {
 }
 
 #[test]
-fn crashes_in_a_row_end_in_giving_up() {
+fn process_is_given_up_after_consecutive_crashes() {
     let config = "[process.job]\non_exit = 'restart-on-failure'\n\
                   backoff = { min = '1ms', max = '2ms', give_up_after = 10 }\n";
     let procfile = "job: echo failing; exit 3\nother: exec sleep 1000\n";

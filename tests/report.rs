@@ -3,7 +3,7 @@
 use crate::scenario::Scenario;
 
 #[test]
-fn who_failed_first_its_last_words_and_who_went_with_it() {
+fn report_names_first_failure_with_its_last_lines_and_the_stopped_processes() {
     let procfile = "web: exec sleep 1000\njob: seq 1 20; echo oh no; exit 3\n";
     let stderr = Scenario::procfile(procfile).args("start -N -q job").run().code(3).stderr();
     let lines: Vec<String> = (12..=20).map(|it| it.to_string()).chain(["oh no".into()]).collect();
@@ -16,7 +16,7 @@ fn who_failed_first_its_last_words_and_who_went_with_it() {
 }
 
 #[test]
-fn a_signal_has_its_name_and_a_success_no_report() {
+fn report_names_the_signal_and_is_left_out_after_success() {
     let procfile = "a: kill -SEGV $$\nb: exec sleep 1000\n";
     let stderr = Scenario::procfile(procfile).args("start").run().code(139).stderr();
     assert!(stderr.contains("ganger | a.1 failed first: it was killed by SIGSEGV\n"), "{stderr}");
@@ -26,7 +26,7 @@ fn a_signal_has_its_name_and_a_success_no_report() {
 }
 
 #[test]
-fn who_ran_alone_and_unseen_has_its_last_words_too() {
+fn report_shows_last_lines_of_a_hidden_process() {
     let start = |args: &str| Scenario::procfile("job: echo why; exit 3\n").args(args).run().code(3);
     let expected = "ganger | job.1 failed first: it exited (3)\nganger | its last words:\n\
                     ganger |   why\n";
@@ -67,7 +67,8 @@ impl Drop for Group {
 }
 
 #[test]
-fn memory_that_ran_out_is_named() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root and cgroups")]
+fn out_of_memory_kill_is_named() {
     let group = Group::new();
     let eat = "python3 -c 'a = [bytes([n]) * (1 << 20) for n in range(200)]'";
     let procfile = format!("a: exec {eat}\nb: exec sleep 1000\n");
@@ -83,7 +84,7 @@ fn memory_that_ran_out_is_named() {
 }
 
 #[test]
-fn other_runners_files_are_noticed() {
+fn files_of_other_runners_are_noticed() {
     let scenario = Scenario::procfile("a: true\n")
         .file(".foreman", "formation: a=2\nport: 3000\n")
         .file(".overmind.env", "OVERMIND_PORT=3000\nSECRET=s3cret\n");

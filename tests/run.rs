@@ -19,7 +19,7 @@ fn code_of(command: &str) -> i32 {
 }
 
 #[test]
-fn is_heard_as_it_stands() {
+fn run_prints_output_unchanged() {
     let finished = app().args("run env").run().code(0);
     let lines: Vec<String> = finished.stdout().lines().map(str::to_owned).collect();
     assert!(lines.contains(&"A=b".to_owned()) && lines.contains(&"PS=run.1".to_owned()));
@@ -31,7 +31,7 @@ fn is_heard_as_it_stands() {
 }
 
 #[test]
-fn gives_the_exact_exit_code() {
+fn run_returns_the_exact_exit_code() {
     assert_eq!(code_of("true"), 0);
     let sh = |script: &str| app().args("run sh -c").arg(script).run().status.code().unwrap();
     assert_eq!(sh("exit 7"), 7);
@@ -43,7 +43,7 @@ fn gives_the_exact_exit_code() {
 }
 
 #[test]
-fn takes_what_follows_the_command_untouched() {
+fn run_passes_arguments_unchanged() {
     let said = |args: &str| app().args(args).run().code(0).stdout();
     assert_eq!(said("run printf %s, -f x --env y -v -- -h"), "-f,x,--env,y,-v,--,-h,");
     assert_eq!(said("run -- printf %s, -x"), "-x,");
@@ -51,7 +51,7 @@ fn takes_what_follows_the_command_untouched() {
 }
 
 #[test]
-fn knows_the_procfile() {
+fn run_starts_procfile_entries() {
     assert_eq!(app().args("run console").run().code(5).stdout(), "b from run.1\n");
     assert_eq!(app().args("run release").run().code(0).stdout(), "migrated\n");
     // More than a name is a command: here there is none of that name.
@@ -68,7 +68,7 @@ fn knows_the_procfile() {
 }
 
 #[test]
-fn needs_no_procfile() {
+fn run_works_without_a_procfile() {
     let app = || Scenario::new().file(".env", "A=b\n");
     let shell = || app().args("run sh -c").arg("echo $A; exit 7");
     assert_eq!(shell().run().code(7).stdout(), "b\n");
@@ -85,7 +85,7 @@ fn needs_no_procfile() {
 }
 
 #[test]
-fn runs_in_the_folder_of_the_app() {
+fn run_uses_the_folder_of_the_app() {
     let finished = Scenario::new()
         .file("app/Procfile", "web: a\n")
         .file("app/.env", "A=1\n")
@@ -105,7 +105,7 @@ fn runs_in_the_folder_of_the_app() {
 }
 
 #[test]
-fn entry_has_the_port_of_its_process_type() {
+fn run_of_an_entry_has_the_port_of_its_type() {
     let procfile = "db: true\nweb: echo $PORT $GANGER_PROCESS_db_PORT $PS\n";
     let said = |args: &str| {
         let app =
@@ -130,7 +130,7 @@ fn entry_has_the_port_of_its_process_type() {
 }
 
 #[test]
-fn program_that_can_not_be_run_is_told_why() {
+fn run_explains_why_a_program_can_not_be_run() {
     let said = |args: &str, code: i32| {
         let app = app().file("plain.sh", "#!/bin/sh\n").file("bad.sh", "#!/usr/bin/rubyy -w\n");
         let app = app.file("Procfile", "web: bundel exec puma\n");
@@ -155,7 +155,7 @@ fn program_that_can_not_be_run_is_told_why() {
 }
 
 #[test]
-fn reads_what_ganger_would_have_read() {
+fn run_reads_stdin() {
     let mut running = app()
         .args("run cat")
         .command(|command| {
@@ -167,7 +167,7 @@ fn reads_what_ganger_would_have_read() {
 }
 
 #[test]
-fn passes_on_term_and_hup_and_leaves_int_to_the_command() {
+fn run_forwards_term_and_hup_and_leaves_int_to_the_command() {
     for (signal, name) in [(Signal::SIGTERM, "TERM"), (Signal::SIGHUP, "HUP")] {
         let script = format!("trap 'exit 3' {name}; echo up; while :; do sleep 0.05; done");
         let mut running = app().args("run sh -c").arg(script).start();
@@ -185,14 +185,14 @@ fn passes_on_term_and_hup_and_leaves_int_to_the_command() {
 }
 
 #[test]
-fn leaves_ignored_what_was_ignored() {
+fn run_keeps_inherited_ignored_signals() {
     let scenario = Scenario::of("nohup").file("Procfile", "a: true\n").arg(crate::scenario::GANGER);
     let scenario = scenario.args("run sh -c").arg("kill -HUP $$; kill -HUP $PPID; echo alive");
     assert_eq!(scenario.run().code(0).stdout(), "alive\n");
 }
 
 #[test]
-fn is_on_the_terminal_and_under_job_control() {
+fn run_uses_the_terminal_with_job_control() {
     let terminal = openpty(None, None).unwrap();
     let slave = File::from(terminal.slave);
     let (out, err) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());

@@ -16,7 +16,8 @@ use nix::unistd::mkfifo;
 use crate::attacks::{Cleanup, kill_both};
 use crate::control::{Told, tell};
 use crate::scenario::{
-    GANGER, NOBODY, PATIENCE, Running, Scenario, User, tag, tagged, use_runtime_dir,
+    GANGER, NOBODY, PATIENCE, Running, Scenario, User, runtime_files, socket_path, tag, tagged,
+    use_runtime_dir,
 };
 
 const SLEEPER: &str = "a: exec sleep 1000\n";
@@ -88,7 +89,8 @@ const ATTACKS: [&str; 5] =
     ["folder", "link to a folder", "link to nothing", "file", "folder that others can write"];
 
 #[test]
-fn falls_back_when_its_folder_is_not_this_users_alone() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn runtime_folder_of_another_user_is_not_used() {
     for kind in ATTACKS {
         let user = User::new();
         let reason = attack(&user, kind);
@@ -116,7 +118,8 @@ fn falls_back_when_its_folder_is_not_this_users_alone() {
 }
 
 #[test]
-fn daemon_falls_back_too() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn daemon_uses_the_fallback_folder() {
     let user = User::new();
     let reason = attack(&user, "folder");
     let scenario = user.scenario(SLEEPER).args("./ganger start -D");
@@ -137,7 +140,8 @@ fn daemon_falls_back_too() {
 }
 
 #[test]
-fn says_what_is_wrong_with_both_places() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn two_unusable_runtime_folders_are_both_explained() {
     let user = User::new();
     let reason = attack(&user, "file");
     // This user should not put anything into a home that belongs to root.
@@ -157,7 +161,8 @@ fn says_what_is_wrong_with_both_places() {
 }
 
 #[test]
-fn next_start_sweeps_both_places() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn next_start_sweeps_both_runtime_folders() {
     for attacked_first in [true, false] {
         let user = User::new();
         let tag = tag();
@@ -185,7 +190,8 @@ fn next_start_sweeps_both_places() {
 }
 
 #[test]
-fn same_ganger_is_found_whatever_the_environment_says() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn ganger_is_found_in_any_environment() {
     let user = User::new();
     let own = user.home.join("session");
     create_dir(&own, 0o700, user.id);
@@ -232,7 +238,8 @@ fn same_ganger_is_found_whatever_the_environment_says() {
 }
 
 #[test]
-fn socket_in_a_folder_of_another_user_is_not_asked() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn socket_in_a_folder_of_another_user_is_not_used() {
     let user = User::new();
     let running = up(&user, "");
     let folder = running.folder().to_owned();
@@ -255,6 +262,7 @@ fn socket_in_a_folder_of_another_user_is_not_asked() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn ganger_of_an_earlier_version_is_found() {
     let user = User::new();
     let running = up(&user, "");
@@ -287,6 +295,7 @@ fn ganger_of_an_earlier_version_is_found() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn root_leaves_nothing_in_the_folders_of_a_user() {
     let user = User::new();
     let session = user.home.join("session");
@@ -328,13 +337,12 @@ fn spawn(folder: &Path, args: &str, log: &str) -> Child {
 }
 
 #[test]
-fn of_two_starts_at_once_one_runs() {
+fn only_one_of_two_concurrent_starts_runs() {
     let config = "[process.a]\nready = { log = 'up' }\n";
     let scenario = Scenario::procfile("a: echo up; exec sleep 1000\n").file("ganger.toml", config);
     let folder = scenario.folder().to_owned();
     let (start, daemon) = ("start", "start -D");
-    let name = ganger::control::socket::name(&fs::canonicalize(&folder).unwrap());
-    let socket = folder.join("ganger").join(name);
+    let socket = socket_path(&folder);
     let pairs = [[start, start], [start, daemon], [daemon, start], [daemon, daemon]];
     for round in 0..100 {
         let pair = pairs[round % pairs.len()];
@@ -366,7 +374,7 @@ fn of_two_starts_at_once_one_runs() {
         assert_runs_already(&Told(said, 2), pid);
         assert_eq!(tell(&folder, "quit"), Told(String::new(), 0), "{round}");
         assert_eq!(both[winner].wait().unwrap().code(), Some(0), "{round}");
-        let left = || entries(&folder.join("ganger"));
+        let left = || runtime_files(&folder);
         while !left().is_empty() {
             assert!(since.elapsed() < PATIENCE, "{round}: {:?}", left());
             std::thread::sleep(Duration::from_millis(1));
@@ -375,7 +383,8 @@ fn of_two_starts_at_once_one_runs() {
 }
 
 #[test]
-fn planted_lock_is_not_followed() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn planted_lock_file_is_not_followed() {
     let user = User::new();
     let shared = user.home.join("shared");
     create_dir(&shared, 0o1777, 0);
@@ -466,7 +475,7 @@ impl Deployed {
 }
 
 #[test]
-fn link_to_a_release_means_the_same_app_after_a_switch() {
+fn app_behind_a_release_link_is_found_after_a_switch() {
     let mut app = Deployed::start();
     let pid = app.running.pid();
     let real_1 = fs::canonicalize(app.root.join("releases/1")).unwrap();
@@ -501,11 +510,12 @@ fn link_to_a_release_means_the_same_app_after_a_switch() {
     assert_eq!(app.ask("releases/2", "ps").1, 3);
     assert_eq!(app.ask("current", "quit"), Told(String::new(), 0));
     assert_eq!(app.running.wait().code(), Some(0));
-    assert_eq!(entries(&app.root.join("ganger")), Vec::<PathBuf>::new());
+    let files = ["releases/1", "releases/2"].map(|release| runtime_files(&app.root.join(release)));
+    assert_eq!(files.concat(), Vec::<PathBuf>::new());
 }
 
 #[test]
-fn release_that_is_gone_is_not_reloaded() {
+fn removed_release_is_not_reloaded() {
     let app = Deployed::start();
     fs::remove_file(app.root.join("current")).unwrap();
     let Told(said, code) = app.ask("releases/1", "reload");
@@ -518,7 +528,7 @@ fn release_that_is_gone_is_not_reloaded() {
 }
 
 #[test]
-fn path_that_means_another_folder_is_not_believed() {
+fn pwd_that_names_another_folder_is_ignored() {
     let scenario = Scenario::procfile(SLEEPER);
     let folder = scenario.folder().to_owned();
     let mut running = scenario.args("start").env("PWD", "/usr").start();

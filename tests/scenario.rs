@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
-use nix::unistd::{Pid, getegid, geteuid};
+use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 /// How long a test waits for what must come: long enough for any machine.
@@ -55,31 +55,47 @@ fn hear_all_signals() {
     });
 }
 
-/// Runs `command` with the runtime folder that belongs to a test's folder: `ganger` in it
-/// is mounted where all programs of this user have theirs, and only these see it.
+/// Whether the second level of tests runs, as root: each test then has a runtime folder of its
+/// own. On the first level, all tests share the real one of this user.
+pub const SYSTEM_TESTS: bool = cfg!(feature = "system-tests");
+
+/// The runtime folder of this user, as all programs see it.
+fn shared_runtime_dir() -> PathBuf {
+    format!("/tmp/ganger-{}", geteuid()).into()
+}
+
+/// The runtime folder that a ganger in a test's folder uses.
+pub fn runtime_dir(folder: &Path) -> PathBuf {
+    if SYSTEM_TESTS { folder.join("ganger") } else { shared_runtime_dir() }
+}
+
+/// The path of the control socket of a ganger whose root is a test's folder.
+pub fn socket_path(folder: &Path) -> PathBuf {
+    runtime_dir(folder).join(ganger::control::socket::name(&fs::canonicalize(folder).unwrap()))
+}
+
+/// The files in the runtime folder that belong to a ganger whose root is a test's folder.
+pub fn runtime_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(runtime_dir(folder)).into_iter().flatten().flatten();
+    let socket = socket_path(folder);
+    let is_own = |path: &PathBuf| SYSTEM_TESTS || path.file_stem() == socket.file_stem();
+    entries.map(|entry| entry.path()).filter(is_own).collect()
+}
+
+/// Runs `command` with the runtime folder that belongs to a test's folder. On the second level
+/// that is `ganger` in it, which is mounted over the real one for this command alone.
 pub fn use_runtime_dir(command: &mut Command, folder: &Path) {
-    let (user, group) = (geteuid(), getegid());
-    let shared = PathBuf::from(format!("/tmp/ganger-{user}"));
-    let own = folder.join("ganger");
+    if !SYSTEM_TESTS {
+        return;
+    }
+    assert!(geteuid().is_root(), "`--features system-tests` needs root");
+    let (shared, own) = (shared_runtime_dir(), folder.join("ganger"));
     for folder in [&shared, &own] {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).unwrap();
     }
-    // An ordinary user may mount something in a namespace where that user is known.
-    let maps = [
-        ("/proc/self/setgroups", "deny".to_owned()),
-        ("/proc/self/uid_map", format!("{user} {user} 1")),
-        ("/proc/self/gid_map", format!("{group} {group} 1")),
-    ];
     let enter = move || {
         let none: Option<&str> = None;
-        if user.is_root() {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-        } else {
-            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUSER)?;
-            for (file, text) in &maps {
-                fs::write(file, text)?;
-            }
-        }
+        unshare(CloneFlags::CLONE_NEWNS)?;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         Ok(mount(Some(&own), &shared, none, MsFlags::MS_BIND, none)?)
     };

@@ -10,12 +10,11 @@ use nix::sys::signal::Signal;
 use crate::scenario::{Scenario, children};
 
 #[test]
-fn who_leaves_at_its_end_stays_up() {
-    let mut running = Scenario::procfile(
-        "a: cat; echo over\nc: perl -e '1 while <STDIN>'; echo over\nb: echo up; sleep 1000\n",
-    )
-    .args("start")
-    .start();
+fn process_that_exits_at_end_of_stdin_stays_up() {
+    let mut running =
+        Scenario::procfile("a: cat; echo over\nc: wc -l; echo over\nb: echo up; sleep 1000\n")
+            .args("start")
+            .start();
     running.wait_for("b.1    | up").wait_until("cat", |running| {
         // cat waits in read(2), and so it has had its chance to leave.
         children(running.keeper()).into_iter().flat_map(children).any(|cat| {
@@ -30,7 +29,7 @@ fn who_leaves_at_its_end_stays_up() {
 }
 
 #[test]
-fn nobody_gets_the_terminals_keys() {
+fn no_process_reads_from_the_terminal() {
     let terminal = openpty(None, None).unwrap();
     let slave = File::from(terminal.slave);
     let procfile = "a: (read x </dev/tty) || echo none; echo up; read line; echo over\n\
@@ -58,14 +57,14 @@ fn nobody_gets_the_terminals_keys() {
 }
 
 #[test]
-fn a_null_device_on_request() {
+fn stdin_may_be_dev_null() {
     let scenario = Scenario::procfile("a: cat; echo over\n")
         .file("ganger.toml", "[process.a]\nstdin = 'null'\n");
     assert_eq!(scenario.args("start").run().code(0).lines_of("a.1"), ["over"]);
 }
 
 #[test]
-fn ganger_needs_none_itself() {
+fn ganger_runs_with_closed_stdin() {
     let finished = Scenario::of("sh")
         .file("Procfile", "a: exec $HOSTILE descriptors\n")
         .args("-c")

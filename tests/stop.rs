@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use crate::scenario::{Scenario, children, free_port, tag, tagged, tagged_as, wait_until_gone};
 
 #[test]
-fn who_ignores_the_signal_is_killed_at_the_grace() {
+fn process_that_ignores_the_stop_signal_is_killed_after_the_grace_period() {
     let procfile = "a: exec $HOSTILE stubborn\n";
     let mut running = Scenario::procfile(procfile).args("start -t 1.5").start();
     running.wait_for("a.1    | stubborn").signal(Signal::SIGTERM);
@@ -25,7 +25,7 @@ fn who_ignores_the_signal_is_killed_at_the_grace() {
 }
 
 #[test]
-fn a_second_interrupt_kills_at_once() {
+fn second_interrupt_kills_at_once() {
     let procfile = "a: exec $HOSTILE stubborn\n";
     let mut running = Scenario::procfile(procfile).args("start -t 1000").start();
     running.wait_for("a.1    | stubborn").signal(Signal::SIGINT);
@@ -38,7 +38,7 @@ fn a_second_interrupt_kills_at_once() {
 }
 
 #[test]
-fn a_shell_leaves_no_grandchild() {
+fn grandchildren_of_a_shell_are_stopped() {
     let tag = tag();
     let procfile = format!("a: $HOSTILE stubborn {tag} & $HOSTILE stubborn {tag}; true\n");
     let mut running = Scenario::procfile(procfile).args("start -t 2").start();
@@ -53,7 +53,7 @@ fn a_shell_leaves_no_grandchild() {
 }
 
 #[test]
-fn what_a_leader_leaves_goes_before_it_starts_again() {
+fn descendants_are_stopped_before_a_restart() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE leave 1 {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -t 0.3 -r all").start();
@@ -67,7 +67,7 @@ fn what_a_leader_leaves_goes_before_it_starts_again() {
 }
 
 #[test]
-fn a_detached_child_gives_up_its_port_for_the_next_life() {
+fn detached_child_frees_its_port_before_a_restart() {
     let (tag, port) = (tag(), free_port());
     let procfile = format!("a: exec $HOSTILE detach {port} {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -r all").start();
@@ -79,7 +79,7 @@ fn a_detached_child_gives_up_its_port_for_the_next_life() {
 }
 
 #[test]
-fn a_zombie_is_nobody_to_wait_for() {
+fn zombie_does_not_delay_the_stop() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE zombie {tag}\nb: sleep 1000\n");
     let mut running = Scenario::procfile(procfile).args("start --can-die a -t 5").start();
@@ -91,7 +91,7 @@ fn a_zombie_is_nobody_to_wait_for() {
 }
 
 #[test]
-fn strays_are_named_and_stopped_with_the_rest() {
+fn orphans_are_named_and_stopped() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE stray {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start").start();
@@ -105,7 +105,7 @@ fn strays_are_named_and_stopped_with_the_rest() {
 }
 
 #[test]
-fn signals_of_its_own_are_used_and_suspended_processes_hear_them() {
+fn custom_stop_signal_reaches_suspended_processes() {
     let procfile = "a: trap 'echo int; exit 0' INT; echo up; while :; do sleep 0.1; done\n\
                     b: trap 'echo quit; exit 0' QUIT; echo up; kill -STOP $$; while :; do sleep 0.1; done\n";
     let mut running = Scenario::procfile(procfile)
@@ -121,7 +121,7 @@ fn signals_of_its_own_are_used_and_suspended_processes_hear_them() {
 }
 
 #[test]
-fn user_signals_are_passed_on_and_quit_tells() {
+fn user_signals_are_forwarded_and_quit_prints_the_status() {
     let procfile =
         "a: trap 'echo one' USR1; trap 'echo two' USR2; echo up; while :; do sleep 0.05; done\n";
     let mut running = Scenario::procfile(procfile).args("start").start();
@@ -155,7 +155,7 @@ fn is_suspended(pid: Pid) -> bool {
 }
 
 #[test]
-fn everything_is_suspended_and_goes_on() {
+fn all_processes_are_suspended_and_resumed() {
     // A shell that waits for a child of vfork(2) can't be suspended.
     let mut running = Scenario::procfile("a: exec $HOSTILE tick\n").args("start").start();
     running.wait_for("tick").signal(Signal::SIGTSTP);

@@ -9,7 +9,7 @@ use nix::pty::openpty;
 use crate::scenario::Scenario;
 
 #[test]
-fn names_are_padded_to_the_longest() {
+fn names_are_padded_to_the_longest_one() {
     let finished =
         Scenario::procfile("a: echo 1\nlonger: echo 2\n").args("start --any-can-die").run().code(0);
     let mut lines: Vec<String> = finished.stdout().lines().map(str::to_owned).collect();
@@ -18,13 +18,13 @@ fn names_are_padded_to_the_longest() {
 }
 
 #[test]
-fn without_names() {
+fn no_prefix_leaves_out_names() {
     let finished = Scenario::procfile("a: printf 'one\\ntwo'\n").args("start --no-prefix").run();
     assert_eq!(finished.code(0).stdout(), "one\ntwo\n");
 }
 
 #[test]
-fn with_the_time() {
+fn timestamp_adds_the_time() {
     let finished = Scenario::procfile("a: echo 1\n").args("start -T").run().code(0);
     let out = finished.stdout();
     let (time, line) = out.split_once(' ').unwrap();
@@ -38,7 +38,7 @@ fn with_the_time() {
 }
 
 #[test]
-fn in_colour_where_it_is_wanted() {
+fn color_follows_flags_and_environment() {
     let out = |args: &str, env: &[(&str, &str)]| {
         let scenario = Scenario::procfile("a: echo 1\nb: sleep 1000\n").args("start").args(args);
         let scenario = env.iter().fold(scenario, |scenario, (key, value)| scenario.env(key, value));
@@ -57,7 +57,7 @@ fn in_colour_where_it_is_wanted() {
 }
 
 #[test]
-fn each_output_has_colours_of_its_own() {
+fn stdout_and_stderr_decide_about_color_separately() {
     let terminal = openpty(None, None).unwrap();
     let slave = File::from(terminal.slave);
     let scenario = Scenario::procfile("a: echo 1\n").args("start").env("TERM", "xterm");
@@ -73,14 +73,14 @@ fn each_output_has_colours_of_its_own() {
 }
 
 #[test]
-fn some_are_not_shown() {
+fn hidden_processes_are_not_shown() {
     let procfile = "a: echo 1\nb: echo 2\n";
     let finished = Scenario::procfile(procfile).args("start -q a --any-can-die").run().code(0);
     assert_eq!(finished.stdout(), "b.1    | 2\n");
 }
 
 #[test]
-fn the_window_is_named_and_gets_its_name_back() {
+fn window_title_is_set_and_restored() {
     let terminal = openpty(None, None).unwrap();
     let slave = File::from(terminal.slave);
     let stderr = slave.try_clone().unwrap();
@@ -98,7 +98,8 @@ fn the_window_is_named_and_gets_its_name_back() {
 }
 
 #[test]
-fn another_shell() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs bash")]
+fn shell_is_configurable() {
     let scenario = || Scenario::procfile("a: echo ${BASH_VERSION:+bash} ${x:-none}\n");
     let shell = |args: &str| scenario().args("start").args(args).run();
     assert_eq!(shell("").code(0).lines_of("a.1"), ["none"]);

@@ -15,7 +15,7 @@ fn orchard(tag: &str) -> Running {
 }
 
 #[test]
-fn of_a_signal_to_ganger_alone() {
+fn no_descendant_survives_sigterm_of_ganger() {
     let tag = tag();
     let running = orchard(&tag);
     let keeper = running.keeper();
@@ -26,7 +26,7 @@ fn of_a_signal_to_ganger_alone() {
 }
 
 #[test]
-fn of_the_death_of_ganger() {
+fn no_descendant_survives_sigkill_of_ganger() {
     let tag = tag();
     let mut running = orchard(&tag);
     let keeper = running.keeper();
@@ -37,7 +37,7 @@ fn of_the_death_of_ganger() {
 }
 
 #[test]
-fn of_the_death_of_the_keeper() {
+fn no_descendant_survives_sigkill_of_the_keeper() {
     let tag = tag();
     let running = orchard(&tag);
     kill(running.keeper(), Signal::SIGKILL).unwrap();
@@ -51,7 +51,7 @@ fn of_the_death_of_the_keeper() {
 }
 
 #[test]
-fn of_a_keeper_that_stands_still() {
+fn no_descendant_survives_a_frozen_keeper() {
     let tag = tag();
     let procfile = format!("tree: exec $HOSTILE tree {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m tree=3 -t 30").start();
@@ -70,7 +70,7 @@ fn of_a_keeper_that_stands_still() {
 }
 
 #[test]
-fn of_the_death_of_gangers_whole_group() {
+fn no_descendant_survives_sigkill_of_gangers_group() {
     let tag = tag();
     let procfile = format!("tree: exec $HOSTILE tree {tag}\n");
     let mut running = Scenario::procfile(procfile)
@@ -86,7 +86,8 @@ fn of_the_death_of_gangers_whole_group() {
 }
 
 #[test]
-fn of_both_dying_at_one_instant_the_next_finds_what_is_left() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
+fn next_start_kills_what_a_killed_ganger_and_keeper_left() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE marked {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m a=5").start();
@@ -129,7 +130,7 @@ fn of_both_dying_at_one_instant_the_next_finds_what_is_left() {
 }
 
 #[test]
-fn a_child_starts_with_nothing_that_is_not_its_own() {
+fn child_inherits_no_descriptors_signals_or_terminal() {
     let finished = Scenario::of("sh")
         .file("Procfile", "a: exec $HOSTILE descriptors\nb: sleep 1; exec $HOSTILE signals\n")
         .args("-c")

@@ -46,7 +46,7 @@ fn end(running: Running) -> String {
 }
 
 #[test]
-fn a_burst_of_changes_is_one() {
+fn burst_of_changes_causes_one_restart() {
     let mut running = start();
     let folder = running.folder().join("src/deep");
     for number in 0..1000 {
@@ -63,7 +63,7 @@ fn a_burst_of_changes_is_one() {
 }
 
 #[test]
-fn what_git_ignores_and_what_no_pattern_means_is_nothing() {
+fn ignored_and_unmatched_files_cause_no_restart() {
     let mut running = start();
     let write = |file: &str| fs::write(running.folder().join(file), "x").unwrap();
     for file in ["src/generated/c.rb", "src/x.tmp.rb", "src/a.py", "a.rb"] {
@@ -77,7 +77,7 @@ fn what_git_ignores_and_what_no_pattern_means_is_nothing() {
 }
 
 #[test]
-fn a_folder_that_comes_back_or_under_another_name_is_watched_again() {
+fn recreated_or_renamed_folder_is_watched_again() {
     let mut running = start();
     let src = running.folder().join("src");
     let file = src.join("deep/er/b.rb");
@@ -98,7 +98,7 @@ fn a_folder_that_comes_back_or_under_another_name_is_watched_again() {
 }
 
 #[test]
-fn rules_above_the_app_hold_too() {
+fn ignore_rules_above_the_app_apply() {
     let procfile = "app: echo up; exec sleep 1000\n";
     let scenario = Scenario::new()
         .file("repository/.git/HEAD", "")
@@ -123,7 +123,7 @@ fn rules_above_the_app_hold_too() {
 }
 
 #[test]
-fn patterns_that_mean_no_file_of_the_app_are_refused() {
+fn watch_pattern_outside_the_app_is_refused() {
     for pattern in ["", "!a", "src/"] {
         Scenario::procfile("app: true\n")
             .file("ganger.toml", format!("[process.app]\nwatch = ['{pattern}']\n"))
@@ -147,7 +147,7 @@ fn patterns_that_mean_no_file_of_the_app_are_refused() {
 }
 
 #[test]
-fn what_has_failed_or_is_done_begins_anew() {
+fn change_starts_failed_and_finished_processes_again() {
     let procfile = "build: echo building; . ./src/build.sh\nother: exec sleep 1000\n";
     let config = "[process.build]\non_exit = 'ignore'\nwatch = ['./src/*.sh']\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
@@ -163,7 +163,7 @@ fn what_has_failed_or_is_done_begins_anew() {
 }
 
 #[test]
-fn more_changes_than_the_system_counts_are_a_change() {
+fn overflow_of_the_watch_queue_counts_as_a_change() {
     let mut running = start();
     // As Ctrl-Z does.
     running.signal(Signal::SIGSTOP);
@@ -182,7 +182,8 @@ fn more_changes_than_the_system_counts_are_a_change() {
 }
 
 #[test]
-fn a_folder_that_may_not_be_read_hides_no_other() {
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
+fn unreadable_folder_does_not_hide_others() {
     let procfile = "app: echo up; exec sleep 1000\n";
     let scenario = Scenario::as_nobody(procfile)
         .file("ganger.toml", "[process.app]\nwatch = ['**/*.rb']\n")
@@ -204,7 +205,7 @@ fn a_folder_that_may_not_be_read_hides_no_other() {
 }
 
 #[test]
-fn rules_that_change_hold_from_then_on() {
+fn changed_ignore_rules_apply() {
     let mut running = start();
     let src = running.folder().join("src");
     // What git ignores now is nothing, and what it no longer ignores is something.
@@ -224,7 +225,7 @@ fn rules_that_change_hold_from_then_on() {
 }
 
 #[test]
-fn new_folders_are_watched_and_what_was_stopped_stays_so() {
+fn new_folders_are_watched_and_stopped_processes_stay_down() {
     let mut running = start();
     let folder = running.folder().join("src/new/folder");
     fs::create_dir_all(&folder).unwrap();

@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_by_line() {
+    fn invalid_procfile_line_is_refused_with_its_number() {
         for (text, expected) in [
             ("\nprot = 1", "line 2: unknown key `prot` (did you mean `port`?)"),
             (

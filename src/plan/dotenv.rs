@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_foremans() {
+    fn env_values_are_parsed_as_foreman_does() {
         for (text, expected) in [
             ("A=foo bar", "A=foo bar"),
             ("A=it's", "A=it's"),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn the_differences_are_the_documented_ones() {
+    fn env_differences_from_foreman_are_documented() {
         for (text, expected) in [
             ("A=b # comment", "A=b"),
             ("A='b' # it's", "A=b"),

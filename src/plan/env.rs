@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_environment_wins_unless_told_otherwise() {
+    fn real_environment_wins_unless_overridden() {
         let real = real(&[("A", "real"), ("SAME", "1")]);
         let layers = [layer(".env", "A=file\nB=${A}!\nSAME=1"), layer(".env.local", "C=$B")];
         let resolved = resolve(&real, &layers, false).unwrap();

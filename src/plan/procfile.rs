@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_by_line() {
+    fn invalid_procfile_line_is_refused_with_its_number() {
         let error = |text: &[u8]| parse(text).unwrap_err().to_string();
         for (text, expected) in [
             ("web: a\n<<<<<<< HEAD\n", "line 2: `<<<<<<<` is a merge conflict marker"),

@@ -68,6 +68,7 @@ fn is_named(stderr: &str) -> bool {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn other_processes_get_their_stop_signal_while_an_exec_hangs() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let tag = tag();
@@ -87,6 +88,7 @@ fn other_processes_get_their_stop_signal_while_an_exec_hangs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn second_interrupt_kills_at_once_while_an_exec_hangs() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -100,6 +102,7 @@ fn second_interrupt_kills_at_once_while_an_exec_hangs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn message_names_the_process_whose_exec_hangs() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -115,6 +118,7 @@ fn message_names_the_process_whose_exec_hangs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn requests_are_answered_while_an_exec_hangs() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -132,6 +136,7 @@ fn requests_are_answered_while_an_exec_hangs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn failure_of_another_process_stops_all_while_an_exec_hangs() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -143,6 +148,7 @@ fn failure_of_another_process_stops_all_while_an_exec_hangs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn later_processes_start_while_an_exec_hangs() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -158,6 +164,7 @@ fn later_processes_start_while_an_exec_hangs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn process_runs_once_its_exec_goes_on() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -171,6 +178,7 @@ fn process_runs_once_its_exec_goes_on() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root (fanotify)")]
 fn nothing_survives_sigkill_of_ganger_while_an_exec_hangs() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);

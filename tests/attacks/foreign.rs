@@ -30,6 +30,7 @@ fn script(job: &str, tag: &str) -> Running {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs bash")]
 fn children_of_the_calling_script_outlive_the_keeper() {
     let (job, tag) = (tag(), tag());
     let _cleanup = Cleanup(&job);
@@ -51,6 +52,7 @@ fn children_of_the_calling_script_outlive_the_keeper() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs bash")]
 fn children_of_the_calling_script_outlive_a_stop() {
     let (job, tag) = (tag(), tag());
     let _cleanup = Cleanup(&job);
@@ -64,6 +66,7 @@ fn children_of_the_calling_script_outlive_a_stop() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs bash")]
 fn children_of_the_calling_script_outlive_sigkill_of_ganger() {
     let (job, tag) = (tag(), tag());
     let _cleanup = Cleanup(&job);
@@ -75,6 +78,7 @@ fn children_of_the_calling_script_outlive_sigkill_of_ganger() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs bash")]
 fn later_children_of_a_background_job_outlive_the_keeper() {
     let (job, tag) = (tag(), tag());
     let _cleanup = Cleanup(&job);
@@ -126,6 +130,7 @@ fn kill_and_start_next(mut running: Running, tag: &str) -> Running {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn next_start_spares_a_process_whose_parent_is_alive() {
     let tag = tag();
     let running = earlier(&tag, "");
@@ -135,6 +140,7 @@ fn next_start_spares_a_process_whose_parent_is_alive() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn next_start_spares_a_terminal_and_the_shell_on_it() {
     let (tag, shell) = (tag(), tag());
     let _cleanup = Cleanup(&shell);
@@ -168,6 +174,7 @@ impl Drop for Tmux<'_> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs tmux")]
 fn next_start_spares_a_tmux_server_and_its_shells() {
     let (tag, shell) = (tag(), tag());
     let _cleanup = [Cleanup(&tag), Cleanup(&shell)];
@@ -190,6 +197,7 @@ fn next_start_spares_a_tmux_server_and_its_shells() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn next_start_spares_a_nested_ganger_and_its_processes() {
     let (tag, inner) = (tag(), tag());
     let more = "nested: $GANGER start -D -d inner && echo there; exec sleep 1000\n";
@@ -213,6 +221,7 @@ fn ask_inner(folder: &Path, args: &str) -> Told {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn next_start_kills_orphans_that_fell_to_a_session_manager() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE daemonize stay tree {tag}\n");

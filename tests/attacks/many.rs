@@ -42,6 +42,7 @@ fn best(times: usize, of: impl FnMut() -> Duration) -> f64 {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "starts 2,000 processes and measures time")]
 fn time_to_stop_grows_in_proportion() {
     let (few, many) = (best(3, || stop(500)), best(2, || stop(2000)));
     let ratio = many / few;
@@ -64,6 +65,7 @@ fn scale_down(count: usize) -> Duration {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "starts 2,000 processes and measures time")]
 fn time_to_scale_down_grows_in_proportion() {
     let (few, many) = (best(2, || scale_down(400)), best(2, || scale_down(1600)));
     let ratio = many / few;
@@ -85,6 +87,7 @@ fn restart(count: usize) -> Duration {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "starts 2,000 processes and measures time")]
 fn time_to_restart_all_grows_in_proportion() {
     let (few, many) = (best(2, || restart(400)), best(2, || restart(1600)));
     let ratio = many / few;

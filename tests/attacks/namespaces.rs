@@ -35,6 +35,7 @@ const PID_NAMESPACES: [&str; 4] = [
 ];
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn processes_in_new_pid_namespaces_are_stopped() {
     for chain in PID_NAMESPACES {
         let tag = tag();
@@ -48,6 +49,7 @@ fn processes_in_new_pid_namespaces_are_stopped() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn processes_in_new_pid_namespaces_do_not_survive_ganger_or_its_keeper() {
     for chain in PID_NAMESPACES {
         for victim in [Running::pid, Running::keeper] {
@@ -62,6 +64,7 @@ fn processes_in_new_pid_namespaces_do_not_survive_ganger_or_its_keeper() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn first_process_of_a_namespace_is_found_by_the_next_start() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -76,6 +79,7 @@ fn first_process_of_a_namespace_is_found_by_the_next_start() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn unprivileged_user_namespaces_are_stopped() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -119,6 +123,7 @@ impl Drop for Container {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn process_that_enters_a_foreign_pid_namespace_is_stopped() {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         for victim in [Running::pid, Running::keeper] {
@@ -148,6 +153,7 @@ fn process_that_enters_a_foreign_pid_namespace_is_stopped() {
 /// What loses its parent in a foreign namespace belongs to the first process there,
 /// as the kernel has it: it is no descendant of the keeper. See docs/guarantees.md.
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn daemon_in_a_foreign_pid_namespace_belongs_to_that_namespace() {
     let (tag, foreign) = (tag(), tag());
     let _cleanup = Cleanup(&tag);
@@ -175,6 +181,7 @@ impl Drop for Mount {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn isolated_process_can_not_enter_a_foreign_pid_namespace() {
     let (tag, foreign) = (tag(), tag());
     let _cleanup = Cleanup(&tag);

@@ -15,7 +15,7 @@ fn nested(procfile: &str, config: &str, args: &str) -> Running {
 }
 
 #[test]
-fn nested_processes_get_one_stop_signal_and_from_their_own_ganger() {
+fn nested_processes_get_one_stop_signal_from_their_own_ganger() {
     let round = || {
         let tag = tag();
         let _cleanup = Cleanup(&tag);
@@ -77,7 +77,7 @@ fn nested_processes_do_not_outlive_the_outer_grace_period() {
 }
 
 #[test]
-fn nested_processes_do_not_outlive_any_of_the_four() {
+fn nested_processes_do_not_survive_either_ganger_or_keeper() {
     let inner = |running: &Running| crate::scenario::children(running.keeper())[0];
     let victims: [fn(&Running, nix::unistd::Pid) -> nix::unistd::Pid; 4] = [
         |running, _| running.pid(),

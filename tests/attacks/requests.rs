@@ -89,7 +89,7 @@ fn requests_to_signal_a_hundred_processes_are_all_answered() {
 }
 
 #[test]
-fn dragged_window_does_not_delay_a_stop() {
+fn resizing_the_window_does_not_delay_a_stop() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
     let running = hundred(&tag);

@@ -83,6 +83,7 @@ fn daemon_without_main_thread_does_not_survive_sigkill_of_the_keeper() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn daemon_without_main_thread_is_found_by_the_next_start() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);

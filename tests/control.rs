@@ -351,6 +351,7 @@ fn wait_continues_while_a_process_is_restarted() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
 fn start_waits_until_another_process_frees_the_port() {
     let port = crate::scenario::free_port();
     // It takes its time to let go of the port.

@@ -3,7 +3,10 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -620,7 +623,25 @@ pub fn wait_until_gone(tag: &str) -> Duration {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port that no process listens on, reserved for this process: no other test gets it, nor
+/// the four ports after it.
+///
+/// It lies below the ports that the system gives to outgoing connections. A reservation is an
+/// abstract socket (unix(7)), whose name only one process on this machine can have at a time.
+/// Only the first hundred of each thousand ports are given, so that the ports of further
+/// process types, which are 100 apart, belong to no other test.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const PORTS: u32 = 400;
+    let reserve = |number: u32| {
+        let port = u16::try_from(12_000 + number / 20 * 1000 + number % 20 * 5).unwrap();
+        let name = format!("ganger-test-port-{port}");
+        let reservation =
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).ok()?;
+        TcpListener::bind(("127.0.0.1", port)).ok()?;
+        // It is held until this process exits.
+        std::mem::forget(reservation);
+        Some(port)
+    };
+    let first = std::process::id();
+    (0..PORTS).find_map(|step| reserve((first + step) % PORTS)).unwrap()
 }

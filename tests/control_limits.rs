@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use crate::control::{SLEEPERS, Told, tell, told, up};
 use crate::scenario::{
-    GANGER, PATIENCE, Running, Scenario, is_alive, own_memory, tag, tagged, use_runtime_dir,
+    GANGER, PATIENCE, Running, Scenario, is_alive, own_memory, runtime_files, tag, tagged,
+    use_runtime_dir,
 };
 
 /// A response: its status, the value of Retry-After if it has one, and its body.
@@ -592,18 +593,12 @@ fn unread_answer_is_aborted() {
     running.quit();
 }
 
-/// What ganger leaves while it runs: its socket, its lock and what else lies beside them.
-fn runtime_files(running: &Running) -> Vec<PathBuf> {
-    let folder = running.socket().parent().unwrap().to_owned();
-    std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()).collect()
-}
-
 #[test]
 fn quit_returns_while_a_follower_is_behind() {
     for follow in [false, true] {
         let procfile = "a: exec $HOSTILE flood\n";
         let running = up(procfile, "-q a");
-        let files = runtime_files(&running);
+        let files = runtime_files(running.folder());
         assert!(files.len() >= 2, "{files:?}");
         let mut stream = connect(&running.socket());
         if follow {

@@ -125,7 +125,8 @@ fn type_that_is_left_out_beside_a_formation_is_named() {
          `ganger start web=1 worker=2 clock=3`)"
     );
     for args in ["-m all=0,worker=2 worker", "-m web=0 worker", "worker"] {
-        assert!(first(args).starts_with("worker.1 started"), "{args}");
+        let first = first(args);
+        assert!(first.starts_with("worker.1 started"), "{args}: {first}");
     }
     let by_variable =
         app().env("GANGER_FORMATION", "web=2").args("start --any-can-die worker").run();

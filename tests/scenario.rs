@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
@@ -81,7 +82,10 @@ pub fn socket_path(folder: &Path) -> PathBuf {
 pub fn runtime_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(runtime_dir(folder)).into_iter().flatten().flatten();
     let socket = socket_path(folder);
-    let is_own = |path: &PathBuf| SYSTEM_TESTS || path.file_stem() == socket.file_stem();
+    let name = socket.file_name().unwrap().as_bytes();
+    let is_own = |path: &PathBuf| {
+        SYSTEM_TESTS || path.file_name().is_some_and(|it| it.as_bytes().starts_with(name))
+    };
     entries.map(|entry| entry.path()).filter(is_own).collect()
 }
 
@@ -472,6 +476,12 @@ impl Drop for Running {
         if let Ok(None) = self.child.try_wait() {
             let _ = self.child.kill();
             let _ = self.child.wait();
+        }
+        // A ganger that was killed leaves its socket.
+        if !SYSTEM_TESTS && self.folder.path().exists() {
+            for file in runtime_files(self.folder.path()) {
+                let _ = fs::remove_file(file);
+            }
         }
     }
 }

@@ -66,6 +66,7 @@ fn nested_ganger_keeps_its_own_stop_order_and_signals() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn nested_processes_do_not_outlive_the_outer_grace_period() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
@@ -77,6 +78,7 @@ fn nested_processes_do_not_outlive_the_outer_grace_period() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn nested_processes_do_not_survive_either_ganger_or_keeper() {
     let inner = |running: &Running| crate::scenario::children(running.keeper())[0];
     let victims: [fn(&Running, nix::unistd::Pid) -> nix::unistd::Pid; 4] = [

@@ -24,6 +24,7 @@
 //!   of its own, so that neither a flood of output nor a blocked terminal delays a signal.
 //! - [`notice`] has every message that ganger itself prints at run time, and their wording.
 //! - [`plan`] decides what to run. Text goes in, values come out; it only reads files.
+//! - [`changes`] is what a request has changed, as the supervisor returns it and clients get it.
 //! - [`exit`] says how processes end, and what ganger's exit code is.
 //! - [`keeper`] makes sure that no process survives ganger. It alone forks, signals and waits,
 //!   in a process of its own.
@@ -44,6 +45,8 @@ pub mod logs;
 pub mod notice;
 
 pub mod plan;
+
+pub mod changes;
 
 pub mod exit;
 

@@ -5,11 +5,11 @@ mod escape;
 
 pub use escape::escape_controls;
 
-use std::fmt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::changes::Changes;
 use crate::exit::Exit;
 use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::Descendant;
@@ -50,13 +50,13 @@ pub enum Notice {
     },
     /// A port is taken that a process may not need.
     PortConflict {
-        /// Which, and by whom.
-        reason: String,
+        /// Which, and what uses it.
+        conflict: PortConflict,
     },
     /// The ports are others, because some were taken.
     PortsMoved {
-        /// Which, and by whom.
-        reason: String,
+        /// The first of them.
+        conflict: PortConflict,
         /// Where they begin now.
         base: u16,
     },
@@ -152,7 +152,7 @@ pub enum Notice {
         /// How long it had.
         after: Duration,
         /// What came of the last look, if more can be said.
-        tried: Option<String>,
+        tried: Option<ProbeFailure>,
     },
     /// A process was given one port and listens on another.
     WrongPort {
@@ -193,8 +193,8 @@ pub enum Notice {
     },
     /// Some take their time.
     StillStopping {
-        /// Who, with process ids.
-        names: Vec<String>,
+        /// The processes.
+        processes: Vec<StoppingProcess>,
         /// When the first of them is killed; none if they have been.
         kill_in: Option<Duration>,
     },
@@ -247,12 +247,12 @@ pub enum Notice {
     /// The files were read again, because a signal said so.
     Reloaded {
         /// What that changes, or why it changes nothing.
-        outcome: Result<String, String>,
+        outcome: Result<Changes, String>,
     },
     /// Where things stand.
     Status {
-        /// One line a process.
-        lines: Vec<String>,
+        /// All processes.
+        processes: Vec<ProcessSummary>,
     },
     /// Output could not be written.
     Discarded {
@@ -263,21 +263,109 @@ pub enum Notice {
     },
 }
 
-/// Who waits for whom, down to what keeps them waiting.
+/// The processes that wait for each other, down to the dependency that failed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Chain {
-    /// From the first that waits to the last, which is not waited for in vain only
-    /// by those before it.
+    /// Each waits for the next. The last one is the one that failed.
     pub names: Vec<String>,
-    /// What is the matter with the last.
-    pub why: String,
+    /// Why others can't count on the last one.
+    pub reason: FailureReason,
 }
 
-impl fmt::Display for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, rest @ ..] = self.names.as_slice() else { return Ok(()) };
-        write!(f, "{first} waits for {}, which {}", rest.join(", which waits for "), self.why)
-    }
+/// Why others can't count on a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FailureReason {
+    /// It has ended, and is not restarted.
+    Exited(Exit),
+    /// It was not ready in time.
+    NotReady {
+        /// How long it had.
+        after: Duration,
+    },
+}
+
+/// Why a probe found that a process is not ready.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ProbeFailure {
+    /// A request got another response than success.
+    HttpStatus {
+        /// The path of the request.
+        path: String,
+        /// The status of the response.
+        status: u16,
+    },
+    /// A request got no response.
+    HttpError {
+        /// The path of the request.
+        path: String,
+        /// The reason, in words.
+        reason: String,
+    },
+    /// A request got no response in time.
+    HttpTimeout {
+        /// The path of the request.
+        path: String,
+        /// How long it took at least.
+        after: Duration,
+    },
+    /// The probe command failed.
+    Command {
+        /// The command.
+        command: String,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The process itself has ended.
+    Exited(Exit),
+}
+
+/// A process that has been asked to stop.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoppingProcess {
+    /// `web.1`.
+    pub name: String,
+    /// Its process id, if it is known.
+    pub pid: Option<i32>,
+    /// The descendants that outlived it.
+    pub left: Vec<Descendant>,
+}
+
+/// A port that a process needs, and that another program uses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortConflict {
+    /// `web.1`.
+    pub process: String,
+    /// The port.
+    pub port: u16,
+    /// The program that uses it, if this user may know.
+    pub owner: Option<String>,
+    /// Whether the process is useless without it.
+    pub required: bool,
+}
+
+/// The state of a process, for a message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProcessSummary {
+    /// `web.1`.
+    pub name: String,
+    /// Its process id, if something of it runs.
+    pub pid: Option<i32>,
+    /// Its state.
+    pub state: StateSummary,
+}
+
+/// A state, with times as they are now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "the states are explained where they are decided")]
+pub enum StateSummary {
+    Down { last: Option<Exit> },
+    Backoff { restart_in: Duration },
+    Waiting,
+    Starting,
+    Up { uptime: Duration, is_ready: bool },
+    Stopping { kill_in: Duration },
+    Killed,
+    Stuck,
 }
 
 /// What ganger does about an exit.
@@ -358,6 +446,7 @@ mod tests {
     fn sentences() {
         let member = |pid| Descendant { pid, name: "sleep".into() };
         let exited = |exit, left, next| Notice::Exited { name: "css.1".into(), exit, left, next };
+        let stopping = StoppingProcess { name: "web.1".into(), pid: Some(7), left: vec![] };
         let notices = [
             Notice::Started { name: "web.1".into(), pid: 7, port: Some(5000), listened: true },
             Notice::Started { name: "worker.1".into(), pid: 8, port: Some(5100), listened: false },
@@ -366,7 +455,7 @@ mod tests {
             exited(Exit::Code(1), vec![], Next::GiveUp(10)),
             Notice::Unlisted { types: vec!["web".into(), "clock".into()] },
             Notice::StillStopping {
-                names: vec!["web.1 (pid 7)".into()],
+                processes: vec![stopping],
                 kill_in: Some(Duration::from_secs(4)),
             },
             Notice::StoppingOrphans { left: vec![member(9), member(10)] },

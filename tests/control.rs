@@ -307,7 +307,7 @@ fn wait_ends_at_its_timeout_and_when_a_process_exits() {
         "a: until test -e go; do sleep 0.01; done; exit 4\nb: exec sleep 1000\n",
         "--any-can-die",
     );
-    let late = "ganger: it did not come to that in 0.2 s\n";
+    let late = "ganger: timed out after 0.2s\n";
     assert_eq!(running.tell("wait a --exit --timeout 0.2"), told(late, 4));
     let file = running.folder().join("go");
     let touch = std::thread::spawn(move || std::fs::write(file, "").unwrap());

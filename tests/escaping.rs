@@ -54,13 +54,12 @@ fn port_owner_is_named_without_its_control_characters() {
         let scenario = Scenario::procfile("web: touch started\n").args(&start);
         let _owner = PortOwner::start(scenario.folder(), name, port);
         scenario.run().refused(&format!(
-            "port {port}, which web.1 is to have, is taken by {shown} (pid N) (free it, choose \
+            "web.1 needs port {port}, which {shown} (pid N) is using (free it, choose \
              others with `--port`, or let ganger: `--port auto`)"
         ));
         let finished = Scenario::procfile("worker: true\n").args(&start).run().code(0);
-        let expected = format!(
-            "ganger   | port {port}, which worker.1 is to have, is taken by {shown} (pid N)\n"
-        );
+        let expected =
+            format!("ganger   | worker.1 needs port {port}, which {shown} (pid N) is using\n");
         assert!(finished.stderr().starts_with(&expected), "{}", finished.stderr());
     }
 }
@@ -79,8 +78,8 @@ fn client_names_port_owner_without_control_characters() {
     let mut running = scenario.args(&format!("start -p {}", port - 1)).start();
     running.wait_for("web.1 is ready");
     let expected = format!(
-        "ganger: port {port}, which web.2 is to have, is taken by {TITLE_SHOWN} (pid {}) (free it, \
-         and try again)\n",
+        "ganger: web.2 needs port {port}, which {TITLE_SHOWN} (pid {}) is using (free it, and try \
+         again)\n",
         owner.0.id()
     );
     assert_eq!(tell(running.folder(), "scale web=2"), Told(expected, 2));

@@ -159,6 +159,6 @@ fn invalid_listen_setting_is_refused() {
     let holder = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = holder.local_addr().unwrap().port();
     let finished = listen("web: bin/web\n", &format!("-p {port}")).code(2);
-    let expected = format!("ganger: port {port}, which web.1 is to have, is taken by ");
+    let expected = format!("ganger: web.1 needs port {port}, which ");
     assert!(finished.stderr().starts_with(&expected), "{}", finished.stderr());
 }

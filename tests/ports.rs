@@ -53,14 +53,13 @@ fn port_in_use_is_an_error_for_a_type_that_is_ready_by_port() {
         Scenario::procfile(procfile).args(&format!("start -p {port}")).args(args).run()
     };
     start("web: touch started\n", "").refused(&format!(
-        "port {port}, which web.1 is to have, is taken by nginx (pid N) (free it, choose others \
+        "web.1 needs port {port}, which nginx (pid N) is using (free it, choose others \
          with `--port`, or let ganger: `--port auto`)"
     ));
     // A worker may not want its port at all.
     let finished = start("worker: echo $PORT\n", "").code(0);
     assert_eq!(finished.lines_of("worker.1"), [port.to_string()]);
-    let expected =
-        format!("ganger   | port {port}, which worker.1 is to have, is taken by nginx (pid N)\n");
+    let expected = format!("ganger   | worker.1 needs port {port}, which nginx (pid N) is using\n");
     assert!(finished.stderr().starts_with(&expected), "{}", finished.stderr());
     // And who has none has no trouble.
     start("web: true\n", "-N").code(0);
@@ -79,7 +78,7 @@ fn auto_ports_skip_ports_in_use() {
         .env("PORT", &port.to_string())
         .args("start --port auto")
         .start();
-    let said = format!("is taken by nginx (pid {}): ports begin at {expected}\n", nginx.child.id());
+    let said = format!("nginx (pid {}) is using: ports begin at {expected}\n", nginx.child.id());
     running.wait_for(&said).wait_for(&format!("web.1    | {expected}\n"));
     running.wait_for(&format!("worker.1 | {}\n", expected + 100));
     running.signal(Signal::SIGTERM);
@@ -103,9 +102,10 @@ fn scale_to_a_port_in_use_names_its_owner() {
     let procfile = "web: exec python3 -m http.server $PORT\n";
     let mut running = Scenario::procfile(procfile).args(&format!("start -p {port}")).start();
     running.wait_for("web.1 is ready");
-    let by = format!("is taken by nginx (pid {})", nginx.child.id());
-    let refusal =
-        format!("ganger: port {taken}, which web.2 is to have, {by} (free it, and try again)\n");
+    let owner = format!("nginx (pid {})", nginx.child.id());
+    let refusal = format!(
+        "ganger: web.2 needs port {taken}, which {owner} is using (free it, and try again)\n"
+    );
     assert_eq!(running.tell("scale web=2"), Told(refusal, 2));
     running.tell("quit");
     // A type that may not need its port is given it, and that is said.
@@ -117,7 +117,7 @@ fn scale_to_a_port_in_use_names_its_owner() {
     let mut other = again("-P 1 web");
     other.wait_for("web.1 is ready");
     assert_eq!(tell(running.folder(), "scale worker=1").1, 0);
-    other.wait_for(&format!("port {taken}, which worker.1 is to have, {by}\n"));
+    other.wait_for(&format!("worker.1 needs port {taken}, which {owner} is using\n"));
     tell(running.folder(), "quit");
     drop(nginx);
     // What ganger's own still have, on their way down, nobody has taken.

@@ -30,7 +30,7 @@ fn bound_port_marks_python_server_ready() {
     let mut running = start(procfile, "", &format!("-p {port}"));
     running.wait_for("web.1 started").wait_until("an answer", |it| it.tell("ps").1 == 0);
     assert!(!is_ready(&running) && running.tell("ps").0.contains("up, not ready"));
-    let late = "ganger: it did not come to that in 0.1 s\n";
+    let late = "ganger: timed out after 0.1s\n";
     assert_eq!(running.tell("wait web --ready --timeout 0.1").0, late);
     std::fs::write(running.folder().join("go"), "").unwrap();
     assert_eq!(running.tell("wait web --ready --timeout 60").0, "web.1 is ready\n");
@@ -114,7 +114,7 @@ fn process_that_takes_the_port_later_is_named() {
          thief: exec python3 -m http.server {port}\n"
     );
     let mut running = start(&procfile, "", &format!("-p {port} --any-can-die"));
-    running.wait_for(&format!("port {port}, which web.1 is to have, is taken by python3 (pid "));
+    running.wait_for(&format!("web.1 needs port {port}, which python3 (pid "));
     std::fs::write(running.folder().join("go"), "").unwrap();
     running.wait_for("web.1 exited (1)");
     end(running).code(1);

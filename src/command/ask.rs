@@ -8,11 +8,10 @@ use serde::de::DeserializeOwned;
 
 use super::{places, print_error};
 use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Wait};
-use crate::control::api::{self, Changes};
+use crate::control::api::{self, Changes, FormationChange};
 use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error};
 use crate::notice::escape_controls;
-use crate::plan::scale::{Change, Target};
 
 /// Asking failed in another way than those that follow.
 const FAILED: u8 = 1;
@@ -114,21 +113,12 @@ pub(super) fn restart(global: &Global, restart: &Restart) -> anyhow::Result<u8> 
 }
 
 pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
-    let pair = |change: &Change| {
-        let to = match change.to {
-            Target::Exactly(to) => to.into(),
-            Target::More(more) => format!("+{more}").into(),
-            Target::Less(less) => format!("-{less}").into(),
-        };
-        (change.name.clone(), to)
-    };
     for (at, change) in scale.changes.iter().enumerate() {
         if scale.changes[..at].iter().any(|before| before.name == change.name) {
             bail!("`{}` is changed twice: say it once", change.name);
         }
     }
-    let body: serde_json::Map<String, serde_json::Value> = scale.changes.iter().map(pair).collect();
-    let body = serde_json::Value::from(body).to_string().into_bytes();
+    let body = serde_json::to_vec(&FormationChange::new(&scale.changes))?;
     ask(global, async |client| {
         ask_and_show(&client, Method::PATCH, "/formation", body, scale.shown, told).await
     })

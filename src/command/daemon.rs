@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use super::ask::TIMED_OUT;
 use crate::control::planner::PlannerHandle;
 use crate::exit::Exit;
-use crate::notice::Notice;
+use crate::notice::{Notice, ProbeFailure};
 use crate::plan::ready::Ready;
 use crate::supervise::handle::{Handle, Stopping};
 use crate::supervise::supervisor::{RestartMode, State, Status};
@@ -98,8 +98,8 @@ impl Background {
             // What ends now never was up: its end is what the foreground returns.
             if !snapshot.ending {
                 match start.check(&snapshot.processes, snapshot.now) {
-                    Progress::Changes { code, late } => {
-                        late.into_iter().try_for_each(|notice| engine.say(notice))?;
+                    Progress::Done { code, late } => {
+                        late.into_iter().try_for_each(|notice| engine.print(notice))?;
                         break code;
                     }
                     Progress::CheckAt(at) => {
@@ -113,7 +113,7 @@ impl Background {
                 () = sleep(check_again.unwrap_or_default()), if check_again.is_some() => {}
             }
         };
-        engine.detach().await?;
+        engine.release_terminal().await?;
         leave_terminal();
         // What started it may be gone.
         let _ = File::from(self.0).write_all(&[code]);
@@ -129,7 +129,7 @@ const MIN_UPTIME: Duration = Duration::from_secs(1);
 #[derive(Debug, Eq, PartialEq)]
 enum Progress {
     /// Nothing more is to be expected of it; with an exit code, and what was not up in time.
-    Changes { code: u8, late: Vec<Notice> },
+    Done { code: u8, late: Vec<Notice> },
     /// It may be complete then.
     CheckAt(Instant),
     /// It is complete when something changes.
@@ -149,7 +149,7 @@ impl StartProgress {
         let (mut pending, mut check_at) = (false, None);
         for status in processes {
             match self.check_process(status, now) {
-                Progress::Changes { code, late: notices } => {
+                Progress::Done { code, late: notices } => {
                     codes.push(code);
                     late.extend(notices);
                 }
@@ -163,7 +163,7 @@ impl StartProgress {
         match (pending, check_at) {
             (false, _) => {
                 let code = codes.into_iter().find(|code| *code != 0).unwrap_or_default();
-                Progress::Changes { code, late }
+                Progress::Done { code, late }
             }
             (true, Some(at)) => Progress::CheckAt(at),
             (true, None) => Progress::Pending,
@@ -171,23 +171,23 @@ impl StartProgress {
     }
 
     fn check_process(&mut self, status: &Status, now: Instant) -> Progress {
-        let done = |code| Progress::Changes { code, late: Vec::new() };
+        let done = |code| Progress::Done { code, late: Vec::new() };
         if !status.is_wanted() {
             let failed = status.last.filter(|_| status.has_failed());
             return done(failed.map_or(0, Exit::code));
         }
-        if status.late {
+        if status.is_late() {
             return done(TIMED_OUT);
         }
         if status.plan.ready != Ready::Started {
-            return if status.state.is_ready() { done(0) } else { Progress::Pending };
+            return if status.is_ready() { done(0) } else { Progress::Pending };
         }
         let up_at = match status.state {
             State::Up { since, .. } => Some(since + MIN_UPTIME),
             State::Down
             | State::Backoff { .. }
             | State::Waiting { .. }
-            | State::Starting
+            | State::Starting { .. }
             | State::Stopping { .. }
             | State::Killed { .. }
             | State::Stuck { .. } => None,
@@ -205,9 +205,9 @@ impl StartProgress {
                 name: status.plan.name.clone(),
                 port: None,
                 after: status.plan.ready_timeout,
-                tried: status.last.map(|exit| format!("it {exit}")),
+                tried: status.last.map(ProbeFailure::Exited),
             };
-            return Progress::Changes { code: TIMED_OUT, late: vec![late] };
+            return Progress::Done { code: TIMED_OUT, late: vec![late] };
         }
         let next = up_at.into_iter().chain(give_up_at).min();
         next.map_or(Progress::Pending, Progress::CheckAt)
@@ -236,8 +236,8 @@ pub(super) async fn reload_on_hangup(
     let mut hangups = signal(SignalKind::hangup())?;
     while hangups.recv().await.is_some() {
         let outcome = planner.reload(RestartMode::AtOnce).await;
-        let outcome = outcome.map(|changes| changes.to_string()).map_err(|it| it.to_string());
-        if engine.say(Notice::Reloaded { outcome }).is_err() {
+        let outcome = outcome.map_err(|it| it.to_string());
+        if engine.print(Notice::Reloaded { outcome }).is_err() {
             break;
         }
     }

@@ -3,7 +3,7 @@
 use crate::notice::Notice;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan};
-use crate::supervise::port_conflict::{PortConflict, port_conflicts};
+use crate::supervise::port_conflict::port_conflicts;
 use crate::supervise::port_scan::{Listening, listening};
 
 /// The plan, with its ports where they are free if they may be anywhere, and what is
@@ -19,21 +19,20 @@ pub(super) fn settle(
     }
     let listening = listening();
     let all = port_conflicts(&plan.processes, &listening);
-    let Some(first) = all.iter().find(|taken| taken.required).or(all.first()) else {
+    let Some(first) = all.iter().find(|conflict| conflict.required).or(all.first()) else {
         return Ok((plan, Vec::new()));
     };
     if anywhere {
-        let reason = first.to_string();
+        let conflict = first.clone();
         let (plan, base) = move_away(&plan, sources, options, &listening)?;
-        return Ok((plan, vec![Notice::PortsMoved { reason, base }]));
+        return Ok((plan, vec![Notice::PortsMoved { conflict, base }]));
     }
     if first.required {
         anyhow::bail!(
             "{first} (free it, choose others with `--port`, or let ganger: `--port auto`)"
         );
     }
-    let notice = |taken: &PortConflict| Notice::PortConflict { reason: taken.to_string() };
-    let notices = all.iter().map(notice).collect();
+    let notices = all.into_iter().map(|conflict| Notice::PortConflict { conflict }).collect();
     Ok((plan, notices))
 }
 

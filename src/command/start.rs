@@ -25,7 +25,8 @@ use crate::notice::Notice;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan, foreign};
 use crate::runtime_dir::{self, RuntimeDir};
-use crate::supervise::engine::{Engine, Show};
+use crate::supervise::display::Show;
+use crate::supervise::engine::Engine;
 use crate::supervise::handle::Handle;
 use crate::supervise::listeners::Listeners;
 use crate::supervise::signals::Signals;
@@ -72,7 +73,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     }
     notices.extend(on_ports);
     notices.extend(foreign(&sources));
-    let sockets = Listeners::default().of(&plan)?;
+    let sockets = Listeners::default().for_plan(&plan)?;
     let style = Style {
         color: use_color(global.color, &std::io::stdout()),
         timestamp: start.timestamp && !start.no_timestamp,
@@ -84,8 +85,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
-    let planner =
-        Planner { places, sources, options, plan: plan.clone(), sockets: sockets.clone(), aliases };
+    let planner = Planner { places, sources, options, aliases };
     let run = Run {
         plan,
         sockets,

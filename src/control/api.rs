@@ -1,10 +1,16 @@
-//! What goes over the socket, as JSON.
+//! What goes over the control socket, as JSON; docs/control.md describes it.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::plan::OnExit;
+use crate::plan::scale::{Change, Target};
 
-/// `GET /`: who answers.
+pub use crate::changes::Changes;
+
+/// `GET /`: which ganger responds.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct About {
     /// Its version.
@@ -15,25 +21,25 @@ pub struct About {
     pub root: String,
 }
 
-/// What a process is.
+/// The actual state of a process.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Nothing of it is there.
+    /// Nothing of it runs.
     Down,
-    /// The same, until it is started again after a crash.
+    /// Nothing of it runs, and it is restarted after a pause.
     Backoff,
-    /// The same, until what it waits for is there.
+    /// Nothing of it runs, and it waits before it starts.
     Waiting,
     /// It is being started.
     Starting,
     /// It runs.
     Up,
-    /// It was asked to end.
+    /// It was asked to stop.
     Stopping,
     /// It was killed.
     Killed,
-    /// It was killed, and doesn't go.
+    /// It was killed, and still runs.
     Stuck,
 }
 
@@ -44,7 +50,7 @@ pub struct Process {
     pub name: String,
     /// `web`.
     pub r#type: String,
-    /// What it is.
+    /// Its actual state.
     pub state: State,
     /// Whether others can count on it.
     pub ready: bool,
@@ -76,29 +82,67 @@ pub struct Process {
     pub memory: u64,
 }
 
-/// What an order did, by the names of processes.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Changes {
-    /// Started.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub started: Vec<String>,
-    /// Stopped.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stopped: Vec<String>,
-    /// Started again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub restarted: Vec<String>,
-    /// Kept otherwise from now on, without a restart.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub adjusted: Vec<String>,
-    /// Sent a signal.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub signalled: Vec<String>,
+/// `PATCH /formation`: new counts, by process type.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct FormationChange(BTreeMap<String, CountChange>);
+
+/// A new count: a number, or a text such as `+1` or `-1`.
+#[derive(Clone, Copy, Debug)]
+struct CountChange(Target);
+
+impl Serialize for CountChange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Target::Exactly(to) => serializer.serialize_u32(to),
+            Target::More(more) => serializer.collect_str(&format_args!("+{more}")),
+            Target::Less(less) => serializer.collect_str(&format_args!("-{less}")),
+        }
+    }
 }
 
-/// Every answer that isn't 2xx.
+impl<'de> Deserialize<'de> for CountChange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let target = match &value {
+            serde_json::Value::Number(to) => {
+                to.as_u64().and_then(|to| u32::try_from(to).ok()).map(Target::Exactly)
+            }
+            serde_json::Value::String(text) => {
+                let more = text.strip_prefix('+').map(|more| more.parse().map(Target::More));
+                let less = text.strip_prefix('-').map(|less| less.parse().map(Target::Less));
+                more.or(less).and_then(Result::ok)
+            }
+            _ => None,
+        };
+        let error = || {
+            D::Error::custom(format_args!(
+                "`{value}` is not an instance count; expected a number, or a text such as `+1`"
+            ))
+        };
+        target.map(Self).ok_or_else(error)
+    }
+}
+
+impl FormationChange {
+    /// These changes. Of two for one type, the last counts.
+    #[must_use]
+    pub fn new(changes: &[Change]) -> Self {
+        let one = |change: &Change| (change.name.clone(), CountChange(change.to));
+        Self(changes.iter().map(one).collect())
+    }
+
+    /// The changes, by type.
+    #[must_use]
+    pub fn into_changes(self) -> Vec<Change> {
+        let one = |(name, to): (String, CountChange)| Change { name, to: to.0 };
+        self.0.into_iter().map(one).collect()
+    }
+}
+
+/// The body of every response that is not 2xx.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ErrorBody {
-    /// Why.
+    /// What went wrong, and what to do about it.
     pub error: String,
 }

@@ -17,6 +17,7 @@ use super::table::Table;
 use super::usage::Survey;
 use crate::supervise::handle::{Handle, Snapshot, Stopping};
 use crate::supervise::share::Shared;
+use crate::supervise::supervisor::ProcessId;
 
 /// The number of connections that may wait for something to happen, or follow output.
 pub(super) const MAX_STREAMS: usize = 96;
@@ -73,10 +74,7 @@ pub(super) async fn choose(
     Ok(chosen.await.map_err(Error::bad_request)??)
 }
 
-pub(super) fn names_of<'a>(
-    snapshot: &Snapshot,
-    chosen: impl IntoIterator<Item = &'a usize>,
-) -> Vec<String> {
-    let name = |place: &usize| snapshot.processes[*place].plan.name.clone();
-    chosen.into_iter().map(name).collect()
+/// The ids of the processes at these positions.
+pub(super) fn ids_of(snapshot: &Snapshot, positions: &[usize]) -> Vec<ProcessId> {
+    positions.iter().map(|at| snapshot.processes[*at].id).collect()
 }

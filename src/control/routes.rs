@@ -1,4 +1,4 @@
-//! What can be asked and told, and the answer to each.
+//! The pages of the control API, and the handlers that need no file of their own.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use hyper::body::Frame;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::api::{About, Changes};
-use super::app::{App, choose, names_of};
+use super::api::{About, FormationChange};
+use super::app::{App, choose, ids_of};
 use super::body::{names, room_for_names};
 use super::connection::Connection;
 use super::error::Error;
@@ -27,14 +27,13 @@ use super::logs::logs;
 use super::status::describe;
 use super::waiting::{Awaited, ensure_can_become_ready, is_not_in_plan, seconds, wait, wait_until};
 use crate::plan::config::parse_signal;
-use crate::plan::scale::{Change, Differences};
 use crate::supervise::handle::Snapshot;
 use crate::supervise::supervisor::{RestartMode, Status};
 
-/// A refusal that comes as text is a sentence.
+/// The size of the text of an error of the framework.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 
-/// The answers to those who may not ask.
+/// The responses to clients of other users.
 pub(super) fn refusals() -> Router {
     Router::new().fallback(refuse)
 }
@@ -43,7 +42,7 @@ async fn refuse() -> Error {
     Error::new(StatusCode::FORBIDDEN, "this ganger belongs to another user")
 }
 
-/// The answers to those who may.
+/// The responses to clients of this user.
 pub(super) fn router(app: App) -> Router {
     Router::new()
         .route("/", get(about))
@@ -63,7 +62,7 @@ pub(super) fn router(app: App) -> Router {
         .layer(map_response(as_json))
 }
 
-/// What is refused before it gets here has a sentence, too.
+/// An error of the framework has a JSON body as well.
 async fn as_json(response: Response) -> Response {
     let kind = response.headers().get(CONTENT_TYPE);
     let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
@@ -100,7 +99,7 @@ async fn some(State(app): State<App>, Path(patterns): Path<String>) -> Result<Re
 struct Restart {
     #[serde(default)]
     rolling: bool,
-    /// Answer when all are ready, or in so many seconds.
+    /// Respond once all are ready, or after this many seconds.
     wait: Option<f64>,
 }
 
@@ -114,51 +113,46 @@ async fn restart(
     let room = room_for_names(&app).await?;
     let before = app.running().await?;
     let mut chosen = choose(patterns, &before).await?;
-    let status = |place: &usize| &before.processes[*place];
-    chosen.retain(|place| status(place).is_planned());
-    let (up, down): (Vec<usize>, Vec<usize>) =
-        chosen.iter().partition(|place| status(place).state.runs());
-    let started = names_of(&before, &down);
-    let done = Changes { started, restarted: names_of(&before, &up), ..Changes::default() };
-    let awaited: Vec<Awaited> = chosen.iter().map(|place| Awaited::new(status(place))).collect();
-    app.engine.restart(names_of(&before, &chosen), pace(query.rolling)).await?;
+    let status = |at: &usize| &before.processes[*at];
+    chosen.retain(|at| status(at).is_planned());
+    let awaited: Vec<Awaited> = chosen.iter().map(|at| Awaited::new(status(at))).collect();
+    let changes = app.engine.restart(ids_of(&before, &chosen), mode(query.rolling)).await?;
     drop(before);
     if wait.is_some() {
-        let anew = |snapshot: &Snapshot| {
+        let are_ready = |snapshot: &Snapshot| {
             for was in &awaited {
                 let name = was.name();
                 let Some(now) = snapshot.find(name) else { return Err(is_not_in_plan(name)) };
-                if !has_begun_anew(was, now) {
+                if !has_restarted(was, now) {
                     return Ok(false);
                 }
                 ensure_can_become_ready(now)?;
-                if !now.state.is_ready() {
+                if !now.is_ready() {
                     return Ok(false);
                 }
             }
             Ok(true)
         };
-        wait_until(&app, wait, anew).await?;
+        wait_until(&app, wait, are_ready).await?;
     }
-    names(&done, room)
+    names(&changes, room)
 }
 
-/// Whether it is past what it `was`: its turn is not still to come, and it is not on its way
-/// down.
-fn has_begun_anew(was: &Awaited, now: &Status) -> bool {
-    !now.due && (now.restarts != was.restarts || !was.ran)
+/// Whether a process has been restarted since: a rolling restart does not come to it later,
+/// and it is not on its way down.
+fn has_restarted(was: &Awaited, now: &Status) -> bool {
+    !now.restart_pending && (now.restarts != was.restarts || !was.ran)
 }
 
-fn pace(rolling: bool) -> RestartMode {
+fn mode(rolling: bool) -> RestartMode {
     if rolling { RestartMode::Rolling } else { RestartMode::AtOnce }
 }
 
 async fn stop(State(app): State<App>, Path(patterns): Path<String>) -> Result<Response, Error> {
     let room = room_for_names(&app).await?;
     let snapshot = app.running().await?;
-    let stopped = names_of(&snapshot, &choose(patterns, &snapshot).await?);
-    app.engine.stop(stopped.clone()).await?;
-    names(&Changes { stopped, ..Changes::default() }, room)
+    let chosen = choose(patterns, &snapshot).await?;
+    names(&app.engine.stop(ids_of(&snapshot, &chosen)).await?, room)
 }
 
 #[derive(Deserialize)]
@@ -174,11 +168,8 @@ async fn signal(
     let signal: Signal = parse_signal(&query.signal).map_err(Error::bad_request)?;
     let room = room_for_names(&app).await?;
     let snapshot = app.engine.snapshot().await?;
-    let mut chosen = choose(patterns, &snapshot).await?;
-    chosen.retain(|place| snapshot.processes[*place].state.runs());
-    let signalled = names_of(&snapshot, &chosen);
-    app.engine.signal(signalled.iter().cloned().collect(), signal).await?;
-    names(&Changes { signalled, ..Changes::default() }, room)
+    let chosen = choose(patterns, &snapshot).await?;
+    names(&app.engine.signal(ids_of(&snapshot, &chosen), signal).await?, room)
 }
 
 async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
@@ -191,21 +182,10 @@ async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Er
     Ok(Json(counts.into()))
 }
 
-/// The body is an object: `{"web": 2, "worker": "+1"}`.
 async fn scale(State(app): State<App>, body: Bytes) -> Result<Response, Error> {
-    let body: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&body).map_err(Error::bad_request)?;
-    let change = |(name, to): (&String, &serde_json::Value)| -> Result<Change, Error> {
-        let to = match to {
-            serde_json::Value::Number(to) => format!("={to}"),
-            serde_json::Value::String(to) if to.starts_with(['+', '-']) => to.clone(),
-            other => format!("={other}"),
-        };
-        format!("{name}{to}").parse().map_err(Error::bad_request)
-    };
-    let changes = body.iter().map(change).collect::<Result<_, _>>()?;
+    let change: FormationChange = serde_json::from_slice(&body).map_err(Error::bad_request)?;
     let room = room_for_names(&app).await?;
-    names(&done(app.planner.scale(changes).await?), room)
+    names(&app.planner.scale(change.into_changes()).await?, room)
 }
 
 #[derive(Deserialize)]
@@ -216,28 +196,23 @@ struct Reload {
 
 async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Response, Error> {
     let room = room_for_names(&app).await?;
-    names(&done(app.planner.reload(pace(query.rolling)).await?), room)
+    names(&app.planner.reload(mode(query.rolling)).await?, room)
 }
 
-fn done(differences: Differences) -> Changes {
-    let Differences { started, stopped, restarted, adjusted } = differences;
-    Changes { started, stopped, restarted, adjusted, ..Changes::default() }
-}
-
-/// The answer begins now, and ends when nothing is left of ganger but a process that exits.
+/// The response begins now, and ends when nothing is left of ganger but a process that exits.
 async fn quit(
     State(app): State<App>,
     Extension(connection): Extension<Arc<Connection>>,
 ) -> Response {
     connection.wait_for_end();
-    // If the engine is gone, all the better.
+    // If the engine has ended already, so much the better.
     let _ = app.engine.quit();
     let mut phase = app.phase;
     let end = async move { drop(phase.wait_for(|phase| *phase == Phase::Over).await.map(drop)) };
     Body::new(Until(Box::pin(end))).into_response()
 }
 
-/// A body that has nothing, and takes until then.
+/// An empty body that ends at a certain moment.
 struct Until(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl hyper::body::Body for Until {

@@ -36,19 +36,19 @@ pub(super) async fn describe(
 }
 
 fn estimate(status: &Status) -> usize {
-    let names: usize = status.waits_for.iter().map(|name| 2 * name.len() + 8).sum();
+    let names: usize = status.waits_for().iter().map(|name| 2 * name.len() + 8).sum();
     DESCRIPTION_BYTES + 2 * status.plan.name.len() + 2 * status.plan.kind.len() + names
 }
 
 fn process(status: &Status, survey: Option<&Survey>, snapshot: &Snapshot) -> api::Process {
-    let used = status.pid.zip(survey).map(|(pid, survey)| survey.usage(pid, status.plan.port));
+    let used = status.pid().zip(survey).map(|(pid, survey)| survey.usage(pid, status.plan.port));
     let used = used.unwrap_or_default();
-    let (state, since) = match status.state {
+    let (state, since) = match &status.state {
         State::Down => (api::State::Down, None),
         State::Backoff { .. } => (api::State::Backoff, None),
         State::Waiting { .. } => (api::State::Waiting, None),
-        State::Starting => (api::State::Starting, None),
-        State::Up { since, .. } => (api::State::Up, Some(since)),
+        State::Starting { .. } => (api::State::Starting, None),
+        State::Up { since, .. } => (api::State::Up, Some(*since)),
         State::Stopping { .. } => (api::State::Stopping, None),
         State::Killed { .. } => (api::State::Killed, None),
         State::Stuck { .. } => (api::State::Stuck, None),
@@ -57,18 +57,18 @@ fn process(status: &Status, survey: Option<&Survey>, snapshot: &Snapshot) -> api
         name: status.plan.name.clone(),
         r#type: status.plan.kind.clone(),
         state,
-        ready: status.state.is_ready(),
-        waits_for: status.waits_for.clone(),
+        ready: status.is_ready(),
+        waits_for: status.waits_for(),
         on_exit: status.plan.policy.on_exit,
         crashes: status.crashes,
         give_up_after: status.plan.policy.backoff.give_up_after,
-        starts_in: match status.state {
+        starts_in: match &status.state {
             State::Backoff { until } => {
                 Some(until.saturating_duration_since(snapshot.now).as_secs_f64())
             }
             _ => None,
         },
-        pid: status.pid,
+        pid: status.pid(),
         port: status.plan.port,
         bound: used.bound,
         uptime: since.map(|since| snapshot.now.saturating_duration_since(since).as_secs_f64()),

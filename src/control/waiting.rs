@@ -41,7 +41,7 @@ pub(super) struct Awaited {
 
 impl Awaited {
     pub(super) fn new(status: &Status) -> Self {
-        let (restarts, ran) = (status.restarts, status.state.runs());
+        let (restarts, ran) = (status.restarts, status.state.is_running());
         Self { plan: Arc::clone(&status.plan), restarts, ran }
     }
 
@@ -68,12 +68,13 @@ pub(super) async fn wait(
                 (For::Ready, _) if snapshot.ending => return Err(Stopping.into()),
                 (For::Ready, Some(status)) => {
                     ensure_can_become_ready(status)?;
-                    status.state.is_ready()
+                    status.is_ready()
                 }
                 (For::Ready, None) => return Err(is_not_in_plan(name)),
                 // Gone, or no longer what it was.
-                (For::Exit, status) => status
-                    .is_none_or(|status| !status.state.runs() || status.restarts > was.restarts),
+                (For::Exit, status) => status.is_none_or(|status| {
+                    !status.state.is_running() || status.restarts > was.restarts
+                }),
             };
             if !reached {
                 return Ok(false);
@@ -84,7 +85,7 @@ pub(super) async fn wait(
     let _room = app.acquire_stream_slot().await?;
     wait_until(&app, longest, is_reached).await?;
     let now = app.engine.snapshot().await?;
-    let chosen = awaited.iter().filter_map(|was| now.place(was.name())).collect();
+    let chosen = awaited.iter().filter_map(|was| now.position(was.name())).collect();
     describe(&app, now, chosen).await
 }
 
@@ -92,7 +93,7 @@ pub(super) async fn wait(
 pub(super) fn ensure_can_become_ready(status: &Status) -> Result<(), Error> {
     let name = &status.plan.name;
     let message = match (status.want, status.last) {
-        (Want::Up, _) if !status.late => return Ok(()),
+        (Want::Up, _) if !status.is_late() => return Ok(()),
         (Want::Up, _) => format!("{name} is not ready after {}", time(status.plan.ready_timeout)),
         (Want::Down(DownReason::Finished | DownReason::Failed), Some(exit)) => {
             format!("{name} {exit}, and stays down")
@@ -106,13 +107,13 @@ pub(super) fn ensure_can_become_ready(status: &Status) -> Result<(), Error> {
 }
 
 pub(super) fn is_not_in_plan(name: &str) -> Error {
-    Error::timed_out(format!("{name} is no part of the formation any more"))
+    Error::timed_out(format!("{name} is not in the formation any more"))
 }
 
 /// So many seconds, if they are a time.
 pub(super) fn seconds(seconds: f64) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(seconds)
-        .map_err(|_| Error::bad_request(format!("`{seconds}` is no time; expected seconds")))
+        .map_err(|_| Error::bad_request(format!("`{seconds}` is not a valid number of seconds")))
 }
 
 /// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
@@ -133,8 +134,7 @@ pub(super) async fn wait_until(
         }
     };
     let Some(longest) = longest else { return reached.await };
-    timeout(longest, reached).await.map_err(|_| {
-        let seconds = longest.as_secs_f64();
-        Error::timed_out(format!("it did not come to that in {seconds} s"))
-    })?
+    timeout(longest, reached)
+        .await
+        .map_err(|_| Error::timed_out(format!("timed out after {}", time(longest))))?
 }

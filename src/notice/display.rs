@@ -3,7 +3,11 @@
 use std::fmt;
 
 use super::escape::{escape_controls, escape_controls_in_lines};
-use super::{Cause, DiscardReason, Next, Notice, members, time};
+use super::{
+    Cause, Chain, DiscardReason, FailureReason, Next, Notice, PortConflict, ProbeFailure,
+    ProcessSummary, StateSummary, StoppingProcess, members, time,
+};
+use crate::changes::Changes;
 use crate::exit::Exit;
 use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::Descendant;
@@ -46,10 +50,8 @@ impl fmt::Display for Words<'_> {
                 }
                 Ok(())
             }
-            Notice::PortConflict { reason } => f.write_str(&escape_controls(reason)),
-            Notice::PortsMoved { reason, base } => {
-                write!(f, "{}: ports begin at {base}", escape_controls(reason))
-            }
+            Notice::PortConflict { conflict } => write!(f, "{conflict}"),
+            Notice::PortsMoved { conflict, base } => write!(f, "{conflict}: ports begin at {base}"),
             Notice::FileChanged { file, names } => {
                 let file = escape_controls(file);
                 write!(f, "`{file}` has changed, starting {} again", names.join(", "))
@@ -102,7 +104,7 @@ impl fmt::Display for Words<'_> {
                 write!(f, "{name}: {} {verb} not there after {}", one_line(what), time(*after))
             }
             Notice::NoFolder { name, reason } => write!(f, "{name}: {}", escape_controls(reason)),
-            Notice::DependencyFailed { chain } => f.write_str(&escape_controls(&chain.to_string())),
+            Notice::DependencyFailed { chain } => write!(f, "{chain}"),
             Notice::Ready { name, port, after } => match port {
                 Some(port) => write!(f, "{name} is ready, http://localhost:{port}"),
                 None => write!(f, "{name} is ready after {}", time(*after)),
@@ -113,8 +115,7 @@ impl fmt::Display for Words<'_> {
                     Some(port) => write!(f, "{name} has not bound port {port} after {after}")?,
                     None => write!(f, "{name} is not ready after {after}")?,
                 }
-                let tried = tried.as_deref().map(escape_controls);
-                tried.map_or(Ok(()), |tried| write!(f, ": {tried}"))
+                tried.as_ref().map_or(Ok(()), |tried| write!(f, ": {tried}"))
             }
             Notice::WrongPort { name, given, found } => {
                 let found: Vec<String> = found.iter().map(u16::to_string).collect();
@@ -150,8 +151,8 @@ impl fmt::Display for Words<'_> {
                 Exit::Signal(_) => write!(f, "{name} stopped"),
             },
             Notice::StoppingAll { cause } => write!(f, "{cause}"),
-            Notice::StillStopping { names, kill_in } => {
-                write!(f, "waiting for {}", names.join(", "))?;
+            Notice::StillStopping { processes, kill_in } => {
+                write!(f, "waiting for {}", joined(processes, ", "))?;
                 match kill_in {
                     Some(time_left) => write!(f, ": SIGKILL in {}", time(*time_left)),
                     None => f.write_str(" to be gone"),
@@ -188,12 +189,14 @@ impl fmt::Display for Words<'_> {
                 let reason = escape_controls(reason);
                 write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
             }
-            Notice::Reloaded { outcome: Ok(changes) } => write!(f, "reloading: {changes}"),
+            Notice::Reloaded { outcome: Ok(changes) } => {
+                write!(f, "reloading: {}", describe_changes(changes))
+            }
             Notice::Reloaded { outcome: Err(reason) } => {
                 let reason = escape_controls(reason);
                 write!(f, "failed to reload, so nothing changes: {reason}")
             }
-            Notice::Status { lines } => f.write_str(&lines.join("\n")),
+            Notice::Status { processes } => f.write_str(&joined(processes, "\n")),
             Notice::Discarded { bytes, why } => {
                 write!(f, "{bytes} bytes of output discarded: {why}")
             }
@@ -233,6 +236,90 @@ impl fmt::Display for Advice {
     }
 }
 
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, rest @ ..] = self.names.as_slice() else { return Ok(()) };
+        let rest = rest.join(", which waits for ");
+        write!(f, "{first} waits for {rest}, which {}", self.reason)
+    }
+}
+
+impl fmt::Display for FailureReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(exit) => write!(f, "{exit}"),
+            Self::NotReady { after } => write!(f, "is not ready after {}", time(*after)),
+        }
+    }
+}
+
+impl fmt::Display for ProbeFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HttpStatus { path, status } => {
+                write!(f, "`GET {}` is answered with {status}", escape_controls(path))
+            }
+            Self::HttpError { path, reason } => {
+                let (path, reason) = (escape_controls(path), escape_controls(reason));
+                write!(f, "`GET {path}` is not answered ({reason})")
+            }
+            Self::HttpTimeout { path, after } => {
+                write!(f, "`GET {}` is not answered in {}", escape_controls(path), time(*after))
+            }
+            Self::Command { command, exit } => write!(f, "`{}` {exit}", escape_controls(command)),
+            Self::Exited(exit) => write!(f, "it {exit}"),
+        }
+    }
+}
+
+impl fmt::Display for PortConflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { process, port, owner, .. } = self;
+        write!(f, "{process} needs port {port}, which ")?;
+        match owner {
+            Some(owner) => write!(f, "{} is using", escape_controls(owner)),
+            None => f.write_str("is in use"),
+        }
+    }
+}
+
+impl fmt::Display for StoppingProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            _ if !self.left.is_empty() => write!(f, "{} ({})", self.name, members(&self.left)),
+            Some(pid) => write!(f, "{} (pid {pid})", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl fmt::Display for ProcessSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(pid) = self.pid {
+            write!(f, " (pid {pid})")?;
+        }
+        match &self.state {
+            StateSummary::Down { last: None } => f.write_str(": down"),
+            StateSummary::Down { last: Some(exit) } => write!(f, ": down, {exit}"),
+            StateSummary::Backoff { restart_in } => {
+                write!(f, ": down, restarting in {}", time(*restart_in))
+            }
+            StateSummary::Waiting => f.write_str(": waiting"),
+            StateSummary::Starting => f.write_str(": starting"),
+            StateSummary::Up { uptime, is_ready } => {
+                let not = if *is_ready { "" } else { ", not ready" };
+                write!(f, ": up {}{not}", time(*uptime))
+            }
+            StateSummary::Stopping { kill_in } => {
+                write!(f, ": stopping, SIGKILL in {}", time(*kill_in))
+            }
+            StateSummary::Killed => f.write_str(": killed"),
+            StateSummary::Stuck => f.write_str(": killed, and still there"),
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -265,4 +352,23 @@ fn one_line(parts: &[String]) -> String {
 
 fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.map(|name| format!("`{}`", escape_controls(name))).collect::<Vec<_>>().join(", ")
+}
+
+fn joined<T: fmt::Display>(all: &[T], separator: &str) -> String {
+    all.iter().map(T::to_string).collect::<Vec<_>>().join(separator)
+}
+
+/// The changes on one line.
+fn describe_changes(changes: &Changes) -> String {
+    let Changes { started, stopped, restarted, adjusted, signalled } = changes;
+    let all = [
+        ("starting", started),
+        ("stopping", stopped),
+        ("restarting", restarted),
+        ("adjusting", adjusted),
+        ("signalled", signalled),
+    ];
+    let all = all.into_iter().filter(|(_, names)| !names.is_empty());
+    let all: Vec<String> = all.map(|(verb, names)| format!("{verb} {}", names.join(" "))).collect();
+    if all.is_empty() { "nothing to do".to_owned() } else { all.join(", ") }
 }

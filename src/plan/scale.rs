@@ -1,7 +1,6 @@
 //! Changes to the formation of a running app: `web=2 worker+1 clock-1 all=0`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
 use super::Plan;
@@ -104,61 +103,6 @@ pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled,
     Ok(scaled)
 }
 
-/// What a new plan changes.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Differences {
-    /// Processes that are started.
-    pub started: Vec<String>,
-    /// Processes that are stopped.
-    pub stopped: Vec<String>,
-    /// Processes that are started again, because they would run otherwise now.
-    pub restarted: Vec<String>,
-    /// Processes that run on, and are kept otherwise from now on.
-    pub adjusted: Vec<String>,
-}
-
-/// In words, for one line.
-impl fmt::Display for Differences {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = [
-            ("starting", &self.started),
-            ("stopping", &self.stopped),
-            ("restarting", &self.restarted),
-            ("adjusting", &self.adjusted),
-        ];
-        let named = named.into_iter().filter(|(_, names)| !names.is_empty());
-        let parts: Vec<String> =
-            named.map(|(what, names)| format!("{what} {}", names.join(" "))).collect();
-        f.write_str(&if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") })
-    }
-}
-
-impl Differences {
-    /// What becomes of what runs by `before` when it is to run by `after`.
-    #[must_use]
-    pub fn between(before: &Plan, after: &Plan) -> Self {
-        let find = |plan: &Plan, name: &str| {
-            plan.processes.iter().find(|process| process.name == name).cloned()
-        };
-        let mut differences = Self::default();
-        for process in &after.processes {
-            match find(before, &process.name) {
-                None => differences.started.push(process.name.clone()),
-                Some(was) if !was.runs_like(process) => {
-                    differences.restarted.push(process.name.clone());
-                }
-                Some(was) if !was.is_kept_like(process) => {
-                    differences.adjusted.push(process.name.clone());
-                }
-                Some(_) => {}
-            }
-        }
-        let gone = before.processes.iter().filter(|was| find(after, &was.name).is_none());
-        differences.stopped = gone.map(|was| was.name.clone()).collect();
-        differences
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,17 +158,5 @@ mod tests {
             .map(|change| scaled(change).unwrap_err())
             .join("\n")
         );
-    }
-
-    #[test]
-    fn differences_are_what_happens() {
-        let before = plan(PROCFILE, &Scaled::new());
-        let scaled = Scaled::from([("my-worker".to_owned(), 0)]);
-        let after = plan("web: serve --fast\nmy-worker: work\nclock: tick\n", &scaled);
-        let differences = Differences::between(&before, &after);
-        assert_eq!(differences.started, ["clock.1"]);
-        assert_eq!(differences.stopped, ["my-worker.1"]);
-        assert_eq!(differences.restarted, ["web.1"]);
-        assert_eq!(Differences::between(&before, &before), Differences::default());
     }
 }

@@ -1,10 +1,7 @@
-//! The event loop: takes what happens to the supervisor, and does what it says.
+//! The event loop: passes events to the supervisor, and carries out its actions.
 
-mod commands;
-mod probes;
-mod reporting;
-
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,26 +9,30 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, raise};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::clock::Clock;
-use super::handle::{Command, Commands, Handle};
+use super::display::{Display, Show};
+use super::failure_report;
+use super::handle::{Command, Commands, Handle, Snapshot};
 use super::listeners::Listeners;
-use super::oom::OomKills;
-use super::readiness::{ProbeResult, Probes};
+use super::oom::OomWatch;
+use super::probes::{ProbeResult, Probes};
 use super::signals::{SignalRequest, Signals};
 use super::spawn_request;
-use super::supervisor::{Action, Event, ProcessId, Supervisor};
+use super::supervisor::{Action, Event, ProcessId, RestartMode, State, Status, Supervisor};
+use super::trace;
 use super::watch::{FileChange, Watch};
-use crate::exit::Exit;
+use crate::changes::Changes;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
-use crate::logs::format::{Color, Style, assign_colors};
 use crate::logs::{self, Logs};
-use crate::notice::Notice;
+use crate::notice::{Notice, PortConflict, ProbeFailure, ProcessSummary, StateSummary};
+use crate::plan::ready::Ready;
 use crate::plan::sources::folder_error;
 use crate::plan::{self, Plan};
 
@@ -43,15 +44,8 @@ const LARGE_PIPES: usize = 64;
 /// So many reports are taken in before a signal or a request has its turn.
 const MAX_REPORTS: usize = 1024;
 
-/// What the engine shows, beside the plan.
-#[derive(Clone, Debug, Default)]
-pub struct Show {
-    /// How lines are put out.
-    pub style: Style,
-    /// Colours for the types, in the order of the Procfile; none: those that
-    /// ganger chooses.
-    pub palette: Vec<Color>,
-}
+/// How long ganger waits for its processes to be suspended before it is suspended itself.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the engine waits for.
 enum Occurrence {
@@ -65,11 +59,12 @@ enum Occurrence {
     Time,
 }
 
-/// Everything that runs.
+/// The running app.
 pub struct Engine {
-    plan: Plan,
-    show: Show,
-    colors: Vec<Color>,
+    plan: Arc<Plan>,
+    /// What ganger itself listens on for the plan.
+    listeners: Listeners,
+    display: Display,
     supervisor: Supervisor,
     keeper: Keeper,
     logs: Logs,
@@ -77,29 +72,22 @@ pub struct Engine {
     commands: Commands,
     probes: Probes,
     watch: Option<Watch>,
-    /// What it sees.
-    seen: (UnboundedSender<FileChange>, UnboundedReceiver<FileChange>),
-    /// Counted from the first start on.
-    oom_kills: Option<OomKills>,
-    /// Who was killed last while memory ran out.
-    out_of_memory: HashSet<String>,
-    /// Those that are ready when their command says so.
-    checks: HashMap<ProcessId, Arc<plan::Process>>,
-    /// What ganger itself listens on.
-    sockets: Listeners,
-    /// What processes write that are being started: it is read once that is said.
+    file_changes: (UnboundedSender<FileChange>, UnboundedReceiver<FileChange>),
+    oom: OomWatch,
+    /// The output of processes that are being started: it is read once a message has said
+    /// that they are.
     unread_pipes: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
-    /// Whether it goes on when nobody reads the output any more.
+    /// Whether the app goes on when nothing reads its output any more.
     survives_closed_stdout: bool,
-    /// Who waits for the terminal to be let go.
-    detach_reply: Option<oneshot::Sender<()>>,
+    /// The client that waits until the terminal is released.
+    release_reply: Option<oneshot::Sender<()>>,
     clock: Clock,
-    /// A deadline has come, and the keeper is to report first what happened before it,
-    /// which the answer to the ping of this number ends: a process that went in time is
-    /// not killed.
+    /// The number of the ping that has to be answered before a deadline counts: the keeper
+    /// reports first what happened before it, so that a process which stopped in time is not
+    /// killed.
     awaiting_pong: Option<u64>,
     pings: u64,
-    /// What happened while something was being done.
+    /// What happened while an action was carried out.
     follow_up: VecDeque<Event>,
 }
 
@@ -108,34 +96,28 @@ impl Engine {
     #[must_use]
     pub fn new(
         plan: Plan,
-        sockets: Listeners,
+        listeners: Listeners,
         show: Show,
         keeper: Keeper,
         logs: Logs,
         signals: Signals,
     ) -> Self {
-        // Chance is for keeping apart what crashed together; a clock is enough.
-        let seed =
-            std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
         Self {
-            colors: assign_colors(&plan.types(), &show.palette),
-            supervisor: Supervisor::new(&plan, seed.into()),
-            plan,
-            show,
+            display: Display::new(show, &plan),
+            supervisor: Supervisor::new(&plan, fastrand::u64(..)),
+            plan: Arc::new(plan),
+            listeners,
             keeper,
             commands: Commands::new(logs.queries().clone()),
             logs,
             signals,
             probes: Probes::new(),
             watch: None,
-            seen: unbounded_channel(),
-            oom_kills: None,
-            out_of_memory: HashSet::new(),
-            checks: HashMap::new(),
-            sockets,
+            file_changes: unbounded_channel(),
+            oom: OomWatch::default(),
             unread_pipes: HashMap::new(),
             survives_closed_stdout: false,
-            detach_reply: None,
+            release_reply: None,
             clock: Clock::default(),
             awaiting_pong: None,
             pings: 0,
@@ -143,13 +125,13 @@ impl Engine {
         }
     }
 
-    /// For whoever is to ask it something.
+    /// A handle for other parts of this process.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.commands.handle()
     }
 
-    /// Goes on when nobody reads the output any more, as is right in the background.
+    /// Goes on when nothing reads the output any more, as is right in the background.
     pub fn survive_closed_stdout(&mut self) {
         self.survives_closed_stdout = true;
     }
@@ -158,9 +140,9 @@ impl Engine {
     pub fn begin(&mut self) {
         self.notify_plan();
         self.handle_event(Event::Tick);
-        // What follows takes time that is the keeper's now.
-        self.oom_kills = Some(OomKills::baseline());
-        self.watch();
+        // What follows takes time that the keeper needs now.
+        self.oom.begin();
+        self.watch_files();
     }
 
     /// Runs everything to its end, and returns ganger's exit code.
@@ -169,11 +151,11 @@ impl Engine {
             if let Some(outcome) = self.supervisor.outcome() {
                 break self.report(&outcome).await;
             }
-            let taken_in = match self.next().await {
+            let handled = match self.next().await {
                 Occurrence::Signal(SignalRequest::Suspend) => self.suspend().await,
                 occurrence => self.on_occurrence(occurrence),
             };
-            if let Err(lost) = taken_in {
+            if let Err(lost) = handled {
                 break self.on_keeper_lost(lost);
             }
         };
@@ -187,7 +169,7 @@ impl Engine {
                     | logs::LogEvent::TerminalReleased => {}
                 },
                 asked = self.signals.next() => match asked {
-                    // Whoever reads is slow, and the user would not wait.
+                    // The reader of the output is slow, and the user interrupted again.
                     SignalRequest::Stop(Signal::SIGINT) => break,
                     SignalRequest::Stop(_) | SignalRequest::Forward(_) | SignalRequest::Status | SignalRequest::Suspend
                     | SignalRequest::Resume | SignalRequest::Keeper => {}
@@ -210,8 +192,8 @@ impl Engine {
             report = self.keeper.next_report() => Occurrence::Report(report),
             event = self.logs.next_event() => Occurrence::Logs(event),
             asked = self.signals.next() => Occurrence::Signal(asked),
-            Some(seen) = self.seen.1.recv() => Occurrence::File(seen),
-            found = self.probes.next() => Occurrence::Probe(found),
+            Some(change) = self.file_changes.1.recv() => Occurrence::File(change),
+            result = self.probes.next() => Occurrence::Probe(result),
             command = self.commands.next() => Occurrence::Command(command),
             () = until(wake_at) => Occurrence::Time,
         };
@@ -223,20 +205,20 @@ impl Engine {
         match occurrence {
             Occurrence::Report(report) => self.on_reports(report?)?,
             Occurrence::Logs(event) => match event {
-                // In the background it outlives whoever it was started by.
+                // In the background it outlives the terminal that it was started in.
                 logs::LogEvent::StdoutClosed if self.survives_closed_stdout => {}
                 logs::LogEvent::StdoutClosed => self.handle_event(Event::StdoutClosed),
                 logs::LogEvent::TextMatched(id) => self.on_matched(ChildId(id).into()),
                 logs::LogEvent::TerminalReleased => {
-                    if let Some(reply) = self.detach_reply.take() {
+                    if let Some(reply) = self.release_reply.take() {
                         let _ = reply.send(());
                     }
                 }
                 logs::LogEvent::Finished => {}
             },
             Occurrence::Signal(asked) => self.on_signal(asked),
-            Occurrence::File(seen) => self.on_file_change(seen),
-            Occurrence::Probe(found) => self.on_probe_result(found),
+            Occurrence::File(change) => self.on_file_change(change),
+            Occurrence::Probe(result) => self.on_probe_result(result),
             Occurrence::Command(command) => self.on_command(command),
             Occurrence::Time => {
                 let now = self.now();
@@ -273,17 +255,55 @@ impl Engine {
         self.handle_events(vec![event]);
     }
 
-    fn handle_events(&mut self, mut events: Vec<Event>) {
-        while !events.is_empty() {
-            tracing::debug!(?events);
+    fn handle_events(&mut self, events: Vec<Event>) {
+        if !events.is_empty() {
             let now = self.time_of(&events);
-            for action in self.supervisor.handle_all(now, events) {
-                tracing::debug!(?action);
-                self.perform(action);
+            for event in &events {
+                trace::event(event, &self.supervisor);
             }
-            events = self.follow_up.drain(..).collect();
+            let actions = self.supervisor.handle_all(now, events);
+            self.carry_out(actions);
         }
         self.commands.announce();
+    }
+
+    /// Has the supervisor do what a client asks for, and replies with what it did. There is no
+    /// reply if everything is being stopped: then it is too late.
+    fn handle_request(
+        &mut self,
+        kind: &str,
+        reply: oneshot::Sender<Changes>,
+        request: impl FnOnce(&mut Supervisor, Instant) -> (Changes, Vec<Action>),
+    ) {
+        if self.supervisor.is_ending() {
+            return;
+        }
+        let now = self.time_of(&[]);
+        let (changes, actions) = request(&mut self.supervisor, now);
+        trace::request(kind, &changes);
+        self.carry_out(actions);
+        self.commands.announce();
+        // At once: this may have been the last thing that the engine does. A client that has
+        // left needs no reply.
+        let _ = reply.send(changes);
+    }
+
+    fn carry_out(&mut self, mut actions: Vec<Action>) {
+        loop {
+            for action in actions {
+                trace::action(&action, &self.supervisor);
+                self.perform(action);
+            }
+            if self.follow_up.is_empty() {
+                return;
+            }
+            let events: Vec<Event> = self.follow_up.drain(..).collect();
+            for event in &events {
+                trace::event(event, &self.supervisor);
+            }
+            let now = self.time_of(&events);
+            actions = self.supervisor.handle_all(now, events);
+        }
     }
 
     fn perform(&mut self, action: Action) {
@@ -303,7 +323,7 @@ impl Engine {
             }
             Action::Sweep => self.keeper.send_request(Request::Sweep, Vec::new()),
             Action::ProbeNeeds(id, process) => self.probes.probe_needs(id, &process),
-            Action::Probe(id, process) => self.probe(id, process),
+            Action::Probe(id, process) => self.probe(id, &process),
             Action::CancelProbe(id) => self.cancel_probe(id),
             Action::Notify(notice) => self.logs.print_message(notice),
         }
@@ -315,10 +335,7 @@ impl Engine {
     }
 
     fn spawn(&mut self, id: ProcessId, process: Arc<plan::Process>) -> io::Result<()> {
-        if let Some(kills) = self.oom_kills.as_mut().filter(|_| id.life > 1) {
-            // What ran out before is none of its business.
-            kills.increased();
-        }
+        self.oom.on_spawn(id);
         let (read, write) = io::pipe()?;
         let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -326,7 +343,7 @@ impl Engine {
             enlarge(&read);
         }
         let listener = process.port.filter(|_| process.listen);
-        let listener = listener.and_then(|port| self.sockets.get(port)).transpose()?;
+        let listener = listener.and_then(|port| self.listeners.get(port)).transpose()?;
         let (shell, passed) = (&self.plan.shell, listener.is_some());
         let spawn = spawn_request::new(id.into(), &process, &process.command, shell, passed)?;
         let files: Vec<OwnedFd> = [write].into_iter().chain(listener).collect();
@@ -335,12 +352,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Has the output of a process read, if it isn't yet.
+    /// Starts to read the output of a process.
     fn start_reading(&mut self, id: ProcessId) {
         let Some((read, process)) = self.unread_pipes.remove(&id) else { return };
-        let index = self.plan.entries.iter().position(|entry| entry.name == process.kind);
-        let color = index.map_or(0, |index| self.colors[index]);
-        let label = process.shown.then(|| self.show.style.label(&process.name, color));
+        let label = self.display.label(&process);
         self.logs.add_source(ChildId::from(id).0, process.name.as_str().into(), read, label);
     }
 
@@ -433,11 +448,11 @@ impl Engine {
     /// Of a command that says whether a process is ready.
     fn on_check_report(&mut self, of: ProcessId, report: &Report) {
         match report {
-            Report::Exited { wait, .. } => self.on_checked(of, (*wait).into()),
-            Report::Cancelled { .. } => self.check_again(of),
+            Report::Exited { wait, .. } => self.on_probe_command_ended(of, (*wait).into()),
+            Report::Cancelled { .. } => self.probes.repeat_command(of),
             Report::SpawnFailed { step, errno, .. } => {
                 let (step, errno) = (*step, Errno::from_raw(*errno));
-                self.on_checked(of, Exit::NotStarted { step, errno });
+                self.on_probe_command_ended(of, Exit::NotStarted { step, errno });
             }
             Report::Spawned { .. }
             | Report::StartHangs { .. }
@@ -451,6 +466,274 @@ impl Engine {
         }
     }
 
+    /// Watches the files that the plan names.
+    fn watch_files(&mut self) {
+        let (root, processes) = (&self.plan.root, &self.plan.processes);
+        if self.watch.as_ref().is_none_or(|watch| !watch.is_for(root, processes)) {
+            self.watch = Watch::start(root, processes, self.file_changes.0.clone());
+        }
+    }
+
+    fn on_file_change(&mut self, change: FileChange) {
+        match change {
+            FileChange::WatchFailed(reason) => {
+                self.logs.print_message(Notice::WatchFailed { reason });
+            }
+            FileChange::Changed(kinds, file) => {
+                let file =
+                    file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
+                let status = self.supervisor.status().filter(Status::restarts_on_file_change);
+                let status: Vec<Status> =
+                    status.filter(|status| kinds.contains(&status.plan.kind)).collect();
+                if status.is_empty() || self.supervisor.is_ending() {
+                    return;
+                }
+                let names = status.iter().map(|status| status.plan.name.clone()).collect();
+                self.logs.print_message(Notice::FileChanged { file, names });
+                let ids: Vec<ProcessId> = status.iter().map(|status| status.id).collect();
+                let now = self.time_of(&[]);
+                let (_, actions) = self.supervisor.restart(now, &ids, RestartMode::AtOnce);
+                self.carry_out(actions);
+                self.commands.announce();
+            }
+        }
+    }
+
+    fn probe(&mut self, id: ProcessId, process: &Arc<plan::Process>) {
+        if let Some(pid) = self.supervisor.find(id).and_then(|status| status.pid()) {
+            self.probes.probe(id, process, pid);
+        }
+        if let Ready::Log(text) = &process.ready {
+            self.logs.watch_for_text(ChildId::from(id).0, text);
+        }
+    }
+
+    /// A process has written the text that makes it ready, unless the plan has changed that.
+    fn on_matched(&mut self, id: ProcessId) {
+        let status = self.supervisor.find(id);
+        if status.is_some_and(|status| matches!(status.plan.ready, Ready::Log(_))) {
+            self.on_ready(id);
+        }
+    }
+
+    fn on_probe_result(&mut self, result: ProbeResult) {
+        match result {
+            ProbeResult::NeedsProbed(id, missing) => {
+                self.handle_event(Event::NeedsProbed(id, missing));
+            }
+            ProbeResult::Ready(id) => self.on_ready(id),
+            ProbeResult::WrongPort(id, found) => {
+                if let Some(status) = self.supervisor.find(id) {
+                    let (name, given) = (status.plan.name.clone(), status.plan.port);
+                    let given = given.unwrap_or_default();
+                    self.logs.print_message(Notice::WrongPort { name, given, found });
+                }
+            }
+            ProbeResult::PortConflict(id, owner) => {
+                if let Some(status) = self.supervisor.find(id) {
+                    let (process, port) = (status.plan.name.clone(), status.plan.port);
+                    let (port, owner) = (port.unwrap_or_default(), Some(owner));
+                    let conflict = PortConflict { process, port, owner, required: true };
+                    self.logs.print_message(Notice::PortConflict { conflict });
+                }
+            }
+            ProbeResult::Failed(id, failure) => {
+                self.handle_event(Event::ProbeFailed(id, failure));
+            }
+            ProbeResult::CommandDue(id) => {
+                if self.run_probe_command(id).is_err() {
+                    self.probes.repeat_command(id);
+                }
+            }
+            ProbeResult::CommandTimedOut(id) => self.kill_probe_command(id),
+        }
+    }
+
+    fn on_ready(&mut self, id: ProcessId) {
+        self.cancel_probe(id);
+        self.handle_event(Event::Ready(id));
+    }
+
+    fn cancel_probe(&mut self, id: ProcessId) {
+        if self.probes.cancel(id) {
+            self.kill_probe_command(id);
+        }
+    }
+
+    /// Runs the command that says whether a process is ready. Its output is thrown away.
+    fn run_probe_command(&mut self, id: ProcessId) -> io::Result<()> {
+        let Some((process, command)) = self.probes.command(id) else { return Ok(()) };
+        let null = File::options().write(true).open("/dev/null")?;
+        let spawn = spawn_request::new(id.check(), process, command, &self.plan.shell, false)?;
+        self.keeper.send_request(Request::Spawn(spawn), vec![null.into()]);
+        Ok(())
+    }
+
+    fn kill_probe_command(&mut self, id: ProcessId) {
+        let (id, signal, scope) = (id.check(), libc::SIGKILL, Scope::All);
+        self.keeper.send_request(Request::Stop { id, signal, scope }, Vec::new());
+    }
+
+    /// The probe command of a process has ended, or never ran.
+    fn on_probe_command_ended(&mut self, id: ProcessId, exit: Exit) {
+        // Its descendants have nothing left to do.
+        self.kill_probe_command(id);
+        let Some((_, command)) = self.probes.command(id) else { return };
+        if exit.failed() {
+            let failure = ProbeFailure::Command { command: command.to_owned(), exit };
+            self.handle_event(Event::ProbeFailed(id, failure));
+            self.probes.repeat_command(id);
+        } else {
+            self.on_ready(id);
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            // A client that has left needs no reply.
+            Command::Snapshot(reply) => drop(reply.send(self.snapshot())),
+            Command::GetPlan(reply) => {
+                let _ = reply.send((Arc::clone(&self.plan), self.listeners.clone()));
+            }
+            Command::ApplyPlan(plan, listeners, mode, reply) => {
+                if self.supervisor.is_ending() {
+                    return;
+                }
+                self.display.apply_plan(&plan);
+                (self.plan, self.listeners) = (Arc::from(plan), listeners);
+                self.watch_files();
+                let plan = Arc::clone(&self.plan);
+                self.handle_request("apply plan", reply, |supervisor, now| {
+                    supervisor.apply_plan(now, &plan, mode)
+                });
+            }
+            Command::Restart(ids, mode, reply) => {
+                self.handle_request("restart", reply, |supervisor, now| {
+                    supervisor.restart(now, &ids, mode)
+                });
+            }
+            Command::Stop(ids, reply) => {
+                self.handle_request("stop", reply, |supervisor, now| supervisor.stop(now, &ids));
+            }
+            Command::Signal(ids, signal, reply) => {
+                let running = self.supervisor.running_among(&ids);
+                let (signalled, ids): (Vec<String>, Vec<ProcessId>) = running.into_iter().unzip();
+                self.send_signal(signal, ids);
+                let changes = Changes { signalled, ..Changes::default() };
+                trace::request("signal", &changes);
+                let _ = reply.send(changes);
+            }
+            Command::ReleaseTerminal(reply) => {
+                self.release_reply = Some(reply);
+                self.logs.release_terminal();
+            }
+            Command::Print(notice) => self.logs.print_message(notice),
+            Command::Quit => self.handle_event(Event::Quit),
+        }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let since = Instant::now();
+        let processes = self.supervisor.status().collect();
+        let (now, ending) = (self.now(), self.supervisor.is_ending());
+        Snapshot::new(now, processes, ending, self.display.colors(), since)
+    }
+
+    fn on_signal(&mut self, request: SignalRequest) {
+        match request {
+            SignalRequest::Stop(signal) => self.handle_event(Event::StopSignal(signal)),
+            SignalRequest::Forward(signal) => {
+                let running: Vec<ProcessId> = self.supervisor.running().collect();
+                self.send_signal(signal, running);
+            }
+            SignalRequest::Status => self.notify_status(),
+            SignalRequest::Resume => self.keeper.send_request(Request::Resume, Vec::new()),
+            // It takes a while, and is done by the loop itself.
+            SignalRequest::Suspend => {}
+            SignalRequest::Keeper => self.keeper.handle_sigchld(),
+        }
+    }
+
+    fn send_signal(&mut self, signal: Signal, to: Vec<ProcessId>) {
+        for id in to {
+            trace::signal(id, signal, &self.supervisor);
+            let request = Request::Signal { id: id.into(), signal: signal as i32 };
+            self.keeper.send_request(request, Vec::new());
+        }
+    }
+
+    /// Suspends all processes, and then ganger. They are in sessions of their own, where
+    /// SIGTSTP has no effect.
+    async fn suspend(&mut self) -> Result<(), KeeperError> {
+        self.keeper.send_request(Request::Suspend, Vec::new());
+        let mut meanwhile = Vec::new();
+        let suspended = timeout(SUSPEND_TIMEOUT, async {
+            loop {
+                match self.keeper.next_report().await? {
+                    Report::Suspended => return Ok(()),
+                    other => meanwhile.push(other),
+                }
+            }
+        });
+        // A keeper that takes longer does it while ganger is suspended.
+        suspended.await.unwrap_or(Ok(()))?;
+        let since = Instant::now();
+        let _ = raise(Signal::SIGSTOP);
+        self.clock.add_pause(since.elapsed());
+        for report in meanwhile {
+            self.on_reports(report)?;
+        }
+        Ok(())
+    }
+
+    /// Prints what is worth knowing about the plan before anything runs.
+    fn notify_plan(&mut self) {
+        if !self.plan.clashes.is_empty() {
+            let (keys, files_win) = (self.plan.clashes.clone(), self.plan.files_win);
+            self.logs.print_message(Notice::EnvConflict { keys, files_win });
+        }
+        for advice in self.plan.advice.iter().cloned() {
+            self.logs.print_message(Notice::Advice(advice));
+        }
+        if !self.plan.unlisted.is_empty() {
+            self.logs.print_message(Notice::Unlisted { types: self.plan.unlisted.clone() });
+        }
+    }
+
+    fn notify_status(&mut self) {
+        let now = self.now();
+        let processes = self.supervisor.status().map(|status| summary(&status, now)).collect();
+        self.logs.print_message(Notice::Status { processes });
+    }
+
+    /// Prints what went wrong, if something did, and returns the exit code.
+    async fn report(&mut self, outcome: &Outcome) -> u8 {
+        if let Some(Failure { name, exit }) = outcome.first_failure() {
+            // A single process has just shown its last lines.
+            let alone = matches!(self.plan.processes.as_slice(), [only] if only.shown);
+            let lines = if alone {
+                Vec::new()
+            } else {
+                failure_report::last_lines(self.logs.queries(), name.clone()).await
+            };
+            let no_memory = self.oom.has_killed(name);
+            let others = outcome.stopped.clone();
+            if !lines.is_empty() || !others.is_empty() || no_memory {
+                let (name, exit) = (name.clone(), *exit);
+                self.logs.print_message(Notice::Report { name, exit, no_memory, lines, others });
+            }
+        }
+        outcome.code()
+    }
+
+    /// Prints a message if memory ran out when a process was killed.
+    fn check_oom_kill(&mut self, id: ProcessId, exit: Exit) {
+        let Some(status) = self.supervisor.find(id) else { return };
+        if self.oom.on_exit(&status.plan.name, exit) {
+            self.logs.print_message(Notice::OutOfMemory { name: status.plan.name.clone() });
+        }
+    }
+
     /// Nothing can be supervised any more: everything is killed.
     fn on_keeper_lost(&mut self, lost: KeeperError) -> u8 {
         self.logs.begin_stopping();
@@ -461,6 +744,24 @@ impl Engine {
         }
         self.supervisor.outcome_so_far().code().max(1)
     }
+}
+
+/// What the status message shows of a process.
+fn summary(status: &Status, now: Instant) -> ProcessSummary {
+    let until = |at: Instant| at.saturating_duration_since(now);
+    let state = match &status.state {
+        State::Down => StateSummary::Down { last: status.last },
+        State::Backoff { until: at } => StateSummary::Backoff { restart_in: until(*at) },
+        State::Waiting { .. } => StateSummary::Waiting,
+        State::Starting { .. } => StateSummary::Starting,
+        State::Up { since, .. } => {
+            StateSummary::Up { uptime: now.duration_since(*since), is_ready: status.is_ready() }
+        }
+        State::Stopping { kill_at, .. } => StateSummary::Stopping { kill_in: until(*kill_at) },
+        State::Killed { .. } => StateSummary::Killed,
+        State::Stuck { .. } => StateSummary::Stuck,
+    };
+    ProcessSummary { name: status.plan.name.clone(), pid: status.pid(), state }
 }
 
 fn enlarge(pipe: impl AsFd) {

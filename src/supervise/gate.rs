@@ -2,26 +2,26 @@
 
 use crate::notice::Chain;
 
-/// What the others mean for a process.
+/// What the other processes let a process do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Gate {
-    pub(super) before: StartGate,
-    /// Whether nobody has to be gone first.
+    pub(super) start: StartGate,
+    /// Whether no other process has to stop first.
     pub(super) may_stop: bool,
 }
 
-/// Those that a process comes after.
+/// Whether the dependencies of a process let it start.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum StartGate {
-    /// They are ready, or need not be.
+    /// They are ready, or don't matter.
     Open,
-    /// These are still to be.
+    /// These are not ready yet.
     Waiting(Vec<String>),
-    /// One of them will not be.
+    /// One of them will not be ready.
     Failed(Chain),
 }
 
 impl Gate {
-    /// Where nobody else matters.
-    pub(super) const FREE: Self = Self { before: StartGate::Open, may_stop: true };
+    /// Where no other process matters.
+    pub(super) const FREE: Self = Self { start: StartGate::Open, may_stop: true };
 }

@@ -1,6 +1,6 @@
-//! What a running engine is asked, by others in this process.
+//! The requests that other parts of this process make of a running engine, and its replies.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -9,53 +9,53 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::listeners::Listeners;
 use super::share::Shared;
-use super::supervisor::{RestartMode, Status};
+use super::supervisor::{ProcessId, RestartMode, Status};
+use crate::changes::Changes;
 use crate::logs::format::Color;
 use crate::logs::subscribers::OutputQueries;
 use crate::notice::Notice;
 use crate::plan::Plan;
 
-/// Something to do or to tell. What can't be right is refused before it gets here.
+/// A request, and where to send the reply. None is sent when it comes too late.
 #[derive(Debug)]
 pub(super) enum Command {
     Snapshot(oneshot::Sender<Snapshot>),
-    Plan(Box<Plan>, Listeners, RestartMode),
-    Restart(Vec<String>, RestartMode),
-    Stop(Vec<String>),
-    Signal(HashSet<String>, Signal),
-    /// Something to do, and where it is told that it is done.
-    Acknowledged(Box<Command>, oneshot::Sender<()>),
-    Detach(oneshot::Sender<()>),
-    Say(Notice),
+    GetPlan(oneshot::Sender<(Arc<Plan>, Listeners)>),
+    ApplyPlan(Box<Plan>, Listeners, RestartMode, oneshot::Sender<Changes>),
+    Restart(Vec<ProcessId>, RestartMode, oneshot::Sender<Changes>),
+    Stop(Vec<ProcessId>, oneshot::Sender<Changes>),
+    Signal(Vec<ProcessId>, Signal, oneshot::Sender<Changes>),
+    ReleaseTerminal(oneshot::Sender<()>),
+    Print(Notice),
     Quit,
 }
 
-/// Of the engine's time, clients that look get at most a part: so many times as long as
-/// the last look took, there is none.
+/// The part of the engine's time that snapshots may take: after each, there is none for this
+/// many times as long as it took.
 const REST: u32 = 4;
-/// Shorter pauses are not worth a timer, and longer ones come of a busy machine.
+/// Shorter pauses are not worth a timer, and longer ones only mean that the machine is busy.
 const MIN_REST: Duration = Duration::from_millis(1);
 const MAX_REST: Duration = Duration::from_millis(200);
 
-/// Where things stand.
+/// The state of all processes at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// By the clock that the states of the processes go by.
+    /// The moment, by the clock of the states.
     pub now: Instant,
     /// Every process, in the order of the plan.
     pub processes: Vec<Status>,
-    /// Whether all is being stopped.
+    /// Whether everything is being stopped.
     pub ending: bool,
     /// The colour of each process type.
     pub colors: Arc<HashMap<String, Color>>,
-    /// How long the engine took for it.
+    /// How long it took to make.
     took: Duration,
-    /// Where each process stands, by its name: made by the first client that wants to know.
-    places: OnceLock<HashMap<String, usize>>,
+    /// The position of each process by its name, once a client asks for it.
+    positions: OnceLock<HashMap<String, usize>>,
 }
 
 impl Snapshot {
-    /// Of the processes as they are now; the engine has worked on it `since`.
+    /// The state now; the engine has worked on it `since`.
     pub(super) fn new(
         now: Instant,
         processes: Vec<Status>,
@@ -63,33 +63,33 @@ impl Snapshot {
         colors: HashMap<String, Color>,
         since: Instant,
     ) -> Self {
-        let (colors, places) = (Arc::new(colors), OnceLock::new());
-        Self { now, processes, ending, colors, took: since.elapsed(), places }
+        let (colors, positions) = (Arc::new(colors), OnceLock::new());
+        Self { now, processes, ending, colors, took: since.elapsed(), positions }
     }
 
     /// The process of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Status> {
-        self.place(name).map(|at| &self.processes[at])
+        self.position(name).map(|at| &self.processes[at])
     }
 
-    /// Where the process of this name stands.
+    /// The position of the process of this name.
     #[must_use]
-    pub fn place(&self, name: &str) -> Option<usize> {
-        let places = self.places.get_or_init(|| {
+    pub fn position(&self, name: &str) -> Option<usize> {
+        let positions = self.positions.get_or_init(|| {
             let names = self.processes.iter().map(|status| status.plan.name.clone());
             names.enumerate().map(|(at, name)| (name, at)).collect()
         });
-        places.get(name).copied()
+        positions.get(name).copied()
     }
 }
 
-/// The engine is gone, or about to be.
+/// The engine has ended, or is about to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("ganger is shutting down")]
 pub struct Stopping;
 
-/// The engine, to its clients in this process.
+/// What other parts of this process know of the engine.
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
@@ -103,7 +103,7 @@ pub struct Handle {
 pub(super) struct Commands {
     receiver: mpsc::UnboundedReceiver<Command>,
     changes: watch::Sender<()>,
-    /// So that there is always a client.
+    /// Keeps the channel open.
     handle: Handle,
 }
 
@@ -135,12 +135,11 @@ impl Commands {
     }
 }
 
-/// Has the engine make snapshots: one for all clients that have asked until then, and not one
-/// after the other.
+/// Has the engine make snapshots: one for all clients that have asked for one until then.
 fn share_snapshots(commands: mpsc::UnboundedSender<Command>) -> Shared<Snapshot> {
     let make = move || {
-        let (answer, snapshot) = oneshot::channel();
-        let sent = commands.send(Command::Snapshot(answer));
+        let (reply, snapshot) = oneshot::channel();
+        let sent = commands.send(Command::Snapshot(reply));
         async move {
             sent.ok()?;
             snapshot.await.ok()
@@ -153,52 +152,59 @@ fn share_snapshots(commands: mpsc::UnboundedSender<Command>) -> Shared<Snapshot>
 }
 
 impl Handle {
-    /// Where things stand.
+    /// The state of all processes.
     pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Stopping> {
         self.snapshots.get().await.ok_or(Stopping)
     }
 
-    /// What processes write.
+    /// The output of all processes.
     #[must_use]
     pub fn output(&self) -> &OutputQueries {
         &self.output
     }
 
-    /// Runs by this plan from now on.
-    pub async fn plan(
+    /// The plan that the engine follows, and what ganger listens on for it.
+    pub async fn plan(&self) -> Result<(Arc<Plan>, Listeners), Stopping> {
+        self.request(Command::GetPlan).await
+    }
+
+    /// Has the engine follow this plan from now on. Returns what that changed.
+    pub async fn apply_plan(
         &self,
         plan: Plan,
-        sockets: Listeners,
-        pace: RestartMode,
-    ) -> Result<(), Stopping> {
-        self.send_acknowledged(Command::Plan(Box::new(plan), sockets, pace)).await
+        listeners: Listeners,
+        mode: RestartMode,
+    ) -> Result<Changes, Stopping> {
+        self.request(|reply| Command::ApplyPlan(Box::new(plan), listeners, mode, reply)).await
     }
 
-    /// Starts these again, or starts them.
-    pub async fn restart(&self, names: Vec<String>, pace: RestartMode) -> Result<(), Stopping> {
-        self.send_acknowledged(Command::Restart(names, pace)).await
+    /// Restarts these processes, and starts those that are down. Returns what was done.
+    pub async fn restart(
+        &self,
+        ids: Vec<ProcessId>,
+        mode: RestartMode,
+    ) -> Result<Changes, Stopping> {
+        self.request(|reply| Command::Restart(ids, mode, reply)).await
     }
 
-    /// Lets these go down.
-    pub async fn stop(&self, names: Vec<String>) -> Result<(), Stopping> {
-        self.send_acknowledged(Command::Stop(names)).await
+    /// Stops these processes. Returns what was done.
+    pub async fn stop(&self, ids: Vec<ProcessId>) -> Result<Changes, Stopping> {
+        self.request(|reply| Command::Stop(ids, reply)).await
     }
 
-    /// Sends a signal to these, as far as they run.
-    pub async fn signal(&self, names: HashSet<String>, signal: Signal) -> Result<(), Stopping> {
-        self.send_acknowledged(Command::Signal(names, signal)).await
+    /// Sends a signal to those of these processes that run. Returns what was done.
+    pub async fn signal(&self, ids: Vec<ProcessId>, signal: Signal) -> Result<Changes, Stopping> {
+        self.request(|reply| Command::Signal(ids, signal, reply)).await
     }
 
-    /// Has the terminal let go, once all that was said so far is written to it.
-    pub async fn detach(&self) -> Result<(), Stopping> {
-        let (tell, detached) = oneshot::channel();
-        self.send(Command::Detach(tell))?;
-        detached.await.map_err(|_| Stopping)
+    /// Releases the terminal, once everything printed so far is written to it.
+    pub async fn release_terminal(&self) -> Result<(), Stopping> {
+        self.request(Command::ReleaseTerminal).await
     }
 
-    /// Says something.
-    pub fn say(&self, notice: Notice) -> Result<(), Stopping> {
-        self.send(Command::Say(notice))
+    /// Prints a message.
+    pub fn print(&self, notice: Notice) -> Result<(), Stopping> {
+        self.send(Command::Print(notice))
     }
 
     /// Stops everything, and ganger with it.
@@ -211,11 +217,14 @@ impl Handle {
         self.changes.changed().await.map_err(|_| Stopping)
     }
 
-    /// Returns once it is done: a client that waits for that can't fill the queue.
-    async fn send_acknowledged(&self, command: Command) -> Result<(), Stopping> {
-        let (tell, done) = oneshot::channel();
-        self.send(Command::Acknowledged(Box::new(command), tell))?;
-        done.await.map_err(|_| Stopping)
+    /// Returns once the engine has replied: a client that waits for that can't fill the queue.
+    async fn request<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopping> {
+        let (reply, replied) = oneshot::channel();
+        self.send(command(reply))?;
+        replied.await.map_err(|_| Stopping)
     }
 
     fn send(&self, command: Command) -> Result<(), Stopping> {

@@ -32,7 +32,7 @@ pub struct Error {
 impl Listeners {
     /// Those that `plan` needs: of these, the ones that it still does, and new ones
     /// on all addresses of this machine.
-    pub fn of(&self, plan: &Plan) -> Result<Self, Error> {
+    pub fn for_plan(&self, plan: &Plan) -> Result<Self, Error> {
         let mut sockets = BTreeMap::new();
         for process in plan.processes.iter().filter(|process| process.listen) {
             let Some(port) = process.port else { continue };

@@ -1,11 +1,15 @@
 //! Whether the kernel has killed something because memory ran out.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 
+use super::state::ProcessId;
+use crate::exit::Exit;
+
 /// How often it has, as of the last look.
 #[derive(Clone, Debug)]
-pub(super) struct OomKills {
+struct OomKills {
     /// The file that counts: that of ganger's control group, which its processes
     /// share (cgroups(7)), or else that of the whole system.
     file: PathBuf,
@@ -13,7 +17,7 @@ pub(super) struct OomKills {
 }
 
 impl OomKills {
-    pub(super) fn baseline() -> Self {
+    fn baseline() -> Self {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let file = files(&groups).into_iter().find(|file| read(file).is_some());
         let file = file.unwrap_or_else(|| "/proc/vmstat".into());
@@ -21,9 +25,48 @@ impl OomKills {
     }
 
     /// Whether there have been more since the last look.
-    pub(super) fn increased(&mut self) -> bool {
+    fn increased(&mut self) -> bool {
         let now = read(&self.file).unwrap_or(self.before);
         std::mem::replace(&mut self.before, now) < now
+    }
+}
+
+/// Which processes were killed because memory ran out.
+#[derive(Debug, Default)]
+pub(super) struct OomWatch {
+    /// Counted from the first start on.
+    kills: Option<OomKills>,
+    /// The names of the processes whose last end was such a kill.
+    killed: HashSet<String>,
+}
+
+impl OomWatch {
+    pub(super) fn begin(&mut self) {
+        self.kills = Some(OomKills::baseline());
+    }
+
+    /// A process is started. What ran out of memory before has nothing to do with it.
+    pub(super) fn on_spawn(&mut self, id: ProcessId) {
+        if let Some(kills) = self.kills.as_mut().filter(|_| id.life > 1) {
+            kills.increased();
+        }
+    }
+
+    /// A process has ended. True if it was killed because memory ran out.
+    pub(super) fn on_exit(&mut self, name: &str, exit: Exit) -> bool {
+        let killed = exit.code() == Exit::Signal(libc::SIGKILL).code()
+            && self.kills.as_mut().is_some_and(OomKills::increased);
+        if killed {
+            self.killed.insert(name.to_owned());
+        } else {
+            self.killed.remove(name);
+        }
+        killed
+    }
+
+    /// Whether this process was killed because memory ran out.
+    pub(super) fn has_killed(&self, name: &str) -> bool {
+        self.killed.contains(name)
     }
 }
 

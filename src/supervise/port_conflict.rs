@@ -1,34 +1,13 @@
-//! Ports that processes are to have and somebody else has.
+//! Ports that processes need and that other programs use.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::port_scan::Listening;
+use crate::notice::PortConflict;
 use crate::plan::Process;
 use crate::plan::ready::Ready;
 
-/// A port that a process is to have and somebody else has.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PortConflict {
-    /// `web.1`.
-    pub process: String,
-    /// The port.
-    pub port: u16,
-    /// Who has it, if this user may know.
-    pub owner: Option<String>,
-    /// Whether the process is nothing without it.
-    pub required: bool,
-}
-
-impl fmt::Display for PortConflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { process, port, owner, .. } = self;
-        write!(f, "port {port}, which {process} is to have, is taken")?;
-        owner.as_ref().map_or(Ok(()), |owner| write!(f, " by {owner}"))
-    }
-}
-
-/// Those of these processes' ports that somebody listens on.
+/// The ports of these processes on which other programs listen.
 pub fn port_conflicts<'a>(
     processes: impl IntoIterator<Item = &'a Arc<Process>>,
     listening: &Listening,
@@ -49,7 +28,7 @@ type ProcessTable = Option<super::port_scan::ProcessTable>;
 #[cfg(not(target_os = "linux"))]
 type ProcessTable = Option<()>;
 
-/// To know who it is takes a look at every process, for all ports together.
+/// The program that listens on a port. All processes of the system are read once, for all ports.
 #[cfg(target_os = "linux")]
 fn owner(table: &mut ProcessTable, port: u16, listening: &Listening) -> Option<String> {
     let table = table.get_or_insert_with(super::port_scan::ProcessTable::take);

@@ -1,88 +1,65 @@
-//! One process: what it is, what is wanted of it, and its way from the one to
-//! the other.
+//! One process: its actual state, its desired state, and the steps from one to the other.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-mod step;
-mod waiting;
-
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::backoff::{Chance, FORGIVEN_AFTER, pause};
-use super::state::{DownReason, Leader, Patience, ProcessId, RestartMode, State, Want};
+use super::action::Action;
+use super::backoff::{CRASHES_RESET_AFTER, restart_delay};
+use super::context::Context;
+use super::gate::{Gate, StartGate};
+use super::readiness::Readiness;
+use super::state::{DownReason, Leader, Needs, ProcessId, Remainder, State, Want};
 use super::status::Status;
 use crate::exit::Exit;
 use crate::keeper::protocol::Descendant;
-use crate::notice::{Next, Notice, members};
+use crate::notice::{FailureReason, Next, Notice, ProbeFailure, StoppingProcess};
+use crate::plan::ready::Ready;
 use crate::plan::{self, OnExit, Policy};
 
-/// Something that has to be done.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Action {
-    /// Find out whether what a process needs is there: `Met` and `Unmet` say so.
-    ProbeNeeds(ProcessId, Arc<plan::Process>),
-    /// Start a process, as the plan has it.
-    Spawn(ProcessId, Arc<plan::Process>),
-    /// Find out when a process is ready: `Ready` says so.
-    Probe(ProcessId, Arc<plan::Process>),
-    /// Find out no more for it.
-    CancelProbe(ProcessId),
-    /// Ask a process and its group to end, and what left the group once its parent is
-    /// gone; or kill all of them.
-    Stop(ProcessId, Signal),
-    /// Ask all of its descendants to end that have not been asked.
-    StopDescendants(ProcessId, Signal),
-    /// Ask those who belong to no process to end.
-    StopOrphans,
-    /// Kill whatever is left.
-    Sweep,
-    /// Say something.
-    Notify(Notice),
-}
+/// How long a killed process may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process of the plan, through all its lives.
 pub(super) struct Process {
     index: u32,
-    /// What the plan says of it.
     pub(super) plan: Arc<plan::Process>,
-    /// Whether it is to be started again when its turn comes.
-    pub(super) due: bool,
     pub(super) want: Want,
     pub(super) state: State,
+    readiness: Readiness,
     life: u32,
     /// How often it has really been started.
     starts: u32,
-    /// The port that what runs of it was given, to itself.
-    pub(super) port_in_use: Option<u16>,
-    pid: Option<i32>,
-    /// How it ended last.
+    /// How its last life ended.
     last: Option<Exit>,
-    /// Who of it lived on when the process that was started ended.
-    left: Vec<Descendant>,
+    /// How often it has crashed in a row.
     crashes: u32,
-    /// Not started again before this.
-    pause_until: Option<Instant>,
-    /// Of those who wait for it.
-    patience: Patience,
-    /// What it needs and is not there.
-    unmet: Vec<String>,
-    /// Those that it comes after and are not ready.
-    awaited: Vec<String>,
-    /// What came of the last try to find out whether it is ready, if it is not.
-    tried: Option<String>,
 }
 
-/// What a step had for consequences beyond the process.
+/// What a step of one process means for the others.
 pub(super) enum Consequence {
-    /// It was killed, because it did not go.
+    /// It was killed, because it did not stop in time.
     Killed,
     /// It failed before it ran.
     StartFailed(Exit, Next),
-    /// It takes too long to become ready.
+    /// It was not ready in time.
     ReadyTimedOut,
+}
+
+/// What a new plan changes for a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum PlanChange {
+    /// It is started: it had failed, or was about to be removed.
+    Started,
+    /// It is restarted, because the plan runs it differently.
+    Restarted,
+    /// It runs on, under another policy.
+    Adjusted,
+    /// Nothing that matters now.
+    Unchanged,
 }
 
 impl Process {
@@ -91,35 +68,18 @@ impl Process {
         Self {
             index,
             plan,
-            due: false,
             want: Want::Up,
             state: State::Down,
+            readiness: Readiness::NotStarted,
             life: 0,
             starts: 0,
-            port_in_use: None,
-            pid: None,
             last: None,
-            left: Vec::new(),
             crashes: 0,
-            pause_until: None,
-            patience: Patience::Whole,
-            unmet: Vec::new(),
-            awaited: Vec::new(),
-            tried: None,
         }
     }
 
     pub(super) fn id(&self) -> ProcessId {
         ProcessId { index: self.index, life: self.life }
-    }
-
-    /// When something is to be done, though nothing happens.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        match (self.want, self.state) {
-            // Nothing depends on its readiness any more.
-            (Want::Down(_), State::Up { .. }) => None,
-            (Want::Up | Want::Down(_), state) => state.deadline(),
-        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -130,56 +90,56 @@ impl Process {
         self.plan.policy
     }
 
-    /// Somebody says so: what was before doesn't count.
-    fn want_up(&mut self) {
-        self.want = Want::Up;
-        self.patience = Patience::Whole;
-    }
-
-    /// Starts it again, whatever it is now, at once or when its turn comes.
-    pub(super) fn restart(&mut self, pace: RestartMode, now: Instant, actions: &mut Vec<Action>) {
-        if self.is_removed() {
-            return;
-        }
-        if pace == RestartMode::Rolling {
-            self.due = true;
-            return;
-        }
-        self.due = false;
-        self.want_up();
-        self.crashes = 0;
-        self.pause_until = None;
-        match self.state {
-            State::Starting | State::Up { .. } => self.ask_to_stop(Leader::Up, now, actions),
-            State::Backoff { .. } => self.state = State::Down,
-            State::Waiting { .. } => self.wait_no_more(actions),
-            // It comes back when it is gone.
-            State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } | State::Down => {}
+    /// When something has to be done though nothing happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (self.want, &self.state) {
+            (Want::Up, State::Up { .. }) => self.readiness.deadline(),
+            // Nothing depends on its readiness any more.
+            (Want::Down(_), State::Up { .. }) => None,
+            (
+                Want::Up | Want::Down(_),
+                State::Down
+                | State::Backoff { .. }
+                | State::Waiting { .. }
+                | State::Starting { .. }
+                | State::Stopping { .. }
+                | State::Killed { .. }
+                | State::Stuck { .. },
+            ) => self.state.deadline(),
         }
     }
 
-    /// Lets it go down, and stay there.
-    pub(super) fn stop(&mut self) {
-        self.due = false;
-        if !self.is_removed() {
-            self.want = Want::Down(DownReason::StoppedByUser);
+    pub(super) fn status(&self, restart_pending: bool) -> Status {
+        Status {
+            id: self.id(),
+            plan: Arc::clone(&self.plan),
+            state: self.state.clone(),
+            readiness: self.readiness.clone(),
+            want: self.want,
+            last: self.last,
+            restarts: self.starts.saturating_sub(1),
+            crashes: self.crashes,
+            restart_pending,
         }
     }
 
-    /// The plan has it no more.
-    pub(super) fn retire(&mut self) {
-        self.due = false;
-        self.want = Want::Down(DownReason::Removed);
+    /// What the message about slow stops shows of it.
+    pub(super) fn stopping(&self) -> StoppingProcess {
+        let left = self.state.remainder().map_or(&[][..], |rest| match &rest.leader {
+            Leader::Running => &[],
+            Leader::Exited { left, .. } | Leader::Stopped { left, .. } => left,
+        });
+        StoppingProcess { name: self.name().to_owned(), pid: self.state.pid(), left: left.to_vec() }
     }
 
-    /// Whether it still has a port that another may be to have by now.
-    pub(super) fn holds_old_port(&self) -> bool {
-        self.port_in_use.is_some()
-            && (self.is_removed() || self.port_in_use != own_port(&self.plan))
+    /// Whether it runs, and others can count on it.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Up { .. }) && self.readiness == Readiness::Ready
     }
 
-    pub(super) fn is_removed(&self) -> bool {
-        self.want == Want::Down(DownReason::Removed)
+    /// Whether it was not ready in time, and still is not.
+    pub(super) fn is_late(&self) -> bool {
+        self.readiness == Readiness::TimedOut
     }
 
     /// Whether it is down because it failed.
@@ -187,103 +147,355 @@ impl Process {
         self.want == Want::Down(DownReason::Failed)
     }
 
+    pub(super) fn is_removed(&self) -> bool {
+        self.want == Want::Down(DownReason::Removed)
+    }
+
     /// Whether it can be forgotten.
     pub(super) fn is_removable(&self) -> bool {
         self.is_removed() && self.state == State::Down
     }
 
-    pub(super) fn status(&self) -> Status {
-        Status {
-            plan: Arc::clone(&self.plan),
-            state: self.state,
-            want: self.want,
-            pid: self.pid,
-            last: self.last,
-            restarts: self.starts.saturating_sub(1),
-            waits_for: self.waits_for(),
-            crashes: self.crashes,
-            late: self.is_late(),
-            due: self.due,
+    /// Why others can't count on it, once they can't.
+    pub(super) fn failure_reason(&self) -> FailureReason {
+        match self.last {
+            Some(exit) if self.has_failed() => FailureReason::Exited(exit),
+            Some(_) | None => FailureReason::NotReady { after: self.plan.ready_timeout },
         }
     }
 
-    /// What it is called where it is waited for.
-    pub(super) fn known_as(&self) -> String {
-        match self.pid {
-            _ if !self.left.is_empty() => format!("{} ({})", self.name(), members(&self.left)),
-            Some(pid) => format!("{} (pid {pid})", self.name()),
-            None => self.name().to_owned(),
-        }
+    /// Whether it still has a port that another process may have by now.
+    pub(super) fn holds_old_port(&self) -> bool {
+        let port = self.state.port();
+        port.is_some() && (self.is_removed() || port != own_port(&self.plan))
     }
 
-    pub(super) fn on_spawned(&mut self, pid: i32, now: Instant, actions: &mut Vec<Action>) {
-        self.pid = Some(pid);
-        match self.state {
-            State::Starting => {
-                let ready = self.await_ready(now, actions);
-                self.state = State::Up { since: now, pid, ready };
+    /// A user asks for it: earlier failures don't count.
+    fn want_up(&mut self, now: Instant) {
+        self.want = Want::Up;
+        match (&self.state, &self.readiness) {
+            (State::Up { .. }, Readiness::Ready) => {}
+            (State::Up { .. } | State::Starting { .. }, _) => {
+                self.readiness.restart(now, self.plan.ready_timeout);
             }
-            State::Stopping { .. } | State::Killed { .. } | State::Stuck { .. } => {}
+            (
+                State::Down
+                | State::Backoff { .. }
+                | State::Waiting { .. }
+                | State::Stopping { .. }
+                | State::Killed { .. }
+                | State::Stuck { .. },
+                _,
+            ) => self.readiness = Readiness::NotStarted,
+        }
+    }
+
+    /// Restarts it, or starts it if it is down.
+    pub(super) fn restart(&mut self, cx: &mut Context<'_>) {
+        self.want_up(cx.now);
+        self.crashes = 0;
+        match &mut self.state {
+            State::Starting { .. } | State::Up { .. } => {
+                self.ask_to_stop(Leader::Running, cx);
+                self.readiness = Readiness::NotStarted;
+            }
+            State::Backoff { .. } => self.state = State::Down,
+            State::Waiting { .. } => self.stop_waiting(cx),
+            // It is started once nothing of it runs any more.
+            State::Stopping { rest, .. } | State::Killed { rest, .. } | State::Stuck { rest } => {
+                match &mut rest.leader {
+                    Leader::Exited { restart_at, .. } => *restart_at = None,
+                    Leader::Running | Leader::Stopped { .. } => {}
+                }
+            }
+            State::Down => {}
+        }
+    }
+
+    /// Stops it until a user asks for it.
+    pub(super) fn stop(&mut self) {
+        if !self.is_removed() {
+            self.want = Want::Down(DownReason::StoppedByUser);
+        }
+    }
+
+    /// Stops it for good: the plan does not have it any more.
+    pub(super) fn remove(&mut self) {
+        self.want = Want::Down(DownReason::Removed);
+    }
+
+    /// Follows a new plan from now on. Returns what that changes, and whether the process has
+    /// to be restarted for it.
+    pub(super) fn apply_plan(
+        &mut self,
+        plan: Arc<plan::Process>,
+        cx: &mut Context<'_>,
+    ) -> (PlanChange, bool) {
+        let has_same_command = plan.runs_like(&self.plan);
+        let has_same_policy = plan.is_kept_like(&self.plan);
+        let has_same_probes = plan.is_awaited_like(&self.plan);
+        let was_removed = self.is_removed();
+        self.plan = plan;
+        if was_removed {
+            self.want_up(cx.now);
+        }
+        let has_failed = self.has_failed();
+        let restart = !has_same_command && (self.want == Want::Up || has_failed);
+        if !restart && !has_same_probes {
+            self.restart_probes(cx);
+        }
+        let change = match (restart, was_removed || has_failed) {
+            (_, _) if was_removed => PlanChange::Started,
+            (true, true) => PlanChange::Started,
+            (true, false) => PlanChange::Restarted,
+            (false, _) if has_same_command && !has_same_policy => PlanChange::Adjusted,
+            (false, _) => PlanChange::Unchanged,
+        };
+        (change, restart)
+    }
+
+    /// What it waits for, or when it is ready, has changed: running probes are outdated.
+    fn restart_probes(&mut self, cx: &mut Context<'_>) {
+        match &mut self.state {
+            State::Waiting { .. } => {
+                cx.act(Action::CancelProbe(self.id()));
+                let probed = self.probe_needs(cx);
+                if let State::Waiting { needs, .. } = &mut self.state {
+                    *needs = probed;
+                }
+            }
+            State::Up { .. } if self.readiness != Readiness::Ready => {
+                cx.act(Action::CancelProbe(self.id()));
+                self.readiness = Readiness::NotStarted;
+                self.probe_readiness(cx);
+            }
+            State::Up { .. }
+            | State::Down
+            | State::Backoff { .. }
+            | State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Killed { .. }
+            | State::Stuck { .. } => {}
+        }
+    }
+
+    /// Has the services probed that it needs, if there are any.
+    fn probe_needs(&self, cx: &mut Context<'_>) -> Option<Needs> {
+        if self.plan.needs.is_empty() {
+            return None;
+        }
+        cx.act(Action::ProbeNeeds(self.id(), Arc::clone(&self.plan)));
+        Some(Needs { until: cx.now + self.plan.ready_timeout, missing: Vec::new() })
+    }
+
+    /// Has it probed whether it is ready, unless it is as soon as it runs.
+    fn probe_readiness(&mut self, cx: &mut Context<'_>) {
+        if self.plan.ready == Ready::Started {
+            self.readiness = Readiness::Ready;
+        } else {
+            cx.act(Action::Probe(self.id(), Arc::clone(&self.plan)));
+            self.readiness.begin_probing(cx.now, self.plan.ready_timeout);
+        }
+    }
+
+    /// Moves it one step from its actual to its desired state, as far as the other processes
+    /// let it.
+    pub(super) fn reconcile(&mut self, gate: &Gate, cx: &mut Context<'_>) -> Option<Consequence> {
+        match (self.want, &self.state) {
+            (Want::Up, State::Down) => return self.begin_life(gate, cx),
+            (Want::Up, State::Backoff { until }) => {
+                if *until <= cx.now {
+                    return self.begin_life(gate, cx);
+                }
+            }
+            (Want::Up, State::Waiting { .. }) => return self.wait(gate, cx),
+            (Want::Down(_), State::Backoff { .. }) => self.state = State::Down,
+            (Want::Down(_), State::Waiting { .. }) => self.stop_waiting(cx),
+            (Want::Down(_), State::Starting { .. } | State::Up { .. }) => {
+                if gate.may_stop {
+                    self.ask_to_stop(Leader::Running, cx);
+                }
+            }
+            (Want::Up | Want::Down(_), State::Stopping { descendants_at, kill_at, .. }) => {
+                if *kill_at <= cx.now {
+                    let killed = self.kill(Some(self.policy().grace), cx);
+                    return killed.then_some(Consequence::Killed);
+                }
+                if descendants_at.is_some_and(|at| at <= cx.now) {
+                    self.stop_descendants(cx);
+                }
+            }
+            (Want::Up, State::Up { .. }) => {
+                if self.readiness.deadline().is_some_and(|at| at <= cx.now) {
+                    return Some(self.time_out(cx));
+                }
+            }
+            (Want::Up | Want::Down(_), State::Killed { rest, give_up_at }) => {
+                if *give_up_at <= cx.now {
+                    self.state = State::Stuck { rest: rest.clone() };
+                    cx.notify(Notice::Unkillable { name: self.name().to_owned() });
+                }
+            }
+            (Want::Up, State::Starting { .. })
+            | (Want::Down(_), State::Down)
+            | (Want::Up | Want::Down(_), State::Stuck { .. }) => {}
+        }
+        None
+    }
+
+    /// Begins a life: at once, if there is nothing to wait for.
+    fn begin_life(&mut self, gate: &Gate, cx: &mut Context<'_>) -> Option<Consequence> {
+        self.life += 1;
+        self.readiness.pause(cx.now);
+        let needs = self.probe_needs(cx);
+        if let StartGate::Waiting(names) = &gate.start {
+            cx.notify(Notice::WaitingFor { name: self.name().to_owned(), what: names.clone() });
+        }
+        self.state = State::Waiting { needs, dependencies: Vec::new() };
+        self.wait(gate, cx)
+    }
+
+    /// Starts it once there is nothing left to wait for, and fails once waiting is useless.
+    fn wait(&mut self, gate: &Gate, cx: &mut Context<'_>) -> Option<Consequence> {
+        let State::Waiting { needs, dependencies } = &mut self.state else { return None };
+        *dependencies = match &gate.start {
+            StartGate::Waiting(names) => names.clone(),
+            StartGate::Open | StartGate::Failed(_) => Vec::new(),
+        };
+        let notice = match (&gate.start, needs) {
+            (StartGate::Failed(chain), _) => Notice::DependencyFailed { chain: chain.clone() },
+            (StartGate::Open | StartGate::Waiting(_), Some(needs)) if needs.until <= cx.now => {
+                let (name, what) = (self.plan.name.clone(), needs.missing.clone());
+                Notice::NeedsTimedOut { name, what, after: self.plan.ready_timeout }
+            }
+            (StartGate::Open, None) => return self.spawn(cx),
+            (StartGate::Open, Some(_)) | (StartGate::Waiting(_), Some(_) | None) => return None,
+        };
+        cx.notify(notice);
+        self.stop_waiting(cx);
+        let exit = Exit::DependencyFailed;
+        let (next, restart_at) = self.decide_next(exit, None, cx);
+        self.become_down(exit, restart_at);
+        let (name, left) = (self.name().to_owned(), Vec::new());
+        cx.notify(Notice::Exited { name, exit, left, next });
+        Some(Consequence::StartFailed(exit, next))
+    }
+
+    fn stop_waiting(&mut self, cx: &mut Context<'_>) {
+        self.state = State::Down;
+        cx.act(Action::CancelProbe(self.id()));
+    }
+
+    fn spawn(&mut self, cx: &mut Context<'_>) -> Option<Consequence> {
+        self.starts += 1;
+        self.state = State::Starting { port: own_port(&self.plan) };
+        cx.act(Action::Spawn(self.id(), Arc::clone(&self.plan)));
+        let is_over = self.readiness.start(cx.now, self.plan.ready_timeout);
+        is_over.then(|| self.time_out(cx))
+    }
+
+    /// It was not ready in time, be it in one long life or in many short ones.
+    fn time_out(&mut self, cx: &mut Context<'_>) -> Consequence {
+        let tried = self.readiness.time_out();
+        let name = self.name().to_owned();
+        let port = self.plan.port.filter(|_| self.plan.ready == Ready::Port);
+        cx.notify(Notice::ReadyTimedOut { name, port, after: self.plan.ready_timeout, tried });
+        Consequence::ReadyTimedOut
+    }
+
+    /// The services that it needs have been probed; `missing` is empty when all are reachable.
+    pub(super) fn on_needs_probed(&mut self, missing: Vec<String>, cx: &mut Context<'_>) {
+        let State::Waiting { needs, .. } = &mut self.state else { return };
+        let Some(probed) = needs else { return };
+        if missing.is_empty() {
+            *needs = None;
+        } else if probed.missing != missing {
+            probed.missing.clone_from(&missing);
+            cx.notify(Notice::WaitingFor { name: self.plan.name.clone(), what: missing });
+        }
+    }
+
+    pub(super) fn on_spawned(&mut self, pid: i32, cx: &mut Context<'_>) {
+        match &mut self.state {
+            State::Starting { port } => {
+                self.state = State::Up { since: cx.now, pid, port: *port };
+                self.probe_readiness(cx);
+            }
+            State::Stopping { rest, .. } | State::Killed { rest, .. } | State::Stuck { rest } => {
+                rest.pid = Some(pid);
+                self.readiness.set_last_failure(None);
+            }
             State::Down | State::Backoff { .. } | State::Waiting { .. } | State::Up { .. } => {
                 return;
             }
         }
-        self.tried = None;
         let (name, port) = (self.name().to_owned(), self.plan.port);
-        let listened = self.plan.listen;
-        actions.push(Action::Notify(Notice::Started { name, pid, port, listened }));
+        cx.notify(Notice::Started { name, pid, port, listened: self.plan.listen });
     }
 
-    /// It has ended, or never began. Returns what follows, if it did so without
-    /// being told to.
+    pub(super) fn on_ready(&mut self, cx: &mut Context<'_>) {
+        let State::Up { since, .. } = self.state else { return };
+        if self.readiness == Readiness::Ready {
+            return;
+        }
+        self.readiness = Readiness::Ready;
+        let (after, name) = (cx.now.duration_since(since), self.name().to_owned());
+        let port = match &self.plan.ready {
+            Ready::Port | Ready::Http(_) => self.plan.port,
+            Ready::Started | Ready::Log(_) | Ready::Command(_) => None,
+        };
+        cx.notify(Notice::Ready { name, port, after });
+    }
+
+    /// A probe found that it is not ready.
+    pub(super) fn on_probe_failed(&mut self, failure: ProbeFailure) {
+        self.readiness.set_last_failure(Some(failure));
+    }
+
+    /// It has ended, or never ran. Returns what follows, if it was not asked to.
     pub(super) fn on_exited(
         &mut self,
         exit: Exit,
         left: Vec<Descendant>,
-        chance: &mut Chance,
-        now: Instant,
-        actions: &mut Vec<Action>,
+        cx: &mut Context<'_>,
     ) -> Option<Next> {
         let since = match &mut self.state {
-            State::Starting => None,
+            State::Starting { .. } => None,
             State::Up { since, .. } => Some(*since),
-            State::Stopping { leader, .. }
-            | State::Killed { leader, .. }
-            | State::Stuck { leader } => {
-                *leader = Leader::Stopped(exit);
-                self.left = left;
-                if self.left.is_empty() {
-                    self.on_empty(actions);
+            State::Stopping { rest, .. } | State::Killed { rest, .. } | State::Stuck { rest } => {
+                let is_empty = left.is_empty();
+                rest.leader = Leader::Stopped { exit, left };
+                if is_empty {
+                    self.on_group_empty(cx);
                 }
                 return None;
             }
             State::Down | State::Backoff { .. } | State::Waiting { .. } => return None,
         };
-        let next = self.what_follows(exit, since, chance, now);
+        let (next, restart_at) = self.decide_next(exit, since, cx);
         if left.is_empty() {
-            self.is_gone(exit);
+            self.become_down(exit, restart_at);
         } else {
-            self.ask_to_stop(Leader::Exited(exit), now, actions);
+            self.ask_to_stop(Leader::Exited { exit, left: left.clone(), restart_at }, cx);
         }
-        self.left.clone_from(&left);
-        let name = self.name().to_owned();
-        actions.push(Action::Notify(Notice::Exited { name, exit, left, next }));
+        cx.notify(Notice::Exited { name: self.name().to_owned(), exit, left, next });
         Some(next)
     }
 
-    /// What its policy says of an exit that nobody asked for.
-    fn what_follows(
+    /// What its policy says about an exit that ganger did not ask for, and when it is
+    /// restarted, if it is.
+    fn decide_next(
         &mut self,
         exit: Exit,
         up_since: Option<Instant>,
-        chance: &mut Chance,
-        now: Instant,
-    ) -> Next {
-        let forgiven = up_since.is_some_and(|since| now.duration_since(since) >= FORGIVEN_AFTER);
-        if forgiven || !exit.failed() {
+        cx: &mut Context<'_>,
+    ) -> (Next, Option<Instant>) {
+        let ran_long =
+            up_since.is_some_and(|since| cx.now.duration_since(since) >= CRASHES_RESET_AFTER);
+        if ran_long || !exit.failed() {
             self.crashes = 0;
         }
-        // What is not there is no fault of its own: it is waited for as long as it takes.
+        // A missing service is not its fault: it is waited for as long as it takes.
         let crashed = exit.failed() && exit != Exit::DependencyFailed;
         self.crashes += u32::from(crashed);
         let backoff = self.policy().backoff;
@@ -296,59 +508,87 @@ impl Process {
         let next = match (self.policy().on_exit, restart) {
             (OnExit::StopAll, _) => Next::StopAll,
             (_, true) if crashed && too_many => Next::GiveUp(self.crashes),
-            (_, true) => Next::Restart(pause(backoff, self.crashes, chance)),
+            (_, true) => Next::Restart(restart_delay(backoff, self.crashes, cx)),
             (_, false) => Next::StayDown,
         };
-        self.pause_until = match next {
-            Next::Restart(pause) => Some(now + pause),
+        match next {
+            Next::Restart(delay) => (next, Some(cx.now + delay)),
             Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
-                self.want = Want::Down(if exit.failed() {
-                    DownReason::Failed
-                } else {
-                    DownReason::Finished
-                });
-                None
-            }
-        };
-        next
-    }
-
-    /// Of what had ended, nobody is left.
-    pub(super) fn on_empty(&mut self, actions: &mut Vec<Action>) {
-        let leader = match self.state {
-            State::Stopping { leader, .. }
-            | State::Killed { leader, .. }
-            | State::Stuck { leader } => leader,
-            State::Down
-            | State::Backoff { .. }
-            | State::Waiting { .. }
-            | State::Starting
-            | State::Up { .. } => return,
-        };
-        match leader {
-            Leader::Up => {}
-            Leader::Exited(exit) => self.is_gone(exit),
-            Leader::Stopped(exit) => {
-                self.is_gone(exit);
-                let name = self.name().to_owned();
-                actions.push(Action::Notify(Notice::Stopped { name, exit }));
+                let failed = exit.failed();
+                let reason = if failed { DownReason::Failed } else { DownReason::Finished };
+                self.want = Want::Down(reason);
+                (next, None)
             }
         }
     }
 
-    fn is_gone(&mut self, exit: Exit) {
-        self.pid = None;
-        self.port_in_use = None;
+    /// Nothing of its group is left.
+    pub(super) fn on_group_empty(&mut self, cx: &mut Context<'_>) {
+        let Some(rest) = self.state.remainder() else { return };
+        match rest.leader {
+            Leader::Running => {}
+            Leader::Exited { exit, restart_at, .. } => self.become_down(exit, restart_at),
+            Leader::Stopped { exit, .. } => {
+                self.become_down(exit, None);
+                cx.notify(Notice::Stopped { name: self.name().to_owned(), exit });
+            }
+        }
+    }
+
+    fn become_down(&mut self, exit: Exit, restart_at: Option<Instant>) {
         self.last = Some(exit);
-        self.left.clear();
-        self.state = match self.pause_until.take() {
-            Some(until) => State::Backoff { until },
-            None => State::Down,
-        };
+        self.readiness.end();
+        self.state = restart_at.map_or(State::Down, |until| State::Backoff { until });
+    }
+
+    fn ask_to_stop(&mut self, leader: Leader, cx: &mut Context<'_>) {
+        let Policy { grace, stop_signal, .. } = self.policy();
+        let rest = Remainder { pid: self.state.pid(), port: self.state.port(), leader };
+        let (descendants_at, kill_at) = (Some(cx.now + grace * 4 / 5), cx.now + grace);
+        self.readiness.end();
+        self.state = State::Stopping { rest, descendants_at, kill_at };
+        cx.act(Action::Stop(self.id(), stop_signal));
+    }
+
+    fn stop_descendants(&mut self, cx: &mut Context<'_>) {
+        if let State::Stopping { descendants_at, .. } = &mut self.state {
+            *descendants_at = None;
+            cx.act(Action::StopDescendants(self.id(), self.policy().stop_signal));
+        }
+    }
+
+    /// Asks it to stop, even if others should stop first: the user interrupted twice.
+    pub(super) fn force_stop(&mut self, cx: &mut Context<'_>) {
+        match (self.want, &self.state) {
+            (Want::Down(_), State::Starting { .. } | State::Up { .. }) => {
+                self.ask_to_stop(Leader::Running, cx);
+            }
+            (Want::Up, State::Starting { .. } | State::Up { .. })
+            | (
+                Want::Up | Want::Down(_),
+                State::Down
+                | State::Backoff { .. }
+                | State::Waiting { .. }
+                | State::Stopping { .. }
+                | State::Killed { .. }
+                | State::Stuck { .. },
+            ) => {}
+        }
+    }
+
+    /// Kills it, if it has been asked to stop; true if so. `grace`: how long it had, unless
+    /// the user interrupted twice.
+    pub(super) fn kill(&mut self, grace: Option<Duration>, cx: &mut Context<'_>) -> bool {
+        let State::Stopping { rest, .. } = &self.state else { return false };
+        self.state = State::Killed { rest: rest.clone(), give_up_at: cx.now + KILL_TIMEOUT };
+        cx.act(Action::Stop(self.id(), Signal::SIGKILL));
+        let (name, signal) = (self.name().to_owned(), self.policy().stop_signal);
+        cx.notify(Notice::Killing { name, signal, grace });
+        true
     }
 }
 
-/// The port that a process has to itself: one that ganger listens on is everybody's.
+/// The port that a process has to itself: a port on which ganger listens is shared.
 pub(super) fn own_port(plan: &plan::Process) -> Option<u16> {
     plan.port.filter(|_| !plan.listen)
 }

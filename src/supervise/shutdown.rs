@@ -1,31 +1,33 @@
-//! The end of everything: who is still up is named, those who belong to no
-//! process are asked and then killed, and at last whatever is left is swept.
+//! The shutdown of everything: processes that are slow to stop are named, orphans are asked to
+//! stop and then killed, and at last whatever is left is swept.
 
 use std::time::{Duration, Instant};
 
-use super::process::{Action, Process};
+use super::action::Action;
+use super::context::Context;
+use super::process::Process;
 use crate::keeper::protocol::Descendant;
-use crate::notice::Notice;
+use crate::notice::{Notice, StoppingProcess};
 
-/// When it is first said who is still up, and how often after that.
+/// When a message first names the processes that are still up, and how often after that.
 const REMIND_AFTER: Duration = Duration::from_secs(1);
 const REMIND_EVERY: Duration = Duration::from_secs(5);
 
 /// Everything is being stopped.
 pub(super) struct Shutdown {
-    /// When to say who is still up.
+    /// When to name the processes that are still up.
     remind_at: Instant,
-    /// When strays are killed.
+    /// When orphans are killed.
     kill_at: Instant,
     orphans: Orphans,
     sweep: Sweep,
 }
 
-/// Those who live and belong to no process.
+/// The descendants that live and belong to no process.
 enum Orphans {
-    /// They are let be until every process has been asked to end.
+    /// They are ignored until every process has been asked to stop.
     Ignored,
-    /// They have been asked to end, whoever they are.
+    /// They have been asked to stop; which they are is not known yet.
     Asked,
     /// These are left.
     Left(Vec<Descendant>),
@@ -39,7 +41,7 @@ enum Sweep {
 }
 
 impl Shutdown {
-    /// A shutdown that begins now; strays have the `longest` grace of all.
+    /// A shutdown that begins now. Orphans have the `longest` grace period of all.
     pub(super) fn new(now: Instant, longest: Duration) -> Self {
         Self {
             remind_at: now + REMIND_AFTER,
@@ -49,7 +51,7 @@ impl Shutdown {
         }
     }
 
-    /// The user would not wait.
+    /// The user interrupted twice: orphans have no more time.
     pub(super) fn force_stop(&mut self, now: Instant) {
         self.kill_at = now;
     }
@@ -65,20 +67,20 @@ impl Shutdown {
             Sweep::NotYet if !all_down => Some(self.remind_at),
             Sweep::NotYet => match &self.orphans {
                 Orphans::Left(_) => Some(self.kill_at),
-                // Nothing to do before it is known who they are.
+                // Nothing to do before it is known which they are.
                 Orphans::Ignored | Orphans::Asked => None,
             },
             Sweep::Asked | Sweep::Done => None,
         }
     }
 
-    pub(super) fn on_orphans(&mut self, left: Vec<Descendant>, actions: &mut Vec<Action>) {
+    pub(super) fn on_orphans(&mut self, left: Vec<Descendant>, cx: &mut Context<'_>) {
         let before = match &self.orphans {
             Orphans::Ignored | Orphans::Asked => &[],
             Orphans::Left(left) => left.as_slice(),
         };
         if left.iter().any(|orphan| !before.contains(orphan)) {
-            actions.push(Action::Notify(Notice::StoppingOrphans { left: left.clone() }));
+            cx.notify(Notice::StoppingOrphans { left: left.clone() });
         }
         self.orphans = Orphans::Left(left);
     }
@@ -87,17 +89,12 @@ impl Shutdown {
         self.sweep = Sweep::Done;
     }
 
-    /// Does what the time has come for. True if strays were killed because they
-    /// did not go.
-    pub(super) fn reconcile(
-        &mut self,
-        processes: &[Process],
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) -> bool {
+    /// Does what is due. True if orphans were killed because they did not stop.
+    pub(super) fn reconcile(&mut self, processes: &[Process], cx: &mut Context<'_>) -> bool {
+        let now = cx.now;
         if let Orphans::Ignored = self.orphans {
             self.orphans = Orphans::Asked;
-            actions.push(Action::StopOrphans);
+            cx.act(Action::StopOrphans);
         }
         let up: Vec<&Process> =
             processes.iter().filter(|process| !process.state.is_down()).collect();
@@ -105,11 +102,11 @@ impl Shutdown {
             self.remind_at = now + REMIND_EVERY;
             let next_kill = up.iter().filter_map(|process| process.state.kill_at()).min();
             let kill_in = next_kill.map(|at| at.saturating_duration_since(now));
-            // The others have not been asked yet: their turn is after these.
-            let asked = up.iter().filter(|process| process.state.is_going());
-            let names: Vec<String> = asked.map(|process| process.known_as()).collect();
-            if !names.is_empty() {
-                actions.push(Action::Notify(Notice::StillStopping { names, kill_in }));
+            // The others have not been asked yet: their dependents stop first.
+            let asked = up.iter().filter(|process| process.state.is_stopping());
+            let processes: Vec<StoppingProcess> = asked.map(|process| process.stopping()).collect();
+            if !processes.is_empty() {
+                cx.notify(Notice::StillStopping { processes, kill_in });
             }
         }
         let Orphans::Left(orphans) = &self.orphans else { return false };
@@ -118,10 +115,10 @@ impl Shutdown {
             return false;
         }
         if killing {
-            actions.push(Action::Notify(Notice::KillingOrphans { left: orphans.clone() }));
+            cx.notify(Notice::KillingOrphans { left: orphans.clone() });
         }
         self.sweep = Sweep::Asked;
-        actions.push(Action::Sweep);
+        cx.act(Action::Sweep);
         killing
     }
 }

@@ -1,22 +1,22 @@
-//! What a process is, what is wanted of it, and what can be said of that alone.
+//! The desired and the actual state of a process.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::exit::Exit;
-use crate::keeper::protocol::ChildId;
+use crate::keeper::protocol::{ChildId, Descendant};
 
 /// One life of one process: nothing of an earlier life is taken for this one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ProcessId {
-    /// Its number, which no other process ever has.
+    /// The number of the process, which no other process ever has.
     pub index: u32,
     /// How often it has been started, this time included.
     pub life: u32,
 }
 
-/// How the keeper and the mux know it.
+/// The id by which the keeper and the mux know this life.
 impl From<ProcessId> for ChildId {
     fn from(id: ProcessId) -> Self {
         Self((u64::from(id.life) << 32) | u64::from(id.index))
@@ -30,154 +30,162 @@ impl From<ChildId> for ProcessId {
     }
 }
 
-/// What tells a command that looks after a process from the process itself.
+/// The bit that tells the probe command of a process from the process itself.
 const CHECK: u64 = 1 << 63;
 
 impl ProcessId {
-    /// How the keeper knows the command that says whether this process is ready.
+    /// The id by which the keeper knows the probe command of this process.
     pub(super) fn check(self) -> ChildId {
         ChildId(ChildId::from(self).0 | CHECK)
     }
 
-    /// The process that is looked after, if this is such a command.
+    /// The process that is probed, if this is the id of a probe command.
     pub(super) fn of_check(id: ChildId) -> Option<Self> {
         (id.0 & CHECK != 0).then(|| ChildId(id.0 & !CHECK).into())
     }
 }
 
-/// How many are started again at a time.
+/// How many processes are restarted at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RestartMode {
     /// All.
     AtOnce,
-    /// One, and the next when it is up.
+    /// One, and the next when it is ready.
     Rolling,
 }
 
-/// What a process is to be.
+/// The desired state of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Want {
-    /// It is to run.
+    /// It should run.
     Up,
-    /// It is not.
+    /// It should not run.
     Down(DownReason),
 }
 
-/// Why a process is not to run.
+/// Why a process should not run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DownReason {
-    /// It has ended, and that was all.
+    /// It has exited, and its restart policy leaves it at that.
     Finished,
-    /// It has failed, and is not tried again by itself.
+    /// It has failed, and is not restarted any more.
     Failed,
-    /// Somebody said so.
+    /// A user stopped it.
     StoppedByUser,
-    /// The plan has it no more: once it is down, it is forgotten.
+    /// It is not in the plan any more: once it is down, it is removed.
     Removed,
 }
 
-/// Whether others can count on a process that runs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Readiness {
-    /// Not yet.
-    Awaited {
-        /// When that is said to take too long.
-        until: Instant,
-    },
-    /// Not yet, and that takes too long.
-    Late,
-    /// They can.
-    Ready,
-}
-
-/// How long whoever waits for a process goes on doing so, however often it is started
-/// meanwhile: time to get ready is not won by crashing. While it waits itself, that time
-/// stands still.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Patience {
-    /// From its next start on, as long as its plan says.
-    Whole,
-    /// From its next start on, for so long.
-    Left(Duration),
-    /// Until then.
-    Until(Instant),
-    /// No longer.
-    KeeperError,
-}
-
-/// What a process is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// The actual state of a process.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum State {
-    /// Nothing of it is there.
+    /// Nothing of it runs.
     Down,
-    /// The same, until it is started again.
+    /// Nothing of it runs, and it will be restarted.
     Backoff {
-        /// When that is.
+        /// When it is restarted.
         until: Instant,
     },
-    /// The same, until those that it comes after are ready, and what it needs is there.
+    /// Nothing of it runs, and it waits before it starts.
     Waiting {
-        /// When it gives up on what it needs, if that is not there yet.
-        until: Option<Instant>,
+        /// The services that it needs, until all are reachable.
+        needs: Option<Needs>,
+        /// The processes that it waits for.
+        dependencies: Vec<String>,
     },
     /// It is being started.
-    Starting,
+    Starting {
+        /// The port that it has to itself.
+        port: Option<u16>,
+    },
     /// It runs.
     Up {
-        /// Since when.
+        /// When it was started.
         since: Instant,
         /// Its process id.
         pid: i32,
-        /// Whether others can count on it.
-        ready: Readiness,
+        /// The port that it has to itself.
+        port: Option<u16>,
     },
-    /// It was asked to end.
+    /// It was asked to stop.
     Stopping {
-        /// When descendants outside of its group are asked, too, whose parents have
-        /// not stopped them; none once they are.
+        /// What still runs of it.
+        rest: Remainder,
+        /// When descendants outside of its process group are asked as well, which their
+        /// parents have not stopped; none once they are.
         descendants_at: Option<Instant>,
-        /// When it is killed.
+        /// When its grace period ends.
         kill_at: Instant,
-        /// What has become of the process that was started.
-        leader: Leader,
     },
     /// It was killed.
     Killed {
-        /// When nobody waits for it any longer.
+        /// What still runs of it.
+        rest: Remainder,
+        /// When ganger stops waiting for its end.
         give_up_at: Instant,
-        /// What has become of the process that was started.
-        leader: Leader,
     },
-    /// It was killed and doesn't go: nobody waits for it, but as long as it is
-    /// there, it is not started again.
+    /// It was killed, and still runs. Nothing waits for its end, but as long as it runs, it
+    /// is not restarted.
     Stuck {
-        /// What has become of the process that was started.
-        leader: Leader,
+        /// What still runs of it.
+        rest: Remainder,
     },
 }
 
-/// What has become of the process that was started, while others of it may live.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// The services that a process needs and that are not all reachable.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Needs {
+    /// When it stops waiting for them.
+    pub until: Instant,
+    /// The ones that were not reachable at the last probe; empty before the first.
+    pub missing: Vec<String>,
+}
+
+/// What still runs of a process that was asked to stop, or whose leader has exited.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Remainder {
+    /// The process id of the leader, if it ever ran.
+    pub pid: Option<i32>,
+    /// The port that it has to itself.
+    pub port: Option<u16>,
+    /// The process that was started.
+    pub leader: Leader,
+}
+
+/// The process that was started, as opposed to its descendants.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Leader {
-    /// It runs.
-    Up,
-    /// It ended by itself, which has been said.
-    Exited(Exit),
-    /// It ended because it was told to, which is said when nobody is left.
-    Stopped(Exit),
+    /// It runs, or is being started.
+    Running,
+    /// It exited by itself, which a message has said.
+    Exited {
+        /// How it ended.
+        exit: Exit,
+        /// The descendants that outlived it.
+        left: Vec<Descendant>,
+        /// When it is restarted, if it is.
+        restart_at: Option<Instant>,
+    },
+    /// It ended because it was asked to; a message says so when its group is empty.
+    Stopped {
+        /// How it ended.
+        exit: Exit,
+        /// The descendants that outlived it.
+        left: Vec<Descendant>,
+    },
 }
 
 impl State {
-    /// Whether nobody has to wait for it.
-    pub(super) fn is_down(self) -> bool {
+    /// Whether nothing has to wait for its end.
+    pub(super) fn is_down(&self) -> bool {
         matches!(self, Self::Down | Self::Stuck { .. })
     }
 
-    /// Whether something of it is there.
+    /// Whether something of it runs.
     #[must_use]
-    pub fn runs(self) -> bool {
+    pub fn is_running(&self) -> bool {
         match self {
-            Self::Starting
+            Self::Starting { .. }
             | Self::Up { .. }
             | Self::Stopping { .. }
             | Self::Killed { .. }
@@ -186,48 +194,96 @@ impl State {
         }
     }
 
-    /// The same, but for what doesn't go whatever is done: nobody waits for that.
-    pub(super) fn has_begun(self) -> bool {
-        self.runs() && !self.is_down()
+    /// Whether something of it runs that can still be waited for.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_running() && !self.is_down()
     }
 
-    /// Whether it has been asked to end, and nobody has given up on that.
-    pub(super) fn is_going(self) -> bool {
+    /// Whether it has been asked to stop, and ganger still waits for that.
+    pub(super) fn is_stopping(&self) -> bool {
         matches!(self, Self::Stopping { .. } | Self::Killed { .. })
     }
 
-    /// Whether it runs, and others can count on it.
-    #[must_use]
-    pub fn is_ready(self) -> bool {
-        matches!(self, Self::Up { ready: Readiness::Ready, .. })
-    }
-
-    /// When it is killed, if it has been asked to end.
-    pub(super) fn kill_at(self) -> Option<Instant> {
+    /// What still runs of it, once it was asked to stop.
+    pub(super) fn remainder(&self) -> Option<&Remainder> {
         match self {
-            Self::Stopping { kill_at, .. } => Some(kill_at),
+            Self::Stopping { rest, .. } | Self::Killed { rest, .. } | Self::Stuck { rest } => {
+                Some(rest)
+            }
             Self::Down
             | Self::Backoff { .. }
             | Self::Waiting { .. }
-            | Self::Starting
+            | Self::Starting { .. }
+            | Self::Up { .. } => None,
+        }
+    }
+
+    /// The process id of what runs, if it is known.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        match self {
+            Self::Up { pid, .. } => Some(*pid),
+            Self::Stopping { rest, .. } | Self::Killed { rest, .. } | Self::Stuck { rest } => {
+                rest.pid
+            }
+            Self::Down | Self::Backoff { .. } | Self::Waiting { .. } | Self::Starting { .. } => {
+                None
+            }
+        }
+    }
+
+    /// The port that what runs has to itself.
+    pub(super) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Starting { port } | Self::Up { port, .. } => *port,
+            Self::Stopping { rest, .. } | Self::Killed { rest, .. } | Self::Stuck { rest } => {
+                rest.port
+            }
+            Self::Down | Self::Backoff { .. } | Self::Waiting { .. } => None,
+        }
+    }
+
+    /// What it waits for before it starts.
+    pub(super) fn waits_for(&self) -> Vec<String> {
+        match self {
+            Self::Waiting { needs, dependencies } => {
+                let missing = needs.iter().flat_map(|needs| &needs.missing);
+                missing.chain(dependencies).cloned().collect()
+            }
+            Self::Down
+            | Self::Backoff { .. }
+            | Self::Starting { .. }
+            | Self::Up { .. }
+            | Self::Stopping { .. }
+            | Self::Killed { .. }
+            | Self::Stuck { .. } => Vec::new(),
+        }
+    }
+
+    /// When its grace period ends, if it has been asked to stop.
+    pub(super) fn kill_at(&self) -> Option<Instant> {
+        match self {
+            Self::Stopping { kill_at, .. } => Some(*kill_at),
+            Self::Down
+            | Self::Backoff { .. }
+            | Self::Waiting { .. }
+            | Self::Starting { .. }
             | Self::Up { .. }
             | Self::Killed { .. }
             | Self::Stuck { .. } => None,
         }
     }
 
-    /// When it ends by itself: something is to be done then.
-    pub(super) fn deadline(self) -> Option<Instant> {
+    /// When it changes though nothing happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Backoff { until } | Self::Up { ready: Readiness::Awaited { until }, .. } => {
-                Some(until)
-            }
-            Self::Waiting { until } => until,
+            Self::Backoff { until } => Some(*until),
+            Self::Waiting { needs, .. } => needs.as_ref().map(|needs| needs.until),
             Self::Stopping { descendants_at, kill_at, .. } => {
-                Some(descendants_at.map_or(kill_at, |at| at.min(kill_at)))
+                Some(descendants_at.map_or(*kill_at, |at| at.min(*kill_at)))
             }
-            Self::Killed { give_up_at, .. } => Some(give_up_at),
-            Self::Down | Self::Starting | Self::Up { .. } | Self::Stuck { .. } => None,
+            Self::Killed { give_up_at, .. } => Some(*give_up_at),
+            Self::Down | Self::Starting { .. } | Self::Up { .. } | Self::Stuck { .. } => None,
         }
     }
 }

@@ -1,44 +1,43 @@
-//! A process as whoever looks at it sees it.
+//! A process as clients see it.
 
 use std::sync::Arc;
 
-use super::state::{DownReason, State, Want};
+use super::readiness::Readiness;
+use super::state::{DownReason, ProcessId, State, Want};
 use crate::exit::Exit;
 use crate::plan;
 
 /// What is known of a process.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// What the plan says of it.
+    /// The id of its present life.
+    pub id: ProcessId,
+    /// Its entry in the plan.
     pub plan: Arc<plan::Process>,
-    /// What it is.
+    /// Its actual state.
     pub state: State,
-    /// What it is to be.
+    /// Whether others can count on it, and until when they wait for it.
+    pub readiness: Readiness,
+    /// Its desired state.
     pub want: Want,
-    /// Its process id, if something of it is there.
-    pub pid: Option<i32>,
-    /// How it ended last.
+    /// How its last life ended.
     pub last: Option<Exit>,
     /// How often it has been started again.
     pub restarts: u32,
-    /// What it waits for before it is started.
-    pub waits_for: Vec<String>,
     /// How often it has crashed in a row.
     pub crashes: u32,
-    /// Whether it takes too long to become ready, be it up or between two tries.
-    pub late: bool,
-    /// Whether it is to be started again when its turn comes.
-    pub due: bool,
+    /// Whether a rolling restart will come to it.
+    pub restart_pending: bool,
 }
 
 impl Status {
-    /// Whether the plan has it; else it is on its way down for good.
+    /// Whether the plan has it; else it is removed once it is down.
     #[must_use]
     pub fn is_planned(&self) -> bool {
         self.want != Want::Down(DownReason::Removed)
     }
 
-    /// Whether it is to run.
+    /// Whether it should run.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.want == Want::Up
@@ -50,16 +49,37 @@ impl Status {
         self.want == Want::Down(DownReason::Failed)
     }
 
-    /// Whether it is started again, or started, when it would run otherwise now: also
-    /// one that has failed, which that may mend.
+    /// Whether it runs, and others can count on it.
     #[must_use]
-    pub fn restarts_on_change(&self) -> bool {
-        self.is_wanted() || self.has_failed()
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Up { .. }) && self.readiness == Readiness::Ready
     }
 
-    /// The same, when a file changes that it watches: also one that is done.
+    /// Whether it was not ready in time, and still is not, be it up or between two lives.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.readiness == Readiness::TimedOut
+    }
+
+    /// The process id of what runs, if it is known.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.state.pid()
+    }
+
+    /// What it waits for before it starts.
+    #[must_use]
+    pub fn waits_for(&self) -> Vec<String> {
+        self.state.waits_for()
+    }
+
+    /// Whether it is restarted when a file changes that it watches: also if it has failed or
+    /// finished, but not if a user stopped it.
     #[must_use]
     pub fn restarts_on_file_change(&self) -> bool {
-        self.restarts_on_change() || self.want == Want::Down(DownReason::Finished)
+        match self.want {
+            Want::Up | Want::Down(DownReason::Failed | DownReason::Finished) => true,
+            Want::Down(DownReason::StoppedByUser | DownReason::Removed) => false,
+        }
     }
 }

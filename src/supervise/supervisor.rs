@@ -1,13 +1,10 @@
 //! Decides what happens to every process, without touching any.
 //!
-//! Events go in, actions come out, and the time is an argument. What is wanted
-//! of a process is kept apart from what it is: [`Supervisor::handle`] takes note
-//! of an event, and then moves every process one step from the one to the other.
+//! Events and requests go in, actions come out, and the time is an argument. The desired
+//! state of a process is kept apart from its actual state: the supervisor records an event,
+//! and then moves every process one step from the one to the other.
 
 #![warn(clippy::wildcard_enum_match_arm)]
-
-mod requests;
-mod rolling;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,18 +12,21 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::backoff::Chance;
+use super::context::Context;
 use super::dependencies::Dependencies;
 use super::gate::Gate;
-use super::process::{Consequence, Process};
+use super::process::{Consequence, PlanChange, Process};
+use super::rolling::RollingRestart;
 use super::shutdown::Shutdown;
+use crate::changes::Changes;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::keeper::protocol::Descendant;
-use crate::notice::{Cause, Next, Notice};
+use crate::notice::{Cause, Next, Notice, ProbeFailure};
 use crate::plan::{self, Plan};
 
-pub use super::process::Action;
-pub use super::state::{DownReason, ProcessId, Readiness, RestartMode, State, Want};
+pub use super::action::Action;
+pub use super::readiness::Readiness;
+pub use super::state::{DownReason, ProcessId, RestartMode, State, Want};
 pub use super::status::Status;
 
 /// Something that happened.
@@ -34,64 +34,54 @@ pub use super::status::Status;
 pub enum Event {
     /// The time of [`Supervisor::deadline`] has come; also the first event.
     Tick,
-    /// A process runs.
+    /// A process runs, with this process id.
     Spawned(ProcessId, i32),
-    /// So much of what a process needs is not there; nothing: all is.
-    NeedsChecked(ProcessId, Vec<String>),
+    /// The services that a process needs have been probed, and these are not reachable.
+    NeedsProbed(ProcessId, Vec<String>),
     /// A process is ready.
     Ready(ProcessId),
-    /// A process is not ready yet, and this came of the last look.
-    ProbeFailed(ProcessId, String),
-    /// A process has ended, or never began, and so many of it are left.
+    /// A probe found that a process is not ready.
+    ProbeFailed(ProcessId, ProbeFailure),
+    /// A process has ended, or never ran, and these descendants of it are left.
     Exited(ProcessId, Exit, Vec<Descendant>),
-    /// Of a process that had ended, nobody is left.
+    /// Nothing is left of a process that had ended.
     GroupEmpty(ProcessId),
-    /// Who lives and belongs to no process.
+    /// The descendants that live and belong to no process.
     Orphans(Vec<Descendant>),
-    /// All is killed, but for these.
+    /// Everything has been killed, except for these.
     Swept(Vec<Descendant>),
     /// ganger got a signal that asks it to stop: INT, TERM or HUP.
     StopSignal(Signal),
-    /// Nobody reads the output any more.
+    /// Nothing reads the output any more.
     StdoutClosed,
-    /// This is what is wanted from now on: what is new is started, what is gone is
-    /// stopped, what has changed is started again, and the rest is let be.
-    Plan(Vec<Arc<plan::Process>>, RestartMode),
-    /// These are to be started again, or started if they are down.
-    Restart(Vec<String>, RestartMode),
-    /// These are to be down.
-    Stop(Vec<String>),
-    /// All is to end.
+    /// A user asks ganger to stop everything.
     Quit,
 }
 
-/// What is known of all processes, and what is wanted of them.
+/// All processes, their actual and their desired state.
 pub struct Supervisor {
-    /// In the order of the plan; behind them those that it has no more.
+    /// In the order of the plan, followed by those that the plan does not have any more.
     processes: Vec<Process>,
-    /// Where each stands in `processes`, by the index of its id.
+    /// The position of each process in `processes`, by the index of its id.
     positions: HashMap<u32, usize>,
     next_index: u32,
-    /// Whether one process may matter for another: what happens to one of them is then
-    /// a reason to look at all.
+    /// Whether one process may matter for another: then a change to one of them is a reason
+    /// to look at all.
     coupled: bool,
-    /// Whether nothing is up because that is what was asked for, and not because
-    /// everything came to its end.
+    /// Whether nothing is up because users stopped it, and not because everything ended.
     stopped_by_user: bool,
-    /// Who was started again last, while others wait for their turn.
-    rolling: Option<u32>,
+    rolling: RollingRestart,
     shutdown: Option<Shutdown>,
     interrupted: Option<Instant>,
     outcome: Outcome,
-    chance: Chance,
-    actions: Vec<Action>,
+    random: fastrand::Rng,
 }
 
-/// A terminal and a script often both send an interrupt: this close, it is one.
+/// A terminal and a script often both send an interrupt: this close, they are one.
 const SAME_INTERRUPT: Duration = Duration::from_millis(100);
 
 impl Supervisor {
-    /// All that the plan has, wanted up. `seed` is for what is left to chance.
+    /// All processes of the plan, wanted up. `seed` makes random decisions repeatable.
     #[must_use]
     pub fn new(plan: &Plan, seed: u64) -> Self {
         let mut supervisor = Self {
@@ -100,12 +90,11 @@ impl Supervisor {
             next_index: 0,
             coupled: true,
             stopped_by_user: false,
-            rolling: None,
+            rolling: RollingRestart::default(),
             shutdown: None,
             interrupted: None,
             outcome: Outcome::default(),
-            chance: Chance(seed),
-            actions: Vec::new(),
+            random: fastrand::Rng::with_seed(seed),
         };
         for process in &plan.processes {
             supervisor.add(Arc::clone(process));
@@ -114,72 +103,205 @@ impl Supervisor {
         supervisor
     }
 
-    /// Takes note of an event, and returns what to do about it.
+    /// Records an event, and returns what to do about it.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
         self.handle_all(now, [event])
     }
 
-    /// The same for events that happened one after the other. All processes are looked
-    /// at once for all events, unless one of them changes what is wanted of the others.
+    /// The same for events that happened one after the other. All processes are looked at
+    /// once for all events, unless one of them changes what is wanted of the others.
     pub fn handle_all(
         &mut self,
         now: Instant,
         events: impl IntoIterator<Item = Event>,
     ) -> Vec<Action> {
+        let mut random = self.random.fork();
+        let cx = &mut Context::new(now, &mut random);
         let mut touched = Touched::None;
         for event in events {
             let was_running = self.shutdown.is_none();
             touched = touched.and(event.touches());
-            self.note(now, event);
+            self.record(event, cx);
             if was_running && self.shutdown.is_some() {
-                self.reconcile(now, Touched::All);
+                self.reconcile(Touched::All, cx);
             }
         }
-        self.reconcile(now, touched);
-        std::mem::take(&mut self.actions)
+        self.reconcile(touched, cx);
+        cx.take_actions()
     }
 
-    fn note(&mut self, now: Instant, event: Event) {
+    /// Follows this plan from now on: new processes are started, those that it does not have
+    /// are stopped, those that it runs differently are restarted, and the others run on.
+    pub fn apply_plan(
+        &mut self,
+        now: Instant,
+        plan: &Plan,
+        mode: RestartMode,
+    ) -> (Changes, Vec<Action>) {
+        self.carry_out(now, |supervisor, cx| supervisor.replace_plan(plan, mode, cx))
+    }
+
+    /// Restarts these processes, and starts those that are down. The lives in the ids don't
+    /// matter.
+    pub fn restart(
+        &mut self,
+        now: Instant,
+        ids: &[ProcessId],
+        mode: RestartMode,
+    ) -> (Changes, Vec<Action>) {
+        self.carry_out(now, |supervisor, cx| {
+            let mut changes = Changes::default();
+            for at in supervisor.find_all(ids) {
+                let process = &supervisor.processes[at];
+                if process.is_removed() {
+                    continue;
+                }
+                let is_running = process.state.is_running();
+                let list = if is_running { &mut changes.restarted } else { &mut changes.started };
+                list.push(process.name().to_owned());
+                supervisor.restart_at(at, mode, cx);
+            }
+            changes
+        })
+    }
+
+    /// Stops these processes until a user starts them. The lives in the ids don't matter.
+    pub fn stop(&mut self, now: Instant, ids: &[ProcessId]) -> (Changes, Vec<Action>) {
+        self.carry_out(now, |supervisor, _| {
+            let mut changes = Changes::default();
+            for at in supervisor.find_all(ids) {
+                let process = &mut supervisor.processes[at];
+                // One that is down or on its way down already is not stopped by this.
+                if process.want == Want::Up {
+                    changes.stopped.push(process.name().to_owned());
+                }
+                process.stop();
+                let index = process.id().index;
+                supervisor.rolling.remove(index);
+            }
+            supervisor.stopped_by_user = supervisor.is_unwanted();
+            changes
+        })
+    }
+
+    /// Does what a user asks for, unless everything is being stopped.
+    fn carry_out(
+        &mut self,
+        now: Instant,
+        request: impl FnOnce(&mut Self, &mut Context<'_>) -> Changes,
+    ) -> (Changes, Vec<Action>) {
+        let mut random = self.random.fork();
+        let cx = &mut Context::new(now, &mut random);
+        if self.shutdown.is_some() {
+            return (Changes::default(), Vec::new());
+        }
+        let changes = request(self, cx);
+        self.reconcile(Touched::All, cx);
+        (changes, cx.take_actions())
+    }
+
+    fn replace_plan(&mut self, plan: &Plan, mode: RestartMode, cx: &mut Context<'_>) -> Changes {
+        let mut changes = Changes::default();
+        let before = std::mem::take(&mut self.processes);
+        let mut before: Vec<Option<Process>> = before.into_iter().map(Some).collect();
+        let by_name: HashMap<String, usize> = before
+            .iter()
+            .enumerate()
+            .filter_map(|(at, known)| Some((known.as_ref()?.name().to_owned(), at)))
+            // The first of a name: those that the plan does not have stand behind the others.
+            .rev()
+            .collect();
+        for planned in &plan.processes {
+            let name = planned.name.clone();
+            let Some(mut known) = by_name.get(&name).and_then(|at| before[*at].take()) else {
+                self.add(Arc::clone(planned));
+                changes.started.push(name);
+                continue;
+            };
+            let (change, restart) = known.apply_plan(Arc::clone(planned), cx);
+            match change {
+                PlanChange::Started => changes.started.push(name),
+                PlanChange::Restarted => changes.restarted.push(name),
+                PlanChange::Adjusted => changes.adjusted.push(name),
+                PlanChange::Unchanged => {}
+            }
+            self.processes.push(known);
+            if restart {
+                self.restart_at(self.processes.len() - 1, mode, cx);
+            }
+        }
+        for mut removed in before.into_iter().flatten() {
+            if !removed.is_removed() {
+                changes.stopped.push(removed.name().to_owned());
+            }
+            removed.remove();
+            self.rolling.remove(removed.id().index);
+            self.processes.push(removed);
+        }
+        self.note_positions();
+        self.stopped_by_user = self.is_unwanted();
+        changes
+    }
+
+    fn restart_at(&mut self, at: usize, mode: RestartMode, cx: &mut Context<'_>) {
+        let process = &mut self.processes[at];
+        let index = process.id().index;
+        match mode {
+            RestartMode::Rolling => self.rolling.add(index),
+            RestartMode::AtOnce => {
+                self.rolling.remove(index);
+                process.restart(cx);
+            }
+        }
+    }
+
+    /// The positions of these processes, in the order of the plan.
+    fn find_all(&self, ids: &[ProcessId]) -> Vec<usize> {
+        let mut found: Vec<usize> =
+            ids.iter().filter_map(|id| self.positions.get(&id.index).copied()).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn record(&mut self, event: Event, cx: &mut Context<'_>) {
         match event {
             Event::Tick => {}
             Event::Spawned(id, pid) => {
-                if let Some(process) = current(&mut self.processes, &self.positions, id) {
-                    process.on_spawned(pid, now, &mut self.actions);
+                if let Some(process) = self.current(id) {
+                    process.on_spawned(pid, cx);
                 }
             }
-            Event::NeedsChecked(id, unmet) => {
-                if let Some(process) = current(&mut self.processes, &self.positions, id) {
-                    process.on_unmet(unmet, &mut self.actions);
+            Event::NeedsProbed(id, missing) => {
+                if let Some(process) = self.current(id) {
+                    process.on_needs_probed(missing, cx);
                 }
             }
             Event::Ready(id) => {
-                if let Some(process) = current(&mut self.processes, &self.positions, id) {
-                    process.on_ready(now, &mut self.actions);
+                if let Some(process) = self.current(id) {
+                    process.on_ready(cx);
                 }
             }
-            Event::ProbeFailed(id, outcome) => {
-                if let Some(process) = current(&mut self.processes, &self.positions, id) {
-                    process.on_tried(outcome);
+            Event::ProbeFailed(id, failure) => {
+                if let Some(process) = self.current(id) {
+                    process.on_probe_failed(failure);
                 }
             }
-            Event::Exited(id, exit, left) => self.on_exited(id, exit, left, now),
+            Event::Exited(id, exit, left) => self.on_exited(id, exit, left, cx),
             Event::GroupEmpty(id) => {
-                if let Some(process) = current(&mut self.processes, &self.positions, id) {
-                    process.on_empty(&mut self.actions);
+                if let Some(process) = self.current(id) {
+                    process.on_group_empty(cx);
                 }
             }
             Event::Orphans(left) => {
                 if let Some(shutdown) = &mut self.shutdown {
-                    shutdown.on_orphans(left, &mut self.actions);
+                    shutdown.on_orphans(left, cx);
                 }
             }
-            Event::Swept(left) => self.on_swept(left),
-            Event::StopSignal(signal) => self.on_stop_signal(signal, now),
-            Event::StdoutClosed => self.shut_down(Cause::StdoutClosed, now),
-            Event::Plan(plan, pace) => self.on_plan(plan, pace, now),
-            Event::Restart(names, pace) => self.on_restart(&names, pace, now),
-            Event::Stop(names) => self.on_stop(&names),
-            Event::Quit => self.shut_down(Cause::QuitRequest, now),
+            Event::Swept(left) => self.on_swept(left, cx),
+            Event::StopSignal(signal) => self.on_stop_signal(signal, cx),
+            Event::StdoutClosed => self.shut_down(Cause::StdoutClosed, cx),
+            Event::Quit => self.shut_down(Cause::QuitRequest, cx),
         }
     }
 
@@ -191,14 +313,14 @@ impl Supervisor {
         of_processes.chain(of_shutdown).min()
     }
 
-    /// What came of it all, once nothing is left.
+    /// How everything ended, once nothing is left.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         let shutdown = self.shutdown.as_ref()?;
         shutdown.is_over().then(|| self.outcome.clone())
     }
 
-    /// What would come of it if all ended now.
+    /// How everything would have ended, if it ended now.
     #[must_use]
     pub fn outcome_so_far(&self) -> &Outcome {
         &self.outcome
@@ -208,10 +330,17 @@ impl Supervisor {
     #[must_use]
     pub fn find(&self, id: ProcessId) -> Option<Status> {
         let process = self.positions.get(&id.index).and_then(|at| self.processes.get(*at))?;
-        (process.id() == id).then(|| process.status())
+        (process.id() == id).then(|| self.status_of(process))
     }
 
-    /// Whether all is being stopped.
+    /// The name of a process; its life does not matter.
+    #[must_use]
+    pub fn name_of(&self, id: ProcessId) -> Option<&str> {
+        let at = self.positions.get(&id.index)?;
+        self.processes.get(*at).map(Process::name)
+    }
+
+    /// Whether everything is being stopped.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.shutdown.is_some()
@@ -219,14 +348,25 @@ impl Supervisor {
 
     /// Every process, in the order of the plan.
     pub fn status(&self) -> impl Iterator<Item = Status> {
-        self.processes.iter().map(Process::status)
+        self.processes.iter().map(|process| self.status_of(process))
     }
 
-    /// Every process of which something runs, and whose name is right.
+    fn status_of(&self, process: &Process) -> Status {
+        process.status(self.rolling.is_pending(process.id().index))
+    }
+
+    /// The processes of which something runs.
+    pub fn running(&self) -> impl Iterator<Item = ProcessId> {
+        self.processes.iter().filter(|it| it.state.is_running()).map(Process::id)
+    }
+
+    /// The names and the present lives of those of these processes of which something runs.
+    /// The lives in the ids don't matter.
     #[must_use]
-    pub fn running(&self, is_right: impl Fn(&str) -> bool) -> Vec<ProcessId> {
-        let running = self.processes.iter().filter(|process| process.state.runs());
-        running.filter(|process| is_right(process.name())).map(Process::id).collect()
+    pub fn running_among(&self, ids: &[ProcessId]) -> Vec<(String, ProcessId)> {
+        let all = self.find_all(ids).into_iter().map(|at| &self.processes[at]);
+        let running = all.filter(|process| process.state.is_running());
+        running.map(|process| (process.name().to_owned(), process.id())).collect()
     }
 
     /// How many processes there are.
@@ -240,17 +380,22 @@ impl Supervisor {
         self.next_index += 1;
     }
 
-    fn on_exited(&mut self, id: ProcessId, exit: Exit, left: Vec<Descendant>, now: Instant) {
-        let Some(process) = current(&mut self.processes, &self.positions, id) else { return };
-        let next = process.on_exited(exit, left, &mut self.chance, now, &mut self.actions);
-        if let Some(next) = next {
+    fn on_exited(
+        &mut self,
+        id: ProcessId,
+        exit: Exit,
+        left: Vec<Descendant>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(process) = self.current(id) else { return };
+        if let Some(next) = process.on_exited(exit, left, cx) {
             let name = process.name().to_owned();
-            self.on_ended(&Failure { name, exit }, next, now);
+            self.on_ended(&Failure { name, exit }, next, cx);
         }
     }
 
-    /// A process has ended without being told to.
-    fn on_ended(&mut self, ended: &Failure, next: Next, now: Instant) {
+    /// A process has ended, and ganger had not asked it to.
+    fn on_ended(&mut self, ended: &Failure, next: Next, cx: &mut Context<'_>) {
         match next {
             Next::Restart(_) => {}
             Next::StopAll | Next::StayDown | Next::GiveUp(_) => {
@@ -261,83 +406,84 @@ impl Supervisor {
         }
         if next == Next::StopAll {
             self.note_stopped(&ended.name);
-            self.shut_down(Cause::Exit, now);
+            self.shut_down(Cause::Exit, cx);
         }
-        self.stop_rolling();
+        self.rolling.stop_on_failure(&self.processes, cx);
     }
 
-    fn on_swept(&mut self, left: Vec<Descendant>) {
+    fn on_swept(&mut self, left: Vec<Descendant>, cx: &mut Context<'_>) {
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.on_swept();
         }
         if !left.is_empty() {
             self.outcome.killed = true;
-            self.actions.push(Action::Notify(Notice::KillFailed { left }));
+            cx.notify(Notice::KillFailed { left });
         }
     }
 
-    fn on_stop_signal(&mut self, signal: Signal, now: Instant) {
+    fn on_stop_signal(&mut self, signal: Signal, cx: &mut Context<'_>) {
         if signal == Signal::SIGINT {
             match self.interrupted {
-                Some(at) if now.duration_since(at) < SAME_INTERRUPT => return,
-                Some(_) => self.kill_all(now),
+                Some(at) if cx.now.duration_since(at) < SAME_INTERRUPT => return,
+                Some(_) => self.kill_all(cx),
                 None => {}
             }
-            self.interrupted = Some(now);
+            self.interrupted = Some(cx.now);
         }
-        self.shut_down(Cause::Signal(signal), now);
+        self.shut_down(Cause::Signal(signal), cx);
     }
 
-    /// Who is stopped now because the first to fail did, and for nothing else.
+    /// Notes which processes are stopped now only because the first one failed.
     fn note_stopped(&mut self, because_of: &str) {
         let is_first = self.outcome.first_failure().is_some_and(|first| first.name == because_of);
         if self.shutdown.is_none() && is_first {
             let up = self
                 .processes
                 .iter()
-                .filter(|process| process.want == Want::Up && process.state.has_begun());
+                .filter(|process| process.want == Want::Up && process.state.is_active());
             self.outcome.stopped = up.map(|process| process.name().to_owned()).collect();
         }
     }
 
-    /// The first cause counts; what follows changes nothing.
-    fn shut_down(&mut self, cause: Cause, now: Instant) {
+    /// Stops everything. Only the first cause counts.
+    fn shut_down(&mut self, cause: Cause, cx: &mut Context<'_>) {
         if self.shutdown.is_some() {
             return;
         }
         self.processes.iter_mut().for_each(Process::stop);
+        self.rolling = RollingRestart::default();
         let longest = self.processes.iter().map(|process| process.policy().grace).max();
-        self.shutdown = Some(Shutdown::new(now, longest.unwrap_or_default()));
+        self.shutdown = Some(Shutdown::new(cx.now, longest.unwrap_or_default()));
         if cause != Cause::Exit {
-            self.actions.push(Action::Notify(Notice::StoppingAll { cause }));
+            cx.notify(Notice::StoppingAll { cause });
         }
     }
 
-    /// The user would not wait.
-    fn kill_all(&mut self, now: Instant) {
+    /// Kills everything: the user interrupted twice.
+    fn kill_all(&mut self, cx: &mut Context<'_>) {
         let Some(shutdown) = &mut self.shutdown else { return };
-        shutdown.force_stop(now);
+        shutdown.force_stop(cx.now);
         for process in &mut self.processes {
-            process.force_stop(now, &mut self.actions);
-            self.outcome.killed |= process.kill(None, now, &mut self.actions);
+            process.force_stop(cx);
+            self.outcome.killed |= process.kill(None, cx);
         }
     }
 
-    /// Moves every process one step from what it is to what is wanted, and then
-    /// the whole: when nothing is left, ganger leaves.
-    fn reconcile(&mut self, now: Instant, touched: Touched) {
+    /// Moves every process one step from its actual to its desired state, and then the
+    /// whole: when nothing is left, ganger ends.
+    fn reconcile(&mut self, touched: Touched, cx: &mut Context<'_>) {
         let one = match touched {
             Touched::One(index) if !self.coupled => self.positions.get(&index).copied(),
             Touched::None | Touched::One(_) | Touched::All => None,
         };
         if let Some(at) = one {
-            self.step_one(at, &Gate::FREE, now);
+            self.step_one(at, &Gate::FREE, cx);
         }
         // It may have been the reason to stop all.
         if one.is_none() || self.shutdown.is_some() {
             loop {
-                self.advance_rolling(now);
-                if !self.step(now) {
+                self.rolling.advance(&mut self.processes, cx);
+                if !self.step(cx) {
                     break;
                 }
             }
@@ -354,34 +500,32 @@ impl Supervisor {
         }
         let ended = self.is_unwanted() && !self.stopped_by_user && self.all_down();
         if self.shutdown.is_none() && ended {
-            self.shut_down(Cause::AllDown, now);
+            self.shut_down(Cause::AllDown, cx);
         }
         if let Some(shutdown) = &mut self.shutdown {
-            self.outcome.killed |= shutdown.reconcile(&self.processes, now, &mut self.actions);
+            self.outcome.killed |= shutdown.reconcile(&self.processes, cx);
         }
     }
 
-    /// Moves every process one step. True if that may make room for others.
-    fn step(&mut self, now: Instant) -> bool {
+    /// Moves every process one step. True if that may let others go on.
+    fn step(&mut self, cx: &mut Context<'_>) -> bool {
         let dependencies = Dependencies::new(&self.processes);
         let ordered = !dependencies.are_none();
         let mut moved = false;
-        for index in 0..self.processes.len() {
-            let gate = dependencies.gate(index, &self.processes);
-            moved |= self.step_one(index, &gate, now);
+        for at in 0..self.processes.len() {
+            let gate = dependencies.gate(at, &self.processes);
+            moved |= self.step_one(at, &gate, cx);
         }
-        let due = self.processes.iter().any(|process| process.due);
-        let rolling = due || self.rolling.is_some();
-        self.coupled = ordered || rolling || self.shutdown.is_some();
+        self.coupled = ordered || self.rolling.is_active() || self.shutdown.is_some();
         moved && (ordered || self.shutdown.is_some())
     }
 
-    /// Moves one process one step. True if it is another state then.
-    fn step_one(&mut self, at: usize, gate: &Gate, now: Instant) -> bool {
+    /// Moves one process one step. True if that changes its state.
+    fn step_one(&mut self, at: usize, gate: &Gate, cx: &mut Context<'_>) -> bool {
         let process = &mut self.processes[at];
-        let before = process.state;
-        let consequence = process.reconcile(now, gate, &mut self.chance, &mut self.actions);
-        let moved = before != process.state;
+        let before = std::mem::discriminant(&process.state);
+        let consequence = process.reconcile(gate, cx);
+        let moved = before != std::mem::discriminant(&process.state);
         match consequence {
             None => moved,
             Some(Consequence::Killed) => {
@@ -391,12 +535,12 @@ impl Supervisor {
             }
             Some(Consequence::StartFailed(exit, next)) => {
                 let name = process.name().to_owned();
-                self.on_ended(&Failure { name, exit }, next, now);
+                self.on_ended(&Failure { name, exit }, next, cx);
                 true
             }
             Some(Consequence::ReadyTimedOut) => {
-                self.stop_rolling();
-                moved
+                self.rolling.stop_on_failure(&self.processes, cx);
+                true
             }
         }
     }
@@ -407,6 +551,12 @@ impl Supervisor {
         self.positions = positions.map(|(at, process)| (process.id().index, at)).collect();
     }
 
+    /// The process, if this is its present life.
+    fn current(&mut self, id: ProcessId) -> Option<&mut Process> {
+        let at = self.positions.get(&id.index)?;
+        self.processes.get_mut(*at).filter(|process| process.id() == id)
+    }
+
     fn is_unwanted(&self) -> bool {
         self.processes.iter().all(|process| process.want != Want::Up)
     }
@@ -414,16 +564,6 @@ impl Supervisor {
     fn all_down(&self) -> bool {
         self.processes.iter().all(|process| process.state.is_down())
     }
-}
-
-/// The process, if this is its present life.
-fn current<'a>(
-    processes: &'a mut [Process],
-    positions: &HashMap<u32, usize>,
-    id: ProcessId,
-) -> Option<&'a mut Process> {
-    let at = positions.get(&id.index)?;
-    processes.get_mut(*at).filter(|process| process.id() == id)
 }
 
 /// The processes to look at after events.
@@ -449,7 +589,7 @@ impl Event {
     fn touches(&self) -> Touched {
         match self {
             Self::Spawned(id, _)
-            | Self::NeedsChecked(id, _)
+            | Self::NeedsProbed(id, _)
             | Self::Ready(id)
             | Self::ProbeFailed(id, _)
             | Self::Exited(id, ..)
@@ -459,9 +599,6 @@ impl Event {
             | Self::Swept(_)
             | Self::StopSignal(_)
             | Self::StdoutClosed
-            | Self::Plan(..)
-            | Self::Restart(..)
-            | Self::Stop(_)
             | Self::Quit => Touched::All,
         }
     }

@@ -134,7 +134,7 @@ impl World {
     }
 
     fn step(&mut self, keeper: &mut Keeper, done: &mut Done) {
-        let up: Vec<i32> = self.supervisor.status().filter_map(|status| status.pid).collect();
+        let up: Vec<i32> = self.supervisor.status().filter_map(|status| status.pid()).collect();
         match self.chance.below(10) {
             0..=4 if !up.is_empty() => {
                 let signals = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV];
@@ -156,20 +156,29 @@ impl World {
                 let (counts, edition) = ([count(5), count(3), count(3), 1], count(3));
                 self.plan = plan(counts, edition);
                 done.plans += 1;
-                let pace = if count(2) == 0 { RestartMode::AtOnce } else { RestartMode::Rolling };
-                self.handle(keeper, Event::Plan(self.plan.processes.clone(), pace));
+                let mode = if count(2) == 0 { RestartMode::AtOnce } else { RestartMode::Rolling };
+                let (_, actions) = self.supervisor.apply_plan(Instant::now(), &self.plan, mode);
+                self.carry_out(keeper, actions);
             }
         }
     }
 
     fn name_of(&self, pid: i32) -> String {
-        let all: BTreeMap<_, _> =
-            self.supervisor.status().map(|status| (status.pid, status.plan.name.clone())).collect();
+        let all: BTreeMap<_, _> = self
+            .supervisor
+            .status()
+            .map(|status| (status.pid(), status.plan.name.clone()))
+            .collect();
         all[&Some(pid)].clone()
     }
 
     fn handle(&mut self, keeper: &mut Keeper, event: Event) {
-        for action in self.supervisor.handle(Instant::now(), event) {
+        let actions = self.supervisor.handle(Instant::now(), event);
+        self.carry_out(keeper, actions);
+    }
+
+    fn carry_out(&mut self, keeper: &mut Keeper, actions: Vec<Action>) {
+        for action in actions {
             let request = match action {
                 Action::Spawn(id, process) => {
                     let pair = |(key, var): (OsString, ganger::plan::env::Var)| {
@@ -235,15 +244,13 @@ impl World {
     /// Waits until what is, is what is wanted, or everything has come to its end.
     async fn settle(&mut self, keeper: &mut Keeper) {
         loop {
-            let settled = self.supervisor.status().all(|Status { state, pid, .. }| match state {
+            let settled = self.supervisor.status().all(|Status { state, .. }| match state {
                 // The kernel knows of a death before the keeper tells.
-                State::Up { .. } => {
-                    pid.is_some_and(|pid| system::look(pid).is_some_and(|seen| seen.alive))
-                }
+                State::Up { pid, .. } => system::look(pid).is_some_and(|seen| seen.alive),
                 State::Down => true,
                 State::Backoff { .. }
                 | State::Waiting { .. }
-                | State::Starting
+                | State::Starting { .. }
                 | State::Stopping { .. }
                 | State::Killed { .. }
                 | State::Stuck { .. } => false,

@@ -68,7 +68,7 @@ fn each_starts_when_those_before_it_are_ready() {
     assert_eq!(b.ready(1), [Spawn(2)]);
     b.spawned(2);
     // What is over for one that comes before is no reason to end those behind it.
-    assert_eq!(b.on(Event::Stop(vec!["p0.1".into()])), [Stop(0, SIGTERM)]);
+    assert_eq!(b.stop(&["p0.1"]), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), []);
 }
 
@@ -120,7 +120,7 @@ fn one_that_is_late_fails_those_that_wait_and_runs_on() {
     assert_eq!(b.code(), None);
     // Once it is ready, they can be started by hand.
     assert_eq!(b.ready(0), []);
-    assert_eq!(b.on(Event::Restart(vec!["p1.1".into()], RestartMode::AtOnce)), [Spawn(1)]);
+    assert_eq!(b.restart(&["p1.1"], RestartMode::AtOnce), [Spawn(1)]);
     b.exited(0, Exit::Code(0));
     b.spawned(1);
     assert_eq!(b.exited(1, Exit::Code(0)), [StopStrays]);
@@ -160,8 +160,8 @@ fn one_that_is_tried_again_waits_again() {
 impl Bench {
     fn wait_until_late(&mut self, index: u32) {
         let is_late = |bench: &Self| {
-            let state = bench.supervisor.processes[index as usize].state;
-            matches!(state, State::Up { ready: Readiness::Late, .. })
+            let process = &bench.supervisor.processes[index as usize];
+            matches!(process.state, State::Up { .. }) && process.is_late()
         };
         while !is_late(self) {
             self.now = self.supervisor.deadline().unwrap();
@@ -175,10 +175,10 @@ fn one_that_somebody_has_stopped_is_waited_for_until_it_is_back() {
     let mut b = Bench::of(chain(&[policy(IGNORE); 2]));
     b.on(Event::Tick);
     b.spawned(0);
-    assert_eq!(b.on(Event::Stop(vec!["p0.1".into()])), [Stop(0, SIGTERM)]);
+    assert_eq!(b.stop(&["p0.1"]), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), []);
-    assert_eq!(b.supervisor.status().nth(1).unwrap().waits_for, ["p0.1"]);
-    assert_eq!(b.on(Event::Restart(vec!["p0.1".into()], RestartMode::AtOnce)), [Spawn(0)]);
+    assert_eq!(b.supervisor.status().nth(1).unwrap().waits_for(), ["p0.1"]);
+    assert_eq!(b.restart(&["p0.1"], RestartMode::AtOnce), [Spawn(0)]);
     b.spawned(0);
     assert_eq!(b.ready(0), [Spawn(1)]);
 }
@@ -206,7 +206,7 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
                     assert!(!std::mem::replace(&mut lives[id.index as usize], true));
                     let before = id.index.checked_sub(1);
                     let before = before.map(|it| &b.supervisor.processes[it as usize]);
-                    assert!(before.is_none_or(|it| it.state.is_ready() || it.want != Want::Up));
+                    assert!(before.is_none_or(|it| it.is_ready() || it.want != Want::Up));
                 }
                 Action::Stop(id, signal) => {
                     assert!(lives[id.index as usize]);
@@ -231,7 +231,6 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
     for (what, whom, how) in steps {
         let index = whom % count;
         let id = b.id(index);
-        let name = vec![format!("p{index}.1")];
         let runs = lives[index as usize];
         let event = match what {
             0 | 1 if runs => Event::Spawned(id, 7),
@@ -240,9 +239,15 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
                 lives[index as usize] = false;
                 Event::Exited(id, Exit::Code(i32::from(how % 3)), vec![])
             }
-            5 => Event::Stop(name),
-            6 | 7 => Event::Restart(name, RestartMode::AtOnce),
-            8 => Event::Restart(name, RestartMode::Rolling),
+            5..=8 => {
+                let (_, actions) = match what {
+                    5 => b.supervisor.stop(b.now, &[id]),
+                    6 | 7 => b.supervisor.restart(b.now, &[id], RestartMode::AtOnce),
+                    _ => b.supervisor.restart(b.now, &[id], RestartMode::Rolling),
+                };
+                check(&b, &actions, &mut lives, false);
+                continue;
+            }
             9 if how % 16 == 0 => Event::StopSignal(SIGTERM),
             _ => {
                 b.now += Duration::from_millis(u64::from(*how) * 2);
@@ -260,7 +265,7 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
             break;
         }
         let asked = (0..count).find(|index| {
-            let state = b.supervisor.processes[*index as usize].state;
+            let state = &b.supervisor.processes[*index as usize].state;
             lives[*index as usize] && matches!(state, State::Stopping { .. } | State::Killed { .. })
         });
         let Some(index) = asked else { break };

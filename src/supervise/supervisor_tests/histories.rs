@@ -53,13 +53,18 @@ impl World {
         self.bench.supervisor.processes.iter().find(|process| process.id().index == index)
     }
 
-    /// Passes on an event, and checks what must hold for whatever follows.
+    /// Passes on an event, and checks what follows from it.
     fn on(&mut self, event: Event, impatient: bool) -> Vec<Action> {
         if matches!(event, Event::StopSignal(_) | Event::StdoutClosed) {
             self.shutting_down = true;
         }
-        let answers = self.bench.all(event);
-        for action in &answers {
+        let actions = self.bench.all(event);
+        self.check(actions, impatient)
+    }
+
+    /// Checks what must hold for the actions that follow from anything.
+    fn check(&mut self, actions: Vec<Action>, impatient: bool) -> Vec<Action> {
+        for action in &actions {
             match action {
                 Action::Spawn(id, process) => self.on_spawn(*id, &process.name),
                 Action::Stop(id, signal) => self.on_stop(*id, *signal, impatient),
@@ -79,7 +84,7 @@ impl World {
                 | Action::Notify(_) => {}
             }
         }
-        answers
+        actions
     }
 
     fn on_spawn(&mut self, id: ProcessId, name: &str) {
@@ -144,23 +149,30 @@ impl World {
             })
             .collect();
         self.plan.clone_from(&plan);
-        let pace =
+        let mode =
             if changed.is_multiple_of(2) { RestartMode::AtOnce } else { RestartMode::Rolling };
-        let due = |process: &&Process| process.due;
-        let all = self.bench.supervisor.processes.iter();
-        let due: Vec<u32> = all.filter(due).map(|process| process.id().index).collect();
-        let answers = self.on(Event::Plan(plan.clone(), pace), false);
+        let status: Vec<Status> = self.bench.supervisor.status().collect();
+        let pending = status.iter().filter(|status| status.restart_pending);
+        let pending: Vec<u32> = pending.map(|status| status.id.index).collect();
+        let expected = if self.bench.supervisor.is_ending() {
+            Changes::default()
+        } else {
+            differences(&status, &plan)
+        };
+        let (done, actions) = self.bench.apply_plan(plan.clone(), mode);
+        assert_eq!(done, expected, "not what was done");
+        let actions = self.check(actions, false);
         let as_before = |name: &str| {
             let of = |plan: &[Arc<plan::Process>]| {
                 plan.iter().find(|process| process.name == name).cloned()
             };
             of(&plan).is_some() && of(&plan) == of(&before)
         };
-        for action in answers {
+        for action in actions {
             // The time of one that was asked earlier may have come, or its turn.
             if let Action::Stop(id, signal) = action
                 && signal != SIGKILL
-                && !due.contains(&id.index)
+                && !pending.contains(&id.index)
             {
                 assert!(!as_before(&self.being(id.index).name), "stopped one that did not change");
             }
@@ -191,10 +203,35 @@ impl World {
     }
 }
 
-/// One step of a history: what happens, to whom, and how.
-type SpawnStep = (u8, u32, u16);
+/// What a plan changes, from the states before it.
+fn differences(before: &[Status], plan: &[Arc<plan::Process>]) -> Changes {
+    let find = |name: &str| before.iter().find(|status| status.plan.name == name);
+    let is_planned = |name: &str| find(name).is_some_and(Status::is_planned);
+    let mut changes = Changes::default();
+    for process in plan {
+        let name = process.name.clone();
+        match find(&name) {
+            Some(was) if was.is_planned() && was.plan.runs_like(process) => {
+                if !was.plan.is_kept_like(process) {
+                    changes.adjusted.push(name);
+                }
+            }
+            Some(was) if was.is_wanted() => changes.restarted.push(name),
+            Some(was) if was.has_failed() || !was.is_planned() => changes.started.push(name),
+            Some(_) => {}
+            None => changes.started.push(name),
+        }
+    }
+    let names = before.iter().map(|status| status.plan.name.clone());
+    let is_left = |name: &String| plan.iter().any(|process| process.name == *name);
+    changes.stopped = names.filter(|name| is_planned(name) && !is_left(name)).collect();
+    changes
+}
 
-fn live(policies: &[Policy], steps: &[SpawnStep]) {
+/// One step of a history: what happens, to whom, and how.
+type Step = (u8, u32, u16);
+
+fn live(policies: &[Policy], steps: &[Step]) {
     let mut world = World::new(policies);
     world.on(Event::Tick, false);
     for &(what, whom, how) in steps {
@@ -224,14 +261,15 @@ fn live(policies: &[Policy], steps: &[SpawnStep]) {
                 }
             }
             (14, Some(_)) if !world.shutting_down => {
-                let known = world.bench.supervisor.processes.iter().map(Process::name);
-                let names = known.skip(usize::from(how % 3)).map(str::to_owned).collect();
-                let event = match how % 5 {
-                    0 => Event::Stop(names),
-                    1 | 2 => Event::Restart(names, RestartMode::AtOnce),
-                    _ => Event::Restart(names, RestartMode::Rolling),
+                let known = world.bench.supervisor.processes.iter().map(Process::id);
+                let ids: Vec<ProcessId> = known.skip(usize::from(how % 3)).collect();
+                let (now, supervisor) = (world.bench.now, &mut world.bench.supervisor);
+                let (_, actions) = match how % 5 {
+                    0 => supervisor.stop(now, &ids),
+                    1 | 2 => supervisor.restart(now, &ids, RestartMode::AtOnce),
+                    _ => supervisor.restart(now, &ids, RestartMode::Rolling),
                 };
-                world.on(event, false);
+                world.check(actions, false);
                 world.settle();
             }
             // A clock that jumps: this machine slept, or somebody set it.
@@ -267,8 +305,8 @@ fn end(world: &mut World) {
         }
         let all: Vec<u32> = world.beings.keys().copied().collect();
         for index in all {
-            let state = world.known(index).map(|process| process.state);
-            let killed = matches!(state, Some(State::Killed { .. }));
+            let known = world.known(index);
+            let killed = known.is_some_and(|it| matches!(it.state, State::Killed { .. }));
             let being = world.being(index);
             match (being.leader, being.others) {
                 (true, _) if killed => world.exit(index, Exit::Signal(9), false),

@@ -89,6 +89,39 @@ impl Bench {
     }
 
     fn on(&mut self, event: Event) -> Vec<Done> {
+        Self::done(self.all(event))
+    }
+
+    /// Follows a plan with these processes from now on.
+    fn apply_plan(
+        &mut self,
+        processes: Vec<Arc<plan::Process>>,
+        mode: RestartMode,
+    ) -> (Changes, Vec<Action>) {
+        let plan = Plan { processes, ..plan(&[]) };
+        self.supervisor.apply_plan(self.now, &plan, mode)
+    }
+
+    fn plan(&mut self, processes: Vec<Arc<plan::Process>>) -> Vec<Done> {
+        Self::done(self.apply_plan(processes, RestartMode::AtOnce).1)
+    }
+
+    fn restart(&mut self, names: &[&str], mode: RestartMode) -> Vec<Done> {
+        let ids = self.ids(names);
+        Self::done(self.supervisor.restart(self.now, &ids, mode).1)
+    }
+
+    fn stop(&mut self, names: &[&str]) -> Vec<Done> {
+        let ids = self.ids(names);
+        Self::done(self.supervisor.stop(self.now, &ids).1)
+    }
+
+    fn ids(&self, names: &[&str]) -> Vec<ProcessId> {
+        let all = self.supervisor.processes.iter();
+        all.filter(|process| names.contains(&process.name())).map(Process::id).collect()
+    }
+
+    fn done(actions: Vec<Action>) -> Vec<Done> {
         let done = |action| match action {
             Action::Spawn(id, _) => Some(Done::Spawn(id.index)),
             Action::Stop(id, signal) => Some(Done::Stop(id.index, signal)),
@@ -100,7 +133,7 @@ impl Bench {
             | Action::CancelProbe(_)
             | Action::Notify(_) => None,
         };
-        self.all(event).into_iter().filter_map(done).collect()
+        actions.into_iter().filter_map(done).collect()
     }
 
     fn id(&self, index: u32) -> ProcessId {

@@ -4,7 +4,7 @@ use Done::{Spawn, Stop};
 use Signal::SIGTERM;
 
 use super::dependencies::chain;
-use super::plans::{KEPT, like, names};
+use super::plans::{KEPT, like};
 use super::*;
 
 /// Processes with a port each, in a plan of their own.
@@ -27,7 +27,7 @@ fn a_port_changes_hands_when_it_is_free() {
     b.spawned(1);
     // A type gets another name, and its port goes with it.
     let renamed = with_ports(&[("www", 5000), ("api", 5100)]);
-    assert_eq!(b.on(Event::Plan(renamed, RestartMode::AtOnce)), [Stop(0, SIGTERM)]);
+    assert_eq!(b.plan(renamed), [Stop(0, SIGTERM)]);
     let id = b.supervisor.processes[2].id();
     assert_eq!(b.supervisor.processes[2].name(), "web.1");
     assert_eq!(b.on(Event::Exited(id, Exit::Signal(15), vec![member(7)])), []);
@@ -36,7 +36,7 @@ fn a_port_changes_hands_when_it_is_free() {
     // Two change places, at once or one after the other.
     for (pace, first) in [(RestartMode::AtOnce, 5100), (RestartMode::Rolling, 5000)] {
         let swapped = with_ports(&[("www", first), ("api", 10_100 - first)]);
-        let mut asked = b.on(Event::Plan(swapped, pace));
+        let mut asked = Bench::done(b.apply_plan(swapped, pace).1);
         for _ in 0..2 {
             for done in std::mem::take(&mut asked) {
                 match done {
@@ -61,8 +61,8 @@ const IGNORE: OnExit = OnExit::Ignore;
 #[test]
 fn a_rolling_restart_takes_one_at_a_time() {
     let mut b = Bench::up(&[KEPT; 3]);
-    let all = Event::Restart(names(&["p.0", "p.1", "p.2"]), RestartMode::Rolling);
-    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
+    let all = ["p.0", "p.1", "p.2"];
+    assert_eq!(b.restart(&all, RestartMode::Rolling), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
     assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
     assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
@@ -72,15 +72,15 @@ fn a_rolling_restart_takes_one_at_a_time() {
     assert_eq!(b.spawned(1), [Stop(2, SIGTERM)]);
     assert_eq!(b.exited(2, Exit::Signal(15)), [Spawn(2)]);
     assert_eq!(b.spawned(2), []);
-    assert_eq!(b.supervisor.rolling, None);
+    assert!(!b.supervisor.rolling.is_active());
 }
 
 #[test]
 fn a_new_plan_does_not_hurry_those_whose_turn_is_to_come() {
     let mut b = Bench::up(&[KEPT; 2]);
-    let all = Event::Restart(names(&["p.0", "p.1"]), RestartMode::Rolling);
-    assert_eq!(b.on(all), [Stop(0, SIGTERM)]);
-    assert_eq!(b.on(like(&[KEPT; 3])), [Spawn(2)]);
+    let all = ["p.0", "p.1"];
+    assert_eq!(b.restart(&all, RestartMode::Rolling), [Stop(0, SIGTERM)]);
+    assert_eq!(b.plan(like(&[KEPT; 3])), [Spawn(2)]);
     assert_eq!(b.spawned(2), []);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
     assert_eq!(b.spawned(0), [Stop(1, SIGTERM)]);
@@ -92,14 +92,14 @@ fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
     for process in &mut processes {
         Arc::make_mut(process).after.clear();
     }
-    let all = || vec!["p0.1".to_owned(), "p1.1".to_owned(), "p2.1".to_owned()];
+    let all = ["p0.1", "p1.1", "p2.1"];
     let mut b = Bench::of(processes);
     b.on(Event::Tick);
     for index in 0..3 {
         b.spawned(index);
         b.ready(index);
     }
-    assert_eq!(b.on(Event::Restart(all(), RestartMode::Rolling)), [Stop(0, SIGTERM)]);
+    assert_eq!(b.restart(&all, RestartMode::Rolling), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
     assert_eq!(b.spawned(0), []);
     assert_eq!(b.ready(0), [Stop(1, SIGTERM)]);
@@ -109,13 +109,13 @@ fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
     let expected = ["p1.1 is not ready after 1m", "not started again: p2.1"];
     assert_eq!(b.said(Event::Tick), expected);
     // The next roll is another, be the late one ready by then or not.
-    let last = || Event::Restart(vec!["p2.1".into()], RestartMode::Rolling);
-    assert_eq!(b.on(last()), [Stop(2, SIGTERM)]);
+    let last = |b: &mut Bench| b.restart(&["p2.1"], RestartMode::Rolling);
+    assert_eq!(last(&mut b), [Stop(2, SIGTERM)]);
     assert_eq!(b.exited(2, Exit::Signal(15)), [Spawn(2)]);
     b.spawned(2);
     b.ready(2);
     assert_eq!(b.ready(1), []);
-    assert_eq!(b.on(last()), [Stop(2, SIGTERM)]);
+    assert_eq!(last(&mut b), [Stop(2, SIGTERM)]);
 }
 
 #[test]
@@ -126,13 +126,12 @@ fn a_roll_stops_where_one_fails_and_stays_down() {
     };
     for policy in [policy(IGNORE), gives_up] {
         let mut b = Bench::up(&[policy; 3]);
-        let all = (0..3).map(|index| format!("p.{index}")).collect();
-        assert_eq!(b.on(Event::Restart(all, RestartMode::Rolling)), [Stop(0, SIGTERM)]);
+        assert_eq!(b.restart(&["p.0", "p.1", "p.2"], RestartMode::Rolling), [Stop(0, SIGTERM)]);
         assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
         let id = b.id(0);
         let said = b.said(Event::Exited(id, Exit::Code(1), vec![]));
         assert_eq!(said[1..], ["not started again: p.1, p.2"]);
-        let is_ready = |status: Status| status.state.is_ready() && !status.due;
+        let is_ready = |status: Status| status.is_ready() && !status.restart_pending;
         assert!(b.supervisor.status().skip(1).all(is_ready), "the others go on as they are");
     }
 }

@@ -4,6 +4,7 @@ use Done::{Spawn, Stop, StopStrays, Sweep as Swept};
 use Signal::{SIGINT, SIGKILL, SIGTERM};
 
 use super::*;
+use crate::notice::StoppingProcess;
 
 const STOP_ALL: OnExit = OnExit::StopAll;
 
@@ -274,7 +275,7 @@ fn says_who_is_still_up() {
     b.on(Event::StopSignal(SIGTERM));
     b.now += Duration::from_secs(1);
     let waiting = Notice::StillStopping {
-        names: vec!["p.0 (pid 100)".into()],
+        processes: vec![StoppingProcess { name: "p.0".into(), pid: Some(100), left: vec![] }],
         kill_in: Some(Duration::from_secs(4)),
     };
     assert_eq!(b.all(Event::Tick), [Action::Notify(waiting)]);
@@ -297,7 +298,7 @@ fn one_that_is_started_again_has_not_failed_for_good() {
     let mut b = Bench::up(&[policy(OnExit::Ignore); 3]);
     b.exited(0, Exit::Code(7));
     b.exited(1, Exit::Code(8));
-    b.on(Event::Restart(vec!["p.0".into()], RestartMode::AtOnce));
+    b.restart(&["p.0"], RestartMode::AtOnce);
     b.spawned(0);
     b.on(Event::StopSignal(SIGTERM));
     b.exited(0, Exit::Signal(15));

@@ -24,18 +24,18 @@ fn what_it_needs_comes_first() {
     assert_eq!(b.on(Event::Tick), []);
     let unmet = || vec!["`DATABASE_URL` (db:1)".to_owned()];
     let id = b.id(0);
-    assert_eq!(b.said(Event::NeedsChecked(id, unmet())), ["p.0 waits for `DATABASE_URL` (db:1)"]);
-    assert_eq!(b.said(Event::NeedsChecked(id, unmet())), Vec::<String>::new());
+    assert_eq!(b.said(Event::NeedsProbed(id, unmet())), ["p.0 waits for `DATABASE_URL` (db:1)"]);
+    assert_eq!(b.said(Event::NeedsProbed(id, unmet())), Vec::<String>::new());
     // An answer to an earlier question is none to this.
-    assert_eq!(b.on(Event::NeedsChecked(ProcessId { life: 0, ..id }, vec![])), []);
-    assert_eq!(b.on(Event::NeedsChecked(id, vec![])), [Spawn(0)]);
+    assert_eq!(b.on(Event::NeedsProbed(ProcessId { life: 0, ..id }, vec![])), []);
+    assert_eq!(b.on(Event::NeedsProbed(id, vec![])), [Spawn(0)]);
 }
 
 #[test]
 fn what_never_comes_is_named() {
     let mut b = needy();
     b.on(Event::Tick);
-    b.on(Event::NeedsChecked(b.id(0), vec!["`DATABASE_URL` (db:1)".into()]));
+    b.on(Event::NeedsProbed(b.id(0), vec!["`DATABASE_URL` (db:1)".into()]));
     b.now = b.supervisor.deadline().unwrap();
     let expected =
         ["p.0: `DATABASE_URL` (db:1) is not there after 1m", "p.0 was not started, stopping all"];
@@ -80,7 +80,7 @@ fn one_that_crashes_until_its_time_is_over_is_late() {
     assert_eq!(said, expected);
     // It is tried again all the same, is late no second time, and may still get there.
     b.spawned(0);
-    let late = |b: &Bench| b.supervisor.status().next().unwrap().late;
+    let late = |b: &Bench| b.supervisor.status().next().unwrap().is_late();
     assert!(late(&b));
     assert_eq!(b.said(Event::Ready(b.id(0)))[0].split(" after").next(), Some("p0.1 is ready"));
     assert!(!late(&b));
@@ -100,7 +100,7 @@ fn what_is_not_there_is_waited_for_as_long_as_it_takes() {
     let mut b = Bench::of(vec![in_need(gives_up)]);
     b.on(Event::Tick);
     for _ in 0..10 {
-        b.on(Event::NeedsChecked(b.id(0), vec!["db".into()]));
+        b.on(Event::NeedsProbed(b.id(0), vec!["db".into()]));
         b.now += Duration::from_mins(1);
         b.on(Event::Tick);
         b.now += Duration::from_secs(1);
@@ -108,30 +108,30 @@ fn what_is_not_there_is_waited_for_as_long_as_it_takes() {
     }
     let status = b.supervisor.status().next().unwrap();
     assert_eq!((status.crashes, status.restarts, status.is_wanted()), (0, 0, true));
-    assert_eq!(b.on(Event::NeedsChecked(b.id(0), vec![])), [Spawn(0)]);
+    assert_eq!(b.on(Event::NeedsProbed(b.id(0), vec![])), [Spawn(0)]);
     // That time was none in which it could get ready.
     b.spawned(0);
-    assert!(!b.supervisor.status().next().unwrap().late);
+    assert!(!b.supervisor.status().next().unwrap().is_late());
 }
 
 #[test]
 fn a_new_plan_changes_what_is_waited_for() {
     let mut b = needy();
     b.on(Event::Tick);
-    b.on(Event::NeedsChecked(b.id(0), vec!["db".into()]));
+    b.on(Event::NeedsProbed(b.id(0), vec!["db".into()]));
     let id = b.id(0);
     // Another service: the question is another, and so is the time for it.
     b.now += Duration::from_secs(50);
     let mut other = plan::Process::clone(&in_need(policy(OnExit::StopAll)));
     other.needs[0].addresses = vec![Address::Tcp("other".into(), 1)];
     let other = Arc::new(other);
-    let actions = b.all(Event::Plan(vec![Arc::clone(&other)], RestartMode::AtOnce));
+    let actions = b.apply_plan(vec![Arc::clone(&other)], RestartMode::AtOnce).1;
     assert_eq!(actions, [Action::CancelProbe(id), Action::ProbeNeeds(id, other)]);
     b.now += Duration::from_secs(50);
     assert_eq!(b.said(Event::Tick), Vec::<String>::new());
     // None at all: there is nothing to wait for.
     let none = vec![process(0, "run", policy(OnExit::StopAll))];
-    assert_eq!(b.on(Event::Plan(none, RestartMode::AtOnce)), [Spawn(0)]);
+    assert_eq!(b.plan(none), [Spawn(0)]);
 }
 
 #[test]
@@ -146,13 +146,16 @@ fn a_new_plan_changes_when_it_is_ready() {
     b.spawned(0);
     let id = b.id(0);
     let next = with(Ready::Command("true".into()), 2);
-    let actions = b.all(Event::Plan(vec![Arc::clone(&next)], RestartMode::AtOnce));
+    let actions = b.apply_plan(vec![Arc::clone(&next)], RestartMode::AtOnce).1;
     assert_eq!(actions, [Action::CancelProbe(id), Action::Probe(id, next)]);
-    b.all(Event::ProbeFailed(id, "`true` exited (127)".into()));
+    b.all(Event::ProbeFailed(
+        id,
+        ProbeFailure::Command { command: "true".into(), exit: Exit::Code(127) },
+    ));
     b.now += Duration::from_secs(2);
     assert_eq!(b.said(Event::Tick), ["p.0 is not ready after 2s: `true` exited (127)"]);
     // Also when it is late already.
-    b.on(Event::Plan(vec![with(Ready::Started, 2)], RestartMode::AtOnce));
+    b.plan(vec![with(Ready::Started, 2)]);
     let status = b.supervisor.status().next().unwrap();
-    assert!(status.state.is_ready() && !status.late);
+    assert!(status.is_ready() && !status.is_late());
 }

@@ -1,4 +1,4 @@
-//! A running ganger is asked and told.
+//! The commands that talk to a running ganger, and its HTTP API.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -12,35 +12,35 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::scenario::{
-    GANGER, PATIENCE, Running, Scenario, children, runtime_files, tag, tagged, use_runtime_dir,
+    GANGER, Running, Scenario, TEST_TIMEOUT, children, runtime_files, tag, tagged, use_runtime_dir,
 };
 
-/// What a verb said, and its exit code.
+/// The output of a client command, and its exit code.
 #[derive(Debug, Eq, PartialEq)]
-pub struct Told(pub String, pub i32);
+pub struct ClientOutput(pub String, pub i32);
 
-pub fn told(text: &str, code: i32) -> Told {
-    Told(text.to_owned(), code)
+pub fn client_output(text: &str, code: i32) -> ClientOutput {
+    ClientOutput(text.to_owned(), code)
 }
 
 /// ganger in a folder where another runs.
-pub fn tell(folder: &Path, args: &str) -> Told {
+pub fn run_client(folder: &Path, args: &str) -> ClientOutput {
     let mut command = Command::new(GANGER);
     command.args(args.split(' ')).current_dir(folder).env("HOME", "/root");
     use_runtime_dir(&mut command, folder);
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
-    told(&String::from_utf8(text).unwrap(), output.status.code().unwrap())
+    client_output(&String::from_utf8(text).unwrap(), output.status.code().unwrap())
 }
 
 impl Running {
     /// Another ganger, in the same folder.
-    pub fn tell(&self, args: &str) -> Told {
-        tell(self.folder(), args)
+    pub fn run_client(&self, args: &str) -> ClientOutput {
+        run_client(self.folder(), args)
     }
 
     pub fn processes(&self) -> Vec<Value> {
-        let Told(text, 0) = self.tell("ps --json") else { panic!("no answer") };
+        let ClientOutput(text, 0) = self.run_client("ps --json") else { panic!("no answer") };
         serde_json::from_str(&text).unwrap()
     }
 
@@ -63,12 +63,12 @@ impl Running {
 
     pub fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 
     pub fn quit(self) {
-        assert_eq!(self.tell("quit"), told("", 0));
+        assert_eq!(self.run_client("quit"), client_output("", 0));
         self.finish().code(0);
     }
 }
@@ -76,7 +76,7 @@ impl Running {
 /// Sends a request without a body, and returns the JSON of the response.
 pub fn request(socket: &Path, method: &str, path: &str) -> Value {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nhost: ganger\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut response = String::new();
@@ -87,7 +87,7 @@ pub fn request(socket: &Path, method: &str, path: &str) -> Value {
 
 pub fn up(procfile: &str, args: &str) -> Running {
     let mut running = Scenario::procfile(procfile).args("start").args(args).start();
-    running.wait_until("a socket", |running| running.tell("ps").1 == 0);
+    running.wait_until("a socket", |running| running.run_client("ps").1 == 0);
     running
 }
 
@@ -103,7 +103,7 @@ fn ps_lists_running_processes() {
     assert!(all[0]["memory"].as_u64().unwrap() > 100_000, "{all:?}");
     assert_eq!(all[1]["last_exit"], "exited (3)");
     assert_eq!((&all[1]["pid"], &all[1]["restarts"]), (&Value::Null, &Value::from(0)));
-    let Told(table, 0) = running.tell("ps j*") else { panic!("no answer") };
+    let ClientOutput(table, 0) = running.run_client("ps j*") else { panic!("no answer") };
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines.len() == 2 && lines[0].starts_with("NAME "), "{table}");
     assert!(lines[1].starts_with("job.1  -    down   5100") && lines[1].ends_with("exited (3)"));
@@ -127,27 +127,27 @@ fn scale_changes_only_the_named_types() {
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let before = running.processes()[0]["pid"].clone();
     assert_eq!(
-        running.tell("scale web+2 worker=0"),
-        told("starting web.2 web.3\nstopping worker.1\n", 0)
+        running.run_client("scale web+2 worker=0"),
+        client_output("starting web.2 web.3\nstopping worker.1\n", 0)
     );
     running.wait_for_states(&["web.1 up", "web.2 up", "web.3 up"]);
     assert_eq!(running.processes()[0]["pid"], before);
-    assert_eq!(running.tell("scale web=3"), told("nothing to do\n", 0));
-    assert_eq!(running.tell("scale all=0"), told("stopping web.1 web.2 web.3\n", 0));
+    assert_eq!(running.run_client("scale web=3"), client_output("nothing to do\n", 0));
+    assert_eq!(running.run_client("scale all=0"), client_output("stopping web.1 web.2 web.3\n", 0));
     running.wait_for_states(&[]);
     // It stays, and can be scaled up again.
-    assert_eq!(running.tell("scale worker=1"), told("starting worker.1\n", 0));
+    assert_eq!(running.run_client("scale worker=1"), client_output("starting worker.1\n", 0));
     running.wait_for_states(&["worker.1 up"]);
     for (changes, error) in [
         ("wep=1", "the Procfile has no `wep` (did you mean `web`?)"),
         ("worker-2", "`worker-2`: only 1 of `worker` run"),
     ] {
         assert_eq!(
-            running.tell(&format!("scale {changes}")),
-            Told(format!("ganger: {error}\n"), 2)
+            running.run_client(&format!("scale {changes}")),
+            ClientOutput(format!("ganger: {error}\n"), 2)
         );
     }
-    let Told(error, 2) = running.tell("scale web=101") else { panic!("no refusal") };
+    let ClientOutput(error, 2) = running.run_client("scale web=101") else { panic!("no refusal") };
     assert!(
         error.starts_with("ganger: formation: 101 processes of `web` need more ports"),
         "{error}"
@@ -159,18 +159,21 @@ fn scale_changes_only_the_named_types() {
 #[test]
 fn stopped_process_stays_down_until_restart() {
     let mut running = up(SLEEPERS, "-N -m web=2");
-    assert_eq!(running.tell("wait web worker --ready --timeout 60").1, 0);
-    assert_eq!(running.tell("stop web.1 worker"), told("stopping web.1 worker.1\n", 0));
+    assert_eq!(running.run_client("wait web worker --ready --timeout 60").1, 0);
+    assert_eq!(
+        running.run_client("stop web.1 worker"),
+        client_output("stopping web.1 worker.1\n", 0)
+    );
     running.wait_for_states(&["web.1 down", "web.2 up", "worker.1 down"]);
     let pid = |running: &Running| running.processes()[1]["pid"].as_i64().unwrap();
     let before = pid(&running);
-    let both = told("starting web.1\nrestarting web.2\n", 0);
-    assert_eq!(running.tell("restart --wait web"), both);
+    let both = client_output("starting web.1\nrestarting web.2\n", 0);
+    assert_eq!(running.run_client("restart --wait web"), both);
     assert_eq!(running.states(), ["web.1 up", "web.2 up", "worker.1 down"]);
     assert_ne!(pid(&running), before);
     let nobody = "ganger: there is no process `weg` (did you mean `web`?)\n";
     for verb in ["stop", "restart", "signal USR1", "wait --ready"] {
-        assert_eq!(running.tell(&format!("{verb} weg")), told(nobody, 2));
+        assert_eq!(running.run_client(&format!("{verb} weg")), client_output(nobody, 2));
     }
     running.quit();
 }
@@ -178,12 +181,12 @@ fn stopped_process_stays_down_until_restart() {
 #[test]
 fn rolling_restart_takes_one_process_at_a_time() {
     let running = up("web: exec sleep 1000\n", "-N -m web=4");
-    running.tell("wait web --ready --timeout 60");
+    running.run_client("wait web --ready --timeout 60");
     let before: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
-    assert_eq!(running.tell("restart --rolling --wait web").1, 0);
+    assert_eq!(running.run_client("restart --rolling --wait web").1, 0);
     let after: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
     assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
-    assert_eq!(running.tell("quit"), told("", 0));
+    assert_eq!(running.run_client("quit"), client_output("", 0));
     let stderr = running.finish().code(0).stderr();
     assert_one_after_the_other(&stderr);
 }
@@ -191,12 +194,12 @@ fn rolling_restart_takes_one_process_at_a_time() {
 #[test]
 fn rolling_reload_takes_one_process_at_a_time() {
     let mut running = up("web: exec sleep 1000\nworker: exec sleep 1000\n", "-N -m web=4");
-    running.tell("wait web --ready --timeout 60");
+    running.run_client("wait web --ready --timeout 60");
     std::fs::write(running.folder().join(".env"), "A=1\n").unwrap();
-    let all = told("restarting web.1 web.2 web.3 web.4 worker.1\n", 0);
-    assert_eq!(running.tell("reload --rolling"), all);
-    running.wait_until("the last", |running| running.said_times("worker.1 started") == 2);
-    running.tell("quit");
+    let all = client_output("restarting web.1 web.2 web.3 web.4 worker.1\n", 0);
+    assert_eq!(running.run_client("reload --rolling"), all);
+    running.wait_until("the last", |running| running.count_in_output("worker.1 started") == 2);
+    running.run_client("quit");
     let stderr = running.finish().code(0).stderr();
     assert_one_after_the_other(&stderr);
 }
@@ -221,15 +224,17 @@ fn rolling_restart_pauses_at_a_failed_process_and_can_be_continued() {
     running.wait_for_states(&["web.1 up", "web.2 up", "web.3 up"]);
     let before: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
     std::fs::write(running.folder().join("broken"), "").unwrap();
-    // It is started before it fails: whoever waits may hear of the one or of the other.
-    let Told(_, 0 | 4) = running.tell("restart --rolling --wait web.1") else { panic!("no") };
+    // It starts before it fails, so a waiting client may get either result.
+    let ClientOutput(_, 0 | 4) = running.run_client("restart --rolling --wait web.1") else {
+        panic!("no")
+    };
     running.wait_for_states(&["web.1 down", "web.2 up", "web.3 up"]);
     let after: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
     assert_eq!(after[1..], before[1..]);
     // That it has failed before is no answer to the next try.
     std::fs::remove_file(running.folder().join("broken")).unwrap();
-    let again = told("starting web.1\nrestarting web.2 web.3\n", 0);
-    assert_eq!(running.tell("restart --rolling --wait web"), again);
+    let again = client_output("starting web.1\nrestarting web.2 web.3\n", 0);
+    assert_eq!(running.run_client("restart --rolling --wait web"), again);
     assert_eq!(running.states(), ["web.1 up", "web.2 up", "web.3 up"]);
     // And it has not failed for good.
     running.quit();
@@ -241,13 +246,13 @@ fn rolling_restart_of_a_broken_release_reaches_one_instance_only() {
     let procfile = "web: test ! -e broken || exit 3; echo serving; exec sleep 1000\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
     let mut running = scenario.args("start -N -m web=3").start();
-    running.wait_until("three", |running| running.said_times("is ready") == 3);
+    running.wait_until("three", |running| running.count_in_output("is ready") == 3);
     std::fs::write(running.folder().join("broken"), "").unwrap();
-    let failed = told("ganger: web.1 exited (3), and stays down\n", 4);
-    assert_eq!(running.tell("restart --rolling --wait web"), failed);
+    let failed = client_output("ganger: web.1 exited (3), and stays down\n", 4);
+    assert_eq!(running.run_client("restart --rolling --wait web"), failed);
     running.wait_for("not started again: web.2, web.3\n");
     assert_eq!(running.states(), ["web.1 down", "web.2 up", "web.3 up"]);
-    running.tell("quit");
+    running.run_client("quit");
     running.finish().code(3);
 }
 
@@ -256,12 +261,15 @@ fn reload_starts_failed_processes_again() {
     let procfile = "web: exec sleep 1000\njob: exit $CODE\ndone: exit 0\n";
     let scenario = Scenario::procfile(procfile).file(".env", "CODE=3\n");
     let mut running = scenario.args("start --any-can-die").start();
-    running.wait_until("both", |running| running.said_times(" exited (") == 2);
-    assert_eq!(running.tell("reload"), told("nothing to do\n", 0));
+    running.wait_until("both", |running| running.count_in_output(" exited (") == 2);
+    assert_eq!(running.run_client("reload"), client_output("nothing to do\n", 0));
     std::fs::write(running.folder().join(".env"), "CODE=0\n").unwrap();
-    assert_eq!(running.tell("reload"), told("starting job.1\nrestarting web.1\n", 0));
+    assert_eq!(
+        running.run_client("reload"),
+        client_output("starting job.1\nrestarting web.1\n", 0)
+    );
     running.wait_for("job.1 exited (0)\n");
-    assert_eq!(running.said_times("done.1 started"), 1);
+    assert_eq!(running.count_in_output("done.1 started"), 1);
     running.quit();
 }
 
@@ -270,20 +278,20 @@ fn reload_restarts_only_changed_processes() {
     let mut running =
         up("web: exec sleep 1000\nworker: exec sleep 1000\nold: exec sleep 1000\n", "");
     running.wait_for_states(&["web.1 up", "worker.1 up", "old.1 up"]);
-    running.tell("scale worker=2");
-    running.tell("stop web");
+    running.run_client("scale worker=2");
+    running.run_client("stop web");
     running.wait_for_states(&["web.1 down", "worker.1 up", "worker.2 up", "old.1 up"]);
-    assert_eq!(running.tell("reload"), told("nothing to do\n", 0));
+    assert_eq!(running.run_client("reload"), client_output("nothing to do\n", 0));
     let procfile = running.folder().join("Procfile");
     std::fs::write(&procfile, "web: exec sleep 2000\nworker: exec sleep 1000\n<<<<\n").unwrap();
     let broken = "ganger: `Procfile` line 3: expected `name: command`, found `<<<<` (comments begin with `#`)\n";
-    assert_eq!(running.tell("reload"), told(broken, 2));
+    assert_eq!(running.run_client("reload"), client_output(broken, 2));
     assert_eq!(running.states(), ["web.1 down", "worker.1 up", "worker.2 up", "old.1 up"]);
     let text = "# a comment\nweb: exec sleep 2000\nworker: exec sleep 2000\nnew: exec sleep 1000\n";
     std::fs::write(&procfile, text).unwrap();
     std::fs::write(running.folder().join(".env"), "A=1\n").unwrap();
     let changed = "starting new.1\nstopping old.1\nrestarting worker.1 worker.2\n";
-    assert_eq!(running.tell("reload"), told(changed, 0));
+    assert_eq!(running.run_client("reload"), client_output(changed, 0));
     running.wait_for_states(&["web.1 down", "worker.1 up", "worker.2 up", "new.1 up"]);
     running.quit();
 }
@@ -293,11 +301,11 @@ fn signal_reaches_only_the_named_processes() {
     let procfile = "a: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n\
                     b: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n";
     let mut running = up(procfile, "");
-    running.wait_until("both", |running| running.said_times("| set\n") == 2);
-    assert_eq!(running.tell("signal USR1 a"), told("signalled a.1\n", 0));
+    running.wait_until("both", |running| running.count_in_output("| set\n") == 2);
+    assert_eq!(running.run_client("signal USR1 a"), client_output("signalled a.1\n", 0));
     running.wait_for("a.1    | heard\n");
-    assert_eq!(running.said_times("b.1    | heard\n"), 0);
-    assert_eq!(running.tell("signal NONE a").1, 2);
+    assert_eq!(running.count_in_output("b.1    | heard\n"), 0);
+    assert_eq!(running.run_client("signal NONE a").1, 2);
     running.quit();
 }
 
@@ -308,12 +316,15 @@ fn wait_ends_at_its_timeout_and_when_a_process_exits() {
         "--any-can-die",
     );
     let late = "ganger: timed out after 0.2s\n";
-    assert_eq!(running.tell("wait a --exit --timeout 0.2"), told(late, 4));
+    assert_eq!(running.run_client("wait a --exit --timeout 0.2"), client_output(late, 4));
     let file = running.folder().join("go");
     let touch = std::thread::spawn(move || std::fs::write(file, "").unwrap());
-    assert_eq!(running.tell("wait a --exit --timeout 60"), told("a.1 exited (4)\n", 0));
+    assert_eq!(
+        running.run_client("wait a --exit --timeout 60"),
+        client_output("a.1 exited (4)\n", 0)
+    );
     touch.join().unwrap();
-    running.tell("quit");
+    running.run_client("quit");
     running.finish().code(4);
 }
 
@@ -323,14 +334,14 @@ fn requests_to_a_stopping_ganger_are_refused() {
     let mut running = up(procfile, "-t 60");
     running.wait_for("| set\n").signal(Signal::SIGTERM);
     running.wait_for("stopping all\n");
-    let stopping = told("ganger: ganger is shutting down\n", 3);
+    let stopping = client_output("ganger: ganger is shutting down\n", 3);
     for verb in ["restart a", "stop a", "scale a=2", "reload", "wait a --ready"] {
-        assert_eq!(running.tell(verb), stopping, "{verb}");
+        assert_eq!(running.run_client(verb), stopping, "{verb}");
     }
     assert_eq!(running.states(), ["a.1 stopping"]);
-    assert_eq!(running.tell("logs -n 1 --no-prefix").0, "set\n");
+    assert_eq!(running.run_client("logs -n 1 --no-prefix").0, "set\n");
     // What it is asked to do anyway, and what the user of a terminal would do.
-    assert_eq!(running.tell("signal KILL a").0, "signalled a.1\n");
+    assert_eq!(running.run_client("signal KILL a").0, "signalled a.1\n");
     running.finish().code(0);
 }
 
@@ -340,10 +351,10 @@ fn wait_continues_while_a_process_is_restarted() {
     let config = "[process.a]\nready = { log = 'up' }\nbackoff = { min = '10ms', max = '20ms' }\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
     let mut running = scenario.args("start -r a").start();
-    running.wait_until("an answer", |running| running.tell("ps").1 == 0);
+    running.wait_until("an answer", |running| running.run_client("ps").1 == 0);
     let mut waiting =
         Scenario::new().in_folder(running.folder()).args("wait a --ready --timeout 60").start();
-    running.wait_until("some tries", |running| running.said_times("a.1 exited (1)") > 5);
+    running.wait_until("some tries", |running| running.count_in_output("a.1 exited (1)") > 5);
     assert_eq!(waiting.child.try_wait().unwrap(), None);
     std::fs::write(running.folder().join("go"), "").unwrap();
     assert_eq!(waiting.finish().code(0).stdout(), "a.1 is ready\n");
@@ -366,15 +377,15 @@ fn start_waits_until_another_process_frees_the_port() {
     let scenario = Scenario::procfile(procfile).file("slow.py", slow);
     let ready = "[process.web]\nready = { port = true }\n[process.api]\nready = { port = true }\n";
     let mut running = scenario.file("ganger.toml", ready).args(&format!("start -p {port}")).start();
-    running.wait_until("both", |running| running.said_times(" is ready") == 2);
+    running.wait_until("both", |running| running.count_in_output(" is ready") == 2);
     let swapped = "api: exec python3 slow.py\nweb: exec python3 slow.py\n";
     std::fs::write(running.folder().join("Procfile"), swapped).unwrap();
-    assert_eq!(running.tell("reload"), told("restarting api.1 web.1\n", 0));
-    running.wait_until("both again", |running| running.said_times(" is ready") == 4);
+    assert_eq!(running.run_client("reload"), client_output("restarting api.1 web.1\n", 0));
+    running.wait_until("both again", |running| running.count_in_output(" is ready") == 4);
     let renamed = "www: exec python3 slow.py\nweb: exec python3 slow.py\n";
     std::fs::write(running.folder().join("Procfile"), renamed).unwrap();
     std::fs::write(running.folder().join("ganger.toml"), "").unwrap();
-    assert_eq!(running.tell("reload"), told("starting www.1\nstopping api.1\n", 0));
+    assert_eq!(running.run_client("reload"), client_output("starting www.1\nstopping api.1\n", 0));
     running.wait_for("www.1 waits for api.1\n");
     running.wait_for("www.1 started");
     running.quit();
@@ -385,9 +396,9 @@ fn invalid_change_is_refused_with_a_hint() {
     let mut running = up(SLEEPERS, "-N");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let many = "ganger: formation: 40000000 processes of `web` are too many; 10000 is the most\n";
-    assert_eq!(running.tell("scale web=40000000"), told(many, 2));
+    assert_eq!(running.run_client("scale web=40000000"), client_output(many, 2));
     let twice = "ganger: `web` is changed twice: say it once\n";
-    assert_eq!(running.tell("scale web+1 web+1"), told(twice, 2));
+    assert_eq!(running.run_client("scale web+1 web+1"), client_output(twice, 2));
     // What can't be right is seen before anything is done.
     let pids = |running: &Running| {
         running.processes().iter().map(|it| it["pid"].clone()).collect::<Vec<_>>()
@@ -404,11 +415,11 @@ fn invalid_change_is_refused_with_a_hint() {
     let mut running = up(SLEEPERS, "-N --can-die worker -m worker=2");
     let procfile = running.folder().join("Procfile");
     std::fs::write(&procfile, "web: exec sleep 1000\n").unwrap();
-    assert_eq!(running.tell("reload"), told("stopping worker.1 worker.2\n", 0));
+    assert_eq!(running.run_client("reload"), client_output("stopping worker.1 worker.2\n", 0));
     running.wait_for_states(&["web.1 up"]);
     std::fs::write(&procfile, SLEEPERS).unwrap();
-    assert_eq!(running.tell("reload"), told("starting worker.1 worker.2\n", 0));
-    // And who listens doesn't change under those who run.
+    assert_eq!(running.run_client("reload"), client_output("starting worker.1 worker.2\n", 0));
+    // A running process does not change between listening and not listening.
     running.quit();
     let port = crate::scenario::free_port();
     let mut running = up("web: exec sleep 1000\n", &format!("-p {port}"));
@@ -417,12 +428,12 @@ fn invalid_change_is_refused_with_a_hint() {
     std::fs::write(running.folder().join("ganger.toml"), config).unwrap();
     let refusal = "ganger: `listen` of `web` can't change while it runs (take it down first: \
                    `ganger scale web=0`, and then up again)\n";
-    assert_eq!(running.tell("reload"), told(refusal, 2));
-    running.tell("scale web=0");
+    assert_eq!(running.run_client("reload"), client_output(refusal, 2));
+    running.run_client("scale web=0");
     running.wait_for_states(&[]);
-    assert_eq!(running.tell("reload").1, 0);
-    assert_eq!(running.tell("scale web=1"), told("starting web.1\n", 0));
-    running.wait_until("again", |running| running.said_times("web.1 started, pid ") == 2);
+    assert_eq!(running.run_client("reload").1, 0);
+    assert_eq!(running.run_client("scale web=1"), client_output("starting web.1\n", 0));
+    running.wait_until("again", |running| running.count_in_output("web.1 started, pid ") == 2);
     running.quit();
 }
 
@@ -430,12 +441,15 @@ fn invalid_change_is_refused_with_a_hint() {
 fn wait_fails_at_once_for_a_process_that_can_not_become_ready() {
     let mut running = up("a: exec sleep 1000\nb: exit 0\n", "-N --any-can-die -m a=2");
     running.wait_for_states(&["a.1 up", "a.2 up", "b.1 down"]);
-    running.tell("stop a.1");
+    running.run_client("stop a.1");
     for (name, why) in [("a.1", "was stopped, and stays down"), ("b", "exited (0), and stays down")]
     {
         let name_of_it = if name == "b" { "b.1" } else { name };
         let expected = format!("ganger: {name_of_it} {why}\n");
-        assert_eq!(running.tell(&format!("wait {name} --ready")), told(&expected, 4));
+        assert_eq!(
+            running.run_client(&format!("wait {name} --ready")),
+            client_output(&expected, 4)
+        );
     }
     running.quit();
 }
@@ -454,8 +468,8 @@ fn exit_removes_only_its_own_socket() {
     running.signal(Signal::SIGTERM);
     let folder = running.folder().to_owned();
     let keep = running.finish_but_keep();
-    assert_eq!(tell(&folder, "ps").1, 0);
-    assert_eq!(tell(&folder, "quit").1, 0);
+    assert_eq!(run_client(&folder, "ps").1, 0);
+    assert_eq!(run_client(&folder, "quit").1, 0);
     other.finish().code(0);
     drop(keep);
 }
@@ -491,14 +505,14 @@ fn second_start_in_a_folder_is_refused_and_a_stale_socket_replaced() {
         "ganger: a ganger (pid {pid}) already runs here: change it with `ganger scale` or `ganger \
          reload`, or give this one a socket of its own with `-s`\n"
     );
-    assert_eq!(running.tell("start"), Told(refusal, 2));
+    assert_eq!(running.run_client("start"), ClientOutput(refusal, 2));
     let folder = running.folder().to_owned();
     let mut other = Scenario::procfile("a: exec sleep 1000\n")
         .in_folder(&folder)
         .args("start -s other.sock -N")
         .start();
     other.wait_for("started");
-    running.tell("-s other.sock quit");
+    running.run_client("-s other.sock quit");
     other.finish().code(0);
     assert!(!folder.join("other.sock").exists());
     // One that is killed leaves its socket.
@@ -507,11 +521,11 @@ fn second_start_in_a_folder_is_refused_and_a_stale_socket_replaced() {
     let mut running = running;
     running.wait();
     running.wait_until("nobody", |_| keeper.is_none_or(|it| !crate::scenario::is_alive(it)));
-    assert_eq!(running.tell("ps").1, 3);
+    assert_eq!(running.run_client("ps").1, 3);
     let socket = running.socket();
     let mut next = Scenario::procfile(SLEEPERS).in_folder(&folder).args("start").start();
-    next.wait_until("it answers", |_| running.tell("ps").1 == 0);
-    assert_eq!(running.tell("quit").1, 0);
+    next.wait_until("it answers", |_| running.run_client("ps").1 == 0);
+    assert_eq!(running.run_client("quit").1, 0);
     next.finish().code(0);
     assert!(!socket.exists());
 }
@@ -542,14 +556,14 @@ fn file_that_is_no_stale_socket_is_not_replaced() {
     assert!(!files().any(|name| name.to_string_lossy().ends_with(".lock")));
     std::fs::write(folder.join("other.lock"), "mine").unwrap();
     let mut running = scenario.args("start -s other.sock").start();
-    running.wait_until("an answer", |running| running.tell("-s other.sock ps").1 == 0);
-    assert_eq!(running.tell("-s other.sock quit").1, 0);
+    running.wait_until("an answer", |running| running.run_client("-s other.sock ps").1 == 0);
+    assert_eq!(running.run_client("-s other.sock quit").1, 0);
     assert_eq!(std::fs::read_to_string(folder.join("other.lock")).unwrap(), "mine");
     let nobody = format!(
         "ganger: no ganger runs at `{}` (start one with `ganger start`, or name its socket: `-s`)\n",
         path.display()
     );
-    assert_eq!(running.tell(&format!("-s {} ps", path.display())), told(&nobody, 3));
+    assert_eq!(running.run_client(&format!("-s {} ps", path.display())), client_output(&nobody, 3));
     running.finish().code(0);
 }
 
@@ -581,7 +595,7 @@ fn gangers_in_two_folders_are_independent() {
     let (one, other) = (up("a: exec sleep 1000\n", ""), up("b: exec sleep 1000\n", ""));
     assert!(one.states()[0].starts_with("a.1 ") && other.states()[0].starts_with("b.1 "));
     one.quit();
-    assert_eq!(other.tell("ps").1, 0);
+    assert_eq!(other.run_client("ps").1, 0);
     other.quit();
 }
 
@@ -608,11 +622,11 @@ fn client_of_another_user_is_refused() {
     let refusal = r#"{"error":"this ganger belongs to another user"}403"#;
     assert_eq!(ask(), (refusal.to_owned(), true));
     // Nor is one asked where others might have been before.
-    let Told(said, code) = running.tell("ps");
+    let ClientOutput(said, code) = running.run_client("ps");
     assert_eq!(code, 3);
     assert!(said.contains("other users can write to `/tmp/ganger-0`"), "{said}");
     // But a second one would be no less wrong.
-    let Told(refusal, 2) = running.tell("start") else { panic!("a second one runs") };
+    let ClientOutput(refusal, 2) = running.run_client("start") else { panic!("a second one runs") };
     assert!(refusal.contains(&format!("(pid {}) already runs here", running.pid())), "{refusal}");
     let folder = socket.parent().unwrap();
     std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
@@ -666,7 +680,7 @@ fn invalid_requests_change_nothing() {
     assert_eq!(body("GET", "/nowhere", ""), "HTTP/1.1 404 Not Found");
     let pids = |all: &[Value]| all.iter().map(|it| it["pid"].clone()).collect::<Vec<_>>();
     assert_eq!(pids(&running.processes()), pids(&before));
-    // INT works at once, whoever holds on to a connection.
+    // INT works at once, even if a client keeps its connection open.
     running.signal(Signal::SIGINT);
     running.finish().code(0);
     drop(held);
@@ -722,13 +736,18 @@ fn every_answer_is_available_as_json() {
         ("stop --json web.2", json!({"stopped": ["web.2"]})),
         ("reload --json", json!({})),
     ] {
-        let Told(text, 0) = running.tell(verb) else { panic!("{verb}") };
+        let ClientOutput(text, 0) = running.run_client(verb) else { panic!("{verb}") };
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "{verb}");
     }
-    let Told(text, 0) = running.tell("wait --json worker --ready") else { panic!("no answer") };
+    let ClientOutput(text, 0) = running.run_client("wait --json worker --ready") else {
+        panic!("no answer")
+    };
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()[0]["name"], "worker.1");
     running.wait_for_states(&["web.1 up", "web.2 down", "worker.1 up"]);
-    assert_eq!(running.tell("wait web.2 --exit"), told("web.2 was killed by SIGTERM\n", 0));
+    assert_eq!(
+        running.run_client("wait web.2 --exit"),
+        client_output("web.2 was killed by SIGTERM\n", 0)
+    );
     running.quit();
 }
 
@@ -746,12 +765,12 @@ fn streaming_clients_leave_room_for_other_requests() {
     let followers: Vec<_> = (0..96).map(|_| follow()).collect();
     assert!(followers.iter().all(|(_, head)| head == b"HTTP/1.1 200"));
     assert_eq!(follow().1, *b"HTTP/1.1 503");
-    let full = told("ganger: too many streaming clients (limit 96)\n", 2);
-    assert_eq!(running.tell("wait web --exit"), full);
-    assert_eq!(running.tell("scale web=2"), told("starting web.2\n", 0));
+    let full = client_output("ganger: too many streaming clients (limit 96)\n", 2);
+    assert_eq!(running.run_client("wait web --exit"), full);
+    assert_eq!(running.run_client("scale web=2"), client_output("starting web.2\n", 0));
     // Whoever goes makes room.
     drop(followers);
-    running.wait_until("room", |running| running.tell("wait worker --ready").1 == 0);
+    running.wait_until("room", |running| running.run_client("wait worker --ready").1 == 0);
     running.quit();
 }
 
@@ -761,8 +780,8 @@ fn change_of_restart_policy_needs_no_restart() {
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let config = "[process.web]\ngrace = '1s'\n";
     std::fs::write(running.folder().join("ganger.toml"), config).unwrap();
-    assert_eq!(running.tell("reload"), told("adjusting web.1\n", 0));
-    assert_eq!(running.tell("reload"), told("nothing to do\n", 0));
+    assert_eq!(running.run_client("reload"), client_output("adjusting web.1\n", 0));
+    assert_eq!(running.run_client("reload"), client_output("nothing to do\n", 0));
     running.quit();
 }
 
@@ -783,7 +802,7 @@ fn random_changes_end_with_the_desired_processes() {
          flood: exec $HOSTILE flood\n"
     );
     let mut running = up(&procfile, "-N -r all -q flood");
-    // Others ask all the time, and one follows what is said.
+    // Other clients send requests all the time, and one follows the output.
     let over = Arc::new(AtomicBool::new(false));
     let socket = running.socket();
     let ask = |uri: &'static str| {
@@ -799,21 +818,21 @@ fn random_changes_end_with_the_desired_processes() {
         })
     };
     let asking = ["/processes", "/processes/a*,b", "/logs?follow=true"].map(ask);
-    let mut chance = crate::chance::Chance(7);
+    let mut random = crate::random::Random(7);
     for _ in 0..30 {
-        let (a, b) = (chance.below(6), chance.below(4));
+        let (a, b) = (random.below(6), random.below(4));
         // Several at once, and some kills between them.
-        for _ in 0..chance.below(3) {
-            let _ = running.tell(&format!("scale a={} b+1", chance.below(6)));
+        for _ in 0..random.below(3) {
+            let _ = running.run_client(&format!("scale a={} b+1", random.below(6)));
         }
         if let Some(pid) = tagged(&tag).first() {
             let _ = kill(*pid, Signal::SIGTERM);
         }
-        if running.tell("ps").1 != 0 {
+        if running.run_client("ps").1 != 0 {
             break;
         }
-        let scaled = running.tell(&format!("scale a={a} b={b}"));
-        let _ = running.tell("restart *");
+        let scaled = running.run_client(&format!("scale a={a} b={b}"));
+        let _ = running.run_client("restart *");
         running.wait_until(&format!("{a} of a and {b} of b: {scaled:?}"), |running| {
             let names = names(&tag);
             let mut once = names.clone();
@@ -851,17 +870,19 @@ fn logs_command_shows_the_output_of_start() {
                     mute: echo 1; echo 2; exec sleep 1000\n";
     let mut running = up(procfile, "-q mute");
     let all = "web.1  | one\nweb.1  | two\nweb.1  | three\n";
-    running.wait_until("all", |running| running.tell("logs web") == told(all, 0));
-    let of_mute = told("1\n2\n", 0);
-    running.wait_until("all", |running| running.tell("logs --no-prefix m*") == of_mute);
-    assert_eq!(running.tell("logs -n 1 --no-prefix web.1"), told("three\n", 0));
-    assert_eq!(running.tell("logs --since 0 web"), told("", 0));
-    let Told(colored, 0) = running.tell("logs -n 1 --color always -T web") else { panic!("no") };
+    running.wait_until("all", |running| running.run_client("logs web") == client_output(all, 0));
+    let of_mute = client_output("1\n2\n", 0);
+    running.wait_until("all", |running| running.run_client("logs --no-prefix m*") == of_mute);
+    assert_eq!(running.run_client("logs -n 1 --no-prefix web.1"), client_output("three\n", 0));
+    assert_eq!(running.run_client("logs --since 0 web"), client_output("", 0));
+    let ClientOutput(colored, 0) = running.run_client("logs -n 1 --color always -T web") else {
+        panic!("no")
+    };
     let stamped = colored.as_bytes().get(2) == Some(&b':');
     assert!(colored.contains("\x1b[38;5;") && stamped, "{colored:?}");
     for args in ["logs wep", "logs -f wep", "logs web wep"] {
         let nobody = "ganger: there is no process `wep` (did you mean `web`?)\n";
-        assert_eq!(running.tell(args), told(nobody, 2));
+        assert_eq!(running.run_client(args), client_output(nobody, 2));
     }
     assert!(!running.folder().join("Procfile.log").exists());
     running.quit();
@@ -873,10 +894,12 @@ fn unterminated_last_line_ends_when_the_process_exits() {
     let config = "[process.a]\nbackoff = { min = '10ms', max = '20ms' }\n";
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
     let mut running = scenario.args("start -r a").start();
-    running.wait_until("three lives", |running| running.said_times("a.1    | a.1\n") == 3);
+    running.wait_until("three lives", |running| running.count_in_output("a.1    | a.1\n") == 3);
     std::fs::write(running.folder().join("go"), "").unwrap();
-    let lines = |running: &Running| running.tell("logs --no-prefix").0;
-    running.wait_until("all lines", |it| it.tell("ps").0.contains(" up ") && lines(it).len() > 15);
+    let lines = |running: &Running| running.run_client("logs --no-prefix").0;
+    running.wait_until("all lines", |it| {
+        it.run_client("ps").0.contains(" up ") && lines(it).len() > 15
+    });
     assert!(lines(&running).lines().all(|line| line == "a.1"), "{}", lines(&running));
     running.quit();
 }
@@ -885,14 +908,14 @@ fn unterminated_last_line_ends_when_the_process_exits() {
 fn client_that_does_not_read_logs_does_not_block_others() {
     let procfile = "a: $HOSTILE lines 30000 100; echo end; exec sleep 1000\n";
     let mut running = up(procfile, "-q a");
-    running.wait_until("all", |running| running.tell("logs -n 1 --no-prefix").0 == "end\n");
+    running.wait_until("all", |running| running.run_client("logs -n 1 --no-prefix").0 == "end\n");
     let ask = |_| {
         let mut stream = running.connect();
         stream.write_all(b"GET /logs HTTP/1.1\r\nhost: g\r\n\r\n").unwrap();
         stream
     };
     let held: Vec<UnixStream> = (0..128).map(ask).collect();
-    running.wait_until("an answer", |running| running.tell("scale a=1").1 == 0);
+    running.wait_until("an answer", |running| running.run_client("scale a=1").1 == 0);
     let memory = crate::scenario::memory(running.pid());
     assert!(memory < 128 << 20, "{memory}");
     drop(held);
@@ -903,7 +926,7 @@ fn client_that_does_not_read_logs_does_not_block_others() {
 fn recent_output_keeps_the_end() {
     let mut running = up("a: $HOSTILE lines 20000 100; echo end; exec sleep 1000\n", "");
     running.wait_for("| end\n");
-    let Told(text, 0) = running.tell("logs --no-prefix") else { panic!("no answer") };
+    let ClientOutput(text, 0) = running.run_client("logs --no-prefix") else { panic!("no answer") };
     assert!(text.ends_with("\nend\n") && text.len() <= 256 << 10 && text.len() > 250 << 10);
     assert!(text.lines().next().unwrap().starts_with("000"), "begins with a whole line");
     running.quit();
@@ -915,7 +938,9 @@ fn size_of_recent_output_is_configurable() {
     for (size, expected) in [("10K", 8000..=10 << 10), ("0", 0..=0)] {
         let mut running = up(procfile, &format!("--recent {size}"));
         running.wait_for("| end\n");
-        let Told(text, 0) = running.tell("logs --no-prefix") else { panic!("no answer") };
+        let ClientOutput(text, 0) = running.run_client("logs --no-prefix") else {
+            panic!("no answer")
+        };
         assert!(expected.contains(&text.len()), "{size}: {}", text.len());
         running.quit();
     }
@@ -929,9 +954,9 @@ fn added_or_removed_type_does_not_affect_others() {
     running.wait_for_states(&["a.1 up"]);
     let both = "a: exec sleep 1000\nb: exec sleep 1000\n";
     std::fs::write(running.folder().join("Procfile"), both).unwrap();
-    assert_eq!(running.tell("reload"), told("starting b.1\n", 0));
+    assert_eq!(running.run_client("reload"), client_output("starting b.1\n", 0));
     std::fs::write(running.folder().join("Procfile"), "a: exec sleep 1000\n").unwrap();
-    assert_eq!(running.tell("reload"), told("stopping b.1\n", 0));
+    assert_eq!(running.run_client("reload"), client_output("stopping b.1\n", 0));
     running.quit();
 }
 
@@ -955,8 +980,8 @@ fn follower_that_does_not_read_does_not_block_output() {
     let mut stream = running.connect();
     let request = "GET /logs?follow=true&n=0 HTTP/1.1\r\nhost: g\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
-    let before = running.said_times("tick");
-    running.wait_until("the others go on", |running| running.said_times("tick") > before + 20);
+    let before = running.count_in_output("tick");
+    running.wait_until("the others go on", |running| running.count_in_output("tick") > before + 20);
     let memory = crate::scenario::memory(running.pid());
     assert!(memory < 40 << 20, "{memory}");
     // What did not fit is counted; the rest comes as soon as it is read.

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::control::{SLEEPERS, Told, tell, told, up};
+use crate::control::{ClientOutput, SLEEPERS, client_output, run_client, up};
 use crate::scenario::{
-    GANGER, PATIENCE, Running, Scenario, is_alive, own_memory, runtime_files, tag, tagged,
+    GANGER, Running, Scenario, TEST_TIMEOUT, is_alive, own_memory, runtime_files, tag, tagged,
     use_runtime_dir,
 };
 
@@ -57,7 +57,7 @@ impl Response {
 
 fn connect(socket: &Path) -> UnixStream {
     let stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
 }
 
@@ -163,7 +163,9 @@ fn many_short_lines() -> Running {
     let procfile = "a: yes '' | head -c 262144; echo end >&2; exec sleep 1000\n\
                     b: exec sleep 1000\n";
     let mut running = up(procfile, "-q a --recent 300K");
-    running.wait_until("all lines", |running| running.tell("logs -n 1 --no-prefix a").0 == "end\n");
+    running.wait_until("all lines", |running| {
+        running.run_client("logs -n 1 --no-prefix a").0 == "end\n"
+    });
     running
 }
 
@@ -226,7 +228,7 @@ fn repeated_names_count_once_and_too_many_names_are_refused() {
 fn wait_for_ends(running: &mut Running, count: usize) {
     for at in 1..=count {
         let last = format!("logs -n 1 --no-prefix a.{at}");
-        running.wait_until("all lines", |running| running.tell(&last).0 == "end\n");
+        running.wait_until("all lines", |running| running.run_client(&last).0 == "end\n");
     }
 }
 
@@ -272,7 +274,7 @@ fn memory_of_large_answers_is_bounded() {
     assert!(refused > 0);
     drop(readers);
     // And there is room again at once.
-    let all = running.tell("logs --no-prefix");
+    let all = running.run_client("logs --no-prefix");
     assert!(all.1 == 0 && all.0.len() > 60 << 20, "{} {}", all.1, all.0.len());
     running.quit();
 }
@@ -280,7 +282,7 @@ fn memory_of_large_answers_is_bounded() {
 #[test]
 fn memory_of_slow_followers_is_bounded() {
     let mut running = up("a: exec $HOSTILE flood\n", "-q a -m a=4 --recent 4M");
-    running.wait_until("four", |running| running.said_times(" started, pid ") == 4);
+    running.wait_until("four", |running| running.count_in_output(" started, pid ") == 4);
     let before = own_memory(running.pid());
     let socket = running.socket();
     let ask = |at: usize| {
@@ -319,7 +321,7 @@ fn follower_that_does_not_read_is_disconnected_for_another() {
     assert_eq!(follow().1, *b"HTTP/1.1 503");
     let since = Instant::now();
     while follow().1 != *b"HTTP/1.1 200" {
-        assert!(since.elapsed() < PATIENCE, "no room");
+        assert!(since.elapsed() < TEST_TIMEOUT, "no room");
         std::thread::sleep(Duration::from_millis(100));
     }
     // One that reads, if slowly, has its time.
@@ -371,7 +373,7 @@ fn closed_followers_are_removed_while_there_is_no_output() {
         let open = std::fs::read_dir(format!("/proc/{}/fd", running.pid())).unwrap();
         open.count()
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while descriptors() > 40 {
         assert!(Instant::now() < deadline, "{} descriptors", descriptors());
         std::thread::sleep(Duration::from_millis(10));
@@ -385,8 +387,8 @@ fn closed_followers_are_removed_while_there_is_no_output() {
 /// How long these take while others hold on to their connections.
 fn time_ps_and_quit(running: Running) -> Duration {
     let since = Instant::now();
-    assert_eq!(running.tell("ps").1, 0);
-    assert_eq!(running.tell("quit"), told("", 0));
+    assert_eq!(running.run_client("ps").1, 0);
+    assert_eq!(running.run_client("quit"), client_output("", 0));
     running.finish().code(0);
     since.elapsed()
 }
@@ -414,7 +416,7 @@ fn clients_that_do_not_read_do_not_lock_out_ps_and_quit() {
 #[test]
 fn unread_long_lists_do_not_lock_out_ps() {
     let mut running = up("a: exec sleep 1000\n", "-N -m a=600");
-    running.wait_until("all", |running| running.said_times(" started, pid ") == 600);
+    running.wait_until("all", |running| running.count_in_output(" started, pid ") == 600);
     let socket = running.socket();
     let ask = |_| {
         let mut stream = connect(&socket);
@@ -425,7 +427,7 @@ fn unread_long_lists_do_not_lock_out_ps() {
     let held: Vec<UnixStream> = (0..300).map(ask).collect();
     let since = Instant::now();
     for names in ["a.1", "a*"] {
-        assert_eq!(running.tell(&format!("ps {names}")).1, 0, "{names}");
+        assert_eq!(running.run_client(&format!("ps {names}")).1, 0, "{names}");
     }
     let took = since.elapsed();
     eprintln!("ps: {took:?} with 300 clients that don't read long lists");
@@ -570,7 +572,9 @@ fn documented_limits_hold() {
 fn unread_answer_is_aborted() {
     let mut running =
         up("a: $HOSTILE lines 30000 100; echo end; exec sleep 1000\n", "-q a --recent 4M");
-    running.wait_until("all lines", |running| running.tell("logs -n 1 --no-prefix").0 == "end\n");
+    running.wait_until("all lines", |running| {
+        running.run_client("logs -n 1 --no-prefix").0 == "end\n"
+    });
     let mut stream = connect(&running.socket());
     stream.write_all(&get("/logs")).unwrap();
     let since = Instant::now();
@@ -607,7 +611,7 @@ fn quit_returns_while_a_follower_is_behind() {
         }
         let (pid, keeper) = (running.pid(), running.keeper());
         let since = Instant::now();
-        assert_eq!(running.tell("quit"), told("", 0));
+        assert_eq!(running.run_client("quit"), client_output("", 0));
         let took = since.elapsed();
         let left: Vec<&PathBuf> = files.iter().filter(|path| path.exists()).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -670,7 +674,7 @@ fn quit_and_start_alternate_a_hundred_times() {
             10 => Some(follow.stdout(Stdio::piped()).spawn().unwrap()),
             _ => None,
         };
-        assert_eq!(tell(daemon.folder(), "quit"), told("", 0), "round {round}");
+        assert_eq!(run_client(daemon.folder(), "quit"), client_output("", 0), "round {round}");
         codes.extend(follower.map(|it| it.wait_with_output().unwrap().status.code().unwrap()));
     }
     eprintln!("a hundred times quit && start: {:?}", since.elapsed());
@@ -686,7 +690,7 @@ fn client_of_an_exiting_ganger_reports_it() {
         std::thread::spawn(move || {
             let mut seen = Vec::new();
             while !over.is_set() {
-                seen.push((args, tell(&folder, args)));
+                seen.push((args, run_client(&folder, args)));
             }
             seen
         })
@@ -695,11 +699,13 @@ fn client_of_an_exiting_ganger_reports_it() {
     let clients: Vec<_> = verbs.map(ask).into();
     for _ in 0..15 {
         assert_eq!(daemon.start(), 0);
-        assert_eq!(tell(daemon.folder(), "quit"), told("", 0));
+        assert_eq!(run_client(daemon.folder(), "quit"), client_output("", 0));
     }
     over.set();
     let mut ending = 0;
-    for (verb, Told(text, code)) in clients.into_iter().flat_map(|client| client.join().unwrap()) {
+    for (verb, ClientOutput(text, code)) in
+        clients.into_iter().flat_map(|client| client.join().unwrap())
+    {
         match code {
             // One that is stopped before it is ready is waited for in vain.
             0 | 4 => {}
@@ -717,7 +723,7 @@ fn storm_of_changes_ends_with_the_right_exit_code() {
     let procfile =
         format!("a: exec $HOSTILE leaf {tag}\nb: trap '' USR1; while :; do sleep 0.2; done\n");
     let mut running = up(&procfile, "-N -m a=30,b=10 --any-can-die");
-    running.wait_until("all", |running| running.said_times(" started, pid ") >= 40);
+    running.wait_until("all", |running| running.count_in_output(" started, pid ") >= 40);
     let socket = running.socket();
     let post = |uri: &str| format!("POST {uri} HTTP/1.1\r\nhost: g\r\n\r\n").into_bytes();
     let patch = |body: &str| {

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use crate::control::request;
 use crate::scenario::{Running, Scenario, is_alive, runtime_files, tag, tagged};
 
-/// Output goes to a file, or whoever reads it would wait for the background.
+/// Output goes to a file: a pipe would not end before the daemon does.
 fn start(procfile: &str, args: &str) -> Scenario {
     let scenario = Scenario::procfile(procfile).args("start -D").args(args);
     let folder = scenario.folder().to_owned();
@@ -40,11 +40,11 @@ fn daemon_returns_when_all_is_up_and_stops_on_quit() {
     // Up is when the program runs.
     running.wait_until("both", |_| tagged(&tag).len() == 2);
     assert!(log(&running).contains("b.1 started"), "{}", log(&running));
-    assert_eq!(running.tell("logs --no-prefix a").0, "hello\n");
+    assert_eq!(running.run_client("logs --no-prefix a").0, "hello\n");
     let second = Scenario::procfile("a: true\n").in_folder(running.folder());
     let refusal = second.args("start").run().code(2).stderr();
     assert!(refusal.starts_with("ganger: a ganger (pid N) already runs here"), "{refusal}");
-    assert_eq!(running.tell("quit").1, 0);
+    assert_eq!(running.run_client("quit").1, 0);
     running.wait_until("its end", |_| !is_alive(pid));
     assert_eq!(tagged(&tag), []);
     running.wait_until("no file", |running| runtime_files(running.folder()).is_empty());
@@ -63,7 +63,7 @@ fn sighup_reloads_a_daemon() {
     kill(pid, Signal::SIGHUP).unwrap();
     let expected = "failed to reload, so nothing changes: `Procfile` line 1: ";
     running.wait_until("no", |running| log(running).contains(expected));
-    assert_eq!(running.tell("wait a b --ready --timeout 60").1, 0);
+    assert_eq!(running.run_client("wait a b --ready --timeout 60").1, 0);
     kill(pid, Signal::SIGTERM).unwrap();
     running.wait_until("its end", |_| !is_alive(pid));
 }
@@ -100,7 +100,7 @@ fn daemon_start_fails_when_the_app_exits_at_once() {
         let mut running = start(procfile, "").start();
         assert_eq!(running.wait().code(), Some(code), "{procfile}{}", log(&running));
         assert!(log(&running).contains(expected), "{}", log(&running));
-        assert_eq!(running.tell("ps").1, 3, "{procfile}");
+        assert_eq!(running.run_client("ps").1, 3, "{procfile}");
     }
     // What else was up is stopped, and the report says why.
     let mut running = start("a: echo broken; exit 7\nb: exec sleep 1000\n", "").start();
@@ -115,8 +115,8 @@ fn daemon_start_returns_the_exit_code_of_a_failed_optional_process() {
     let mut running = start("a: exit 7\nb: exec sleep 1000\n", "--can-die a").start();
     assert_eq!(running.wait().code(), Some(7), "{}", log(&running));
     // The rest goes on.
-    assert!(running.tell("ps").0.contains("\nb.1 "));
-    assert_eq!(running.tell("quit").1, 0);
+    assert!(running.run_client("ps").0.contains("\nb.1 "));
+    assert_eq!(running.run_client("quit").1, 0);
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn daemon_start_fails_when_a_process_crashes_repeatedly() {
     assert_eq!(running.wait().code(), Some(4), "{}", log(&running));
     let expected = "ganger | a.1 is not ready after 1s: it exited (7)\n";
     assert!(log(&running).contains(expected), "{}", log(&running));
-    assert!(running.tell("ps").0.contains("\nb.1 "));
-    assert_eq!(running.tell("quit").1, 0);
+    assert!(running.run_client("ps").0.contains("\nb.1 "));
+    assert_eq!(running.run_client("quit").1, 0);
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn daemon_start_times_out_for_a_process_that_keeps_restarting() {
     assert!(log(&running).contains("ganger | b.1 is not ready after 0.5s\n"), "{}", log(&running));
     // It goes on, and can be asked.
     let pid = pid(&running);
-    assert!(running.tell("ps").0.contains("\na.1   "));
-    running.tell("quit");
+    assert!(running.run_client("ps").0.contains("\na.1   "));
+    running.run_client("quit");
     running.wait_until("its end", |_| !is_alive(pid));
 }
 
@@ -165,12 +165,12 @@ fn daemon_survives_the_reader_of_its_output() {
     let scenario = Scenario::of("sh").file("Procfile", procfile);
     let mut running = scenario.args("-c").arg("$GANGER start -D 2>&1 | head -n 1").start();
     running.wait();
-    running.wait_until("an answer", |running| running.tell("ps").1 == 0);
+    running.wait_until("an answer", |running| running.run_client("ps").1 == 0);
     let pid = pid(&running);
-    let lines = |running: &Running| running.tell("logs").0.lines().count();
+    let lines = |running: &Running| running.run_client("logs").0.lines().count();
     let before = lines(&running);
     running.wait_until("it goes on", |running| lines(running) > before + 10);
-    assert_eq!(running.tell("quit").1, 0);
+    assert_eq!(running.run_client("quit").1, 0);
     running.wait_until("its end", |_| !is_alive(pid));
 }
 
@@ -180,7 +180,7 @@ fn daemon_releases_the_terminal() {
     let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
                     touch done; exec sleep 1000\n";
     let scenario = Scenario::of("script").file("Procfile", procfile);
-    // script(1) gives a terminal, and ends when nobody has it any more.
+    // script(1) provides a terminal, and exits when no process has it open any more.
     let scenario = scenario.args("-qec").arg("exec $GANGER start -D").arg("/dev/null");
     let mut running = scenario.env("SHELL", "/bin/sh").start();
     running.wait();
@@ -190,8 +190,8 @@ fn daemon_releases_the_terminal() {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let open: Vec<_> = open.map(|it| std::fs::read_link(it.path()).unwrap_or_default()).collect();
     assert!(open.iter().all(|path| !path.starts_with("/dev/pts")), "{open:?}");
-    assert_eq!(running.tell("logs --no-prefix").0, "early\nlate\n");
-    assert_eq!(running.tell("quit").1, 0);
+    assert_eq!(running.run_client("logs --no-prefix").0, "early\nlate\n");
+    assert_eq!(running.run_client("quit").1, 0);
     let said = running.finish().stdout();
     assert!(said.contains("a.1 started") && !said.contains("late"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! `.env` files: what a process gets, and what nobody gets to see.
+//! `.env` files: the variables that a process gets, and the values that are never shown.
 
 use crate::scenario::{Finished, Scenario};
 

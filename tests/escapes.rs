@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::attacks::{Bystander, Cleanup, keeper_of, kill_both, mark_of, start_next};
-use crate::chance::Chance;
+use crate::random::Random;
 use crate::scenario::{Running, Scenario, is_alive, tag, tagged, tagged_as};
 
 const ROUNDS: u64 = 200;
@@ -100,10 +100,10 @@ struct Round {
 
 impl Round {
     fn new(seed: u64) -> Self {
-        let mut chance = Chance(seed);
+        let mut random = Random(seed);
         let attack = ATTACKS[usize::try_from(seed).unwrap() % ATTACKS.len()];
         // Before everything runs, it is not known what is left behind.
-        let early = attack != Attack::KillBoth && chance.below(4) == 0;
+        let early = attack != Attack::KillBoth && random.below(4) == 0;
         let mut round = Self {
             seed,
             attack,
@@ -111,16 +111,16 @@ impl Round {
             chains: Vec::new(),
             obedience: Ends,
         };
-        for _ in 0..=chance.below(2) {
-            let chain = round.chain(&mut chance);
+        for _ in 0..=random.below(2) {
+            let chain = round.chain(&mut random);
             round.chains.push(chain);
         }
         round
     }
 
     /// Up to four wrappers, and a program.
-    fn chain(&mut self, chance: &mut Chance) -> String {
-        let mut pick = |count: usize| usize::try_from(chance.below(count as u64)).unwrap();
+    fn chain(&mut self, random: &mut Random) -> String {
+        let mut pick = |count: usize| usize::try_from(random.below(count as u64)).unwrap();
         let mut words: Vec<&str> = Vec::new();
         for _ in 0..pick(5) {
             let (wrapper, obedience) = WRAPPERS[pick(WRAPPERS.len())];
@@ -166,24 +166,25 @@ impl Round {
         running.wait_until("ganger", |running| {
             keeper_of(running.pid()).is_some() && tagged_as("leaf", &job).len() == 1
         });
-        let mut chance = Chance(self.seed ^ 0xa77a_c4ed);
+        let mut random = Random(self.seed ^ 0xa77a_c4ed);
         match self.moment {
             Moment::Early => {
-                std::thread::sleep(Duration::from_micros(chance.below(20_000)));
+                std::thread::sleep(Duration::from_micros(random.below(20_000)));
             }
             Moment::Up => {
                 running.wait_until("all programs", |running| {
-                    let said = running.said_times("| up\n") + running.said_times("| stubborn\n");
+                    let said =
+                        running.count_in_output("| up\n") + running.count_in_output("| stubborn\n");
                     said == self.chains.len()
                 });
             }
         }
-        self.attack(&mut running, &mut chance);
+        self.attack(&mut running, &mut random);
         wait_until_gone_within(&tag, Duration::from_secs(20));
         assert_eq!(tagged(&job).len(), 1, "the job of the calling script was killed");
     }
 
-    fn attack(&self, running: &mut Running, chance: &mut Chance) {
+    fn attack(&self, running: &mut Running, random: &mut Random) {
         let (ganger, keeper) = (running.pid(), keeper_of(running.pid()).unwrap());
         match self.attack {
             Attack::Int => self.stop(running, Signal::SIGINT),
@@ -206,12 +207,12 @@ impl Round {
             }
             Attack::Pause => {
                 let victims = [vec![ganger], vec![keeper], vec![ganger, keeper]];
-                let victims = &victims[usize::try_from(chance.below(3)).unwrap()];
+                let victims = &victims[usize::try_from(random.below(3)).unwrap()];
                 for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
                     for pid in victims {
                         kill(*pid, signal).unwrap();
                     }
-                    std::thread::sleep(Duration::from_micros(chance.below(50_000)));
+                    std::thread::sleep(Duration::from_micros(random.below(50_000)));
                 }
                 self.stop(running, Signal::SIGTERM);
             }
@@ -231,7 +232,7 @@ impl Round {
         // A signal may come before ganger, still starting, has a handler for it.
         let early = self.moment == Moment::Early && status.code().is_none();
         let is_true = status.code().is_some_and(|code| self.codes().contains(&code));
-        assert!(early || is_true, "{status:?} instead of {:?}\n{}", self.codes(), running.said());
+        assert!(early || is_true, "{status:?} instead of {:?}\n{}", self.codes(), running.output());
     }
 }
 

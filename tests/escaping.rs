@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::control::{Told, tell};
-use crate::scenario::{PATIENCE, Scenario, free_port, hostile, tag, tagged_as};
+use crate::control::{ClientOutput, run_client};
+use crate::scenario::{Scenario, TEST_TIMEOUT, free_port, hostile, tag, tagged_as};
 
 /// Sets the title of a terminal.
 const TITLE: &str = "\x1b]0;pwned\x07";
@@ -32,7 +32,7 @@ impl PortOwner {
         let child = command.spawn().unwrap();
         let since = std::time::Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(since.elapsed() < PATIENCE);
+            assert!(since.elapsed() < TEST_TIMEOUT);
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         Self(child)
@@ -82,8 +82,8 @@ fn client_names_port_owner_without_control_characters() {
          again)\n",
         owner.0.id()
     );
-    assert_eq!(tell(running.folder(), "scale web=2"), Told(expected, 2));
-    assert_eq!(tell(running.folder(), "quit").1, 0);
+    assert_eq!(run_client(running.folder(), "scale web=2"), ClientOutput(expected, 2));
+    assert_eq!(run_client(running.folder(), "quit").1, 0);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn watched_file_is_named_without_its_control_characters() {
         // It may not be watched yet.
         std::fs::write(running.folder().join("seen").join(LINE), "").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(300));
-        running.said().contains("changed, starting a.1 again")
+        running.output().contains("changed, starting a.1 again")
     });
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);

@@ -1,4 +1,4 @@
-//! `Procfile.example` does what it says.
+//! `Procfile.example` runs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

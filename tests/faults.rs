@@ -1,11 +1,10 @@
-//! Programs that break what a supervisor would like to rely on: nothing is lost,
-//! and nobody is left.
+//! Programs that misbehave: no output is lost, and no process survives.
 
 use nix::sys::signal::Signal;
 
 use crate::scenario::{Running, Scenario, is_alive, own_memory, tag, tagged};
 
-/// Runs one that stays up, until `ready` holds.
+/// Starts a misbehaving program that stays up, and waits until `ready` returns true.
 fn up(way: &str, tag: &str, args: &str, ready: impl FnMut(&Running) -> bool) -> Running {
     let procfile = format!("a: exec $HOSTILE {way} {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -N").args(args).start();
@@ -13,8 +12,8 @@ fn up(way: &str, tag: &str, args: &str, ready: impl FnMut(&Running) -> bool) -> 
     running
 }
 
-fn said(text: &'static str) -> impl Fn(&Running) -> bool {
-    move |running| running.said_times(text) > 0
+fn wrote(text: &'static str) -> impl Fn(&Running) -> bool {
+    move |running| running.count_in_output(text) > 0
 }
 
 fn stop(running: Running, tag: &str, code: i32) -> String {
@@ -27,7 +26,7 @@ fn stop(running: Running, tag: &str, code: i32) -> String {
 #[test]
 fn fork_bomb_is_stopped() {
     let tag = tag();
-    let running = up("bomb 8", &tag, "", |running| running.said_times("boom\n") == 256);
+    let running = up("bomb 8", &tag, "", |running| running.count_in_output("boom\n") == 256);
     stop(running, &tag, 0);
     // And killed in the middle of it.
     let tag = self::tag();
@@ -41,7 +40,7 @@ fn fork_bomb_is_stopped() {
 fn process_that_changes_its_pid_is_stopped() {
     let tag = tag();
     // The leader exits at once; the rest is stopped with it, however it runs.
-    let running = up("runner", &tag, "--can-die a -t 0.5", said("running\n"));
+    let running = up("runner", &tag, "--can-die a -t 0.5", wrote("running\n"));
     running.finish();
     assert_eq!(tagged(&tag), []);
     let tag = self::tag();
@@ -57,7 +56,7 @@ fn process_that_changes_its_pid_is_stopped() {
 #[test]
 fn process_that_ignores_all_signals_is_killed() {
     let tag = tag();
-    let running = up("deaf", &tag, "-t 0.3", said("deaf\n"));
+    let running = up("deaf", &tag, "-t 0.3", wrote("deaf\n"));
     let stderr = stop(running, &tag, 137);
     assert!(stderr.contains("a.1 is still up 0.3s after SIGTERM: SIGKILL\n"), "{stderr}");
 }
@@ -65,7 +64,7 @@ fn process_that_ignores_all_signals_is_killed() {
 #[test]
 fn process_that_suspended_itself_is_stopped() {
     let tag = tag();
-    let running = up("stopped", &tag, "-t 1000", said("stopping\n"));
+    let running = up("stopped", &tag, "-t 1000", wrote("stopping\n"));
     stop(running, &tag, 0);
 }
 
@@ -110,7 +109,7 @@ fn incomplete_escape_sequences_and_lone_returns_pass_through() {
 #[test]
 fn process_that_closes_its_output_stays_up() {
     let tag = tag();
-    let mut running = up("mute", &tag, "", said("bye\n"));
+    let mut running = up("mute", &tag, "", wrote("bye\n"));
     running.wait_until("it goes on", |_| tagged(&tag).len() == 1);
     let stderr = stop(running, &tag, 0);
     assert!(stderr.ends_with("ganger | a.1 stopped\n"), "{stderr}");
@@ -119,7 +118,7 @@ fn process_that_closes_its_output_stays_up() {
 #[test]
 fn process_that_changes_its_group_is_killed() {
     let tag = tag();
-    let running = up("regroup", &tag, "-t 0.3", said("stubborn\n"));
+    let running = up("regroup", &tag, "-t 0.3", wrote("stubborn\n"));
     assert_eq!(tagged(&tag).len(), 2);
     stop(running, &tag, 137);
 }
@@ -136,7 +135,7 @@ fn endless_restarts_leak_nothing() {
     let config = "[process.a]\non_exit = 'restart'\nbackoff = { min = '0s', max = '0s' }\n";
     let scenario = Scenario::procfile("a: /bin/true\nb: sleep 1000\n").file("ganger.toml", config);
     let mut running = scenario.args("start").start();
-    let lives = |running: &Running, count| running.said_times("a.1 started, pid ") >= count;
+    let lives = |running: &Running, count| running.count_in_output("a.1 started, pid ") >= count;
     running.wait_until("ten lives", |running| lives(running, 10));
     let held = |running: &Running| {
         let of = |pid| {

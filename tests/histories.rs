@@ -1,5 +1,5 @@
-//! The supervisor and the real keeper through random histories; what the one
-//! believes is compared with what the system says, after each step.
+//! Random histories of the supervisor with the real keeper: after each step, the supervisor's
+//! state is compared with `/proc`.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Kills at random moments of start, run and shutdown: nobody is left.
+//! SIGKILL and SIGSTOP at random moments of start, run and stop: no process survives.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::chance::Chance;
+use crate::random::Random;
 use crate::scenario::{Running, Scenario, is_alive, tag, tagged};
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -35,30 +35,31 @@ enum Fate {
 
 type Strike = (Phase, Victim, Fate);
 
-fn moment(chance: &mut Chance, micros: u64) -> Duration {
-    Duration::from_micros(chance.below(micros))
+fn moment(random: &mut Random, micros: u64) -> Duration {
+    Duration::from_micros(random.below(micros))
 }
 
 /// What one schedule hit.
-fn once(strike: Strike, chance: &mut Chance) -> Option<Strike> {
+fn once(strike: Strike, random: &mut Random) -> Option<Strike> {
     let (phase, victim, fate) = strike;
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE marked {tag}\nb: exec $HOSTILE stubborn {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m a=2 -t 0.05").start();
     match phase {
-        Phase::Start => std::thread::sleep(moment(chance, 6000)),
+        Phase::Start => std::thread::sleep(moment(random, 6000)),
         Phase::Run | Phase::Shutdown => {
             running.wait_until("nine", |running| {
-                running.said_times("grown\n") == 2 && running.said_times("stubborn\n") == 1
+                running.count_in_output("grown\n") == 2
+                    && running.count_in_output("stubborn\n") == 1
             });
         }
     }
     match phase {
         Phase::Start => {}
-        Phase::Run => std::thread::sleep(moment(chance, 3000)),
+        Phase::Run => std::thread::sleep(moment(random, 3000)),
         Phase::Shutdown => {
             running.signal(Signal::SIGTERM);
-            std::thread::sleep(moment(chance, 70_000));
+            std::thread::sleep(moment(random, 70_000));
         }
     }
     let hit = hit(&mut running, victim, fate).map(|()| strike);
@@ -77,7 +78,7 @@ fn once(strike: Strike, chance: &mut Chance) -> Option<Strike> {
     hit
 }
 
-/// Kills or stops; nothing if whoever it is isn't there at that moment.
+/// Kills or suspends a process, if it exists at that moment.
 fn hit(running: &mut Running, victim: Victim, fate: Fate) -> Option<()> {
     let ganger = running.pid();
     let keeper = running.keeper_if_any();
@@ -133,11 +134,11 @@ const PHASES: [Phase; 3] = [Phase::Start, Phase::Run, Phase::Shutdown];
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn no_process_survives_sigkill_at_any_moment() {
-    let mut chance = Chance(20);
+    let mut random = Random(20);
     let mut hits = BTreeMap::new();
     for _ in 0..25 {
         for strike in strikes() {
-            if let Some(hit) = once(strike, &mut chance) {
+            if let Some(hit) = once(strike, &mut random) {
                 *hits.entry(hit).or_insert(0) += 1;
             }
         }
@@ -160,9 +161,9 @@ fn strikes() -> impl Iterator<Item = Strike> {
 fn no_process_survives_a_keeper_frozen_at_any_moment() {
     // Each takes as long as ganger is patient with its keeper.
     let one = |(phase, seed)| {
-        let mut chance = Chance(seed);
-        // Sometimes nobody is there yet.
-        (0..100).find_map(|_| once((phase, Victim::Keeper, Fate::Frozen), &mut chance))
+        let mut random = Random(seed);
+        // Sometimes there is no process yet.
+        (0..100).find_map(|_| once((phase, Victim::Keeper, Fate::Frozen), &mut random))
     };
     let schedules = PHASES.into_iter().flat_map(|phase| (0..4).map(move |seed| (phase, seed)));
     let hits = std::thread::scope(|scope| {

@@ -15,7 +15,7 @@ fn crowd(tag: &str) -> Scenario {
 fn five_hundred_processes_start_run_and_stop() {
     let tag = tag();
     let mut running = crowd(&tag).start();
-    running.wait_until("five hundred", |running| running.said_times(" started, pid ") == 500);
+    running.wait_until("five hundred", |running| running.count_in_output(" started, pid ") == 500);
     assert_eq!(tagged(&tag).len(), 500);
     let memory = memory(running.pid()) + memory(running.keeper());
     assert!(memory < 20 << 20, "{memory} bytes");

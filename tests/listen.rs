@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::scenario::{PATIENCE, Running, Scenario, free_port, hostile};
+use crate::scenario::{Running, Scenario, TEST_TIMEOUT, free_port, hostile};
 
 /// One request; the body of the answer.
 fn get(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TEST_TIMEOUT))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -51,7 +51,7 @@ fn load(port: u16, meanwhile: impl FnOnce()) -> (usize, Vec<String>) {
 
 fn roll(running: &Running) {
     for _ in 0..3 {
-        assert_eq!(running.tell("restart --rolling --wait web").1, 0);
+        assert_eq!(running.run_client("restart --rolling --wait web").1, 0);
     }
 }
 
@@ -61,7 +61,7 @@ fn rolling_restart_under_load_refuses_no_connection() {
     let mut running = Scenario::procfile(format!("web: {} serve\n", hostile().display()))
         .args(&format!("start --listen web -m web=3 -p {port}"))
         .start();
-    running.wait_until("all", |running| running.said_times("serving\n") == 3);
+    running.wait_until("all", |running| running.count_in_output("serving\n") == 3);
     let mut names = BTreeSet::new();
     running.wait_until("every one answers", |_| {
         names.insert(get(port).unwrap());
@@ -69,7 +69,7 @@ fn rolling_restart_under_load_refuses_no_connection() {
     });
     let (answers, failures) = load(port, || roll(&running));
     assert!(answers > 100 && failures.is_empty(), "{answers} {failures:?}");
-    running.wait_until("each anew", |running| running.said_times("serving\n") == 12);
+    running.wait_until("each anew", |running| running.count_in_output("serving\n") == 12);
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
     assert!(get(port).is_err());
@@ -84,17 +84,17 @@ fn connections_wait_while_the_only_instance_restarts() {
         .args(&format!("start -p {port}"))
         .start();
     running.wait_for("serving\n");
-    assert_eq!(running.tell("stop web").1, 0);
+    assert_eq!(running.run_client("stop web").1, 0);
     running.wait_for("web.1 exited (0)\n");
     let waiting = std::thread::spawn(move || get(port));
     std::thread::sleep(Duration::from_millis(50));
     assert!(!waiting.is_finished());
-    running.tell("restart web");
+    running.run_client("restart web");
     assert_eq!(waiting.join().unwrap().unwrap(), "web.1");
     // With nobody to take it any more, the port is free again.
-    running.tell("scale web=0");
+    running.run_client("scale web=0");
     running.wait_until("free", |_| TcpListener::bind(("127.0.0.1", port)).is_ok());
-    running.tell("quit");
+    running.run_client("quit");
     running.finish().code(0);
 }
 
@@ -109,10 +109,10 @@ fn gunicorn_accepts_the_listening_socket() {
         .file("app.py", app)
         .args(&format!("start --listen web -m web=2 -p {port}"))
         .start();
-    running.wait_until("four workers", |running| running.said_times("Booting worker") == 4);
+    running.wait_until("four workers", |running| running.count_in_output("Booting worker") == 4);
     let (answers, failures) = load(port, || {
-        assert_eq!(running.tell("restart --rolling --wait web").1, 0);
-        running.wait_until("all again", |running| running.said_times("Booting worker") == 8);
+        assert_eq!(running.run_client("restart --rolling --wait web").1, 0);
+        running.wait_until("all again", |running| running.count_in_output("Booting worker") == 8);
     });
     assert!(answers > 20 && failures.is_empty(), "{answers} {failures:?}");
     running.signal(Signal::SIGTERM);

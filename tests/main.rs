@@ -3,7 +3,6 @@
 
 mod attacks;
 mod bytes;
-mod chance;
 mod check;
 mod config;
 mod control;
@@ -27,6 +26,7 @@ mod output;
 mod places;
 mod ports;
 mod procfile;
+mod random;
 mod ready;
 mod report;
 mod run;

@@ -146,11 +146,11 @@ fn app_waits_for_its_services_and_recovers_with_them() {
     let database = format!("`DATABASE_URL` (localhost:{})", postgres.port);
     let cache = format!("`REDIS_URL` (localhost:{redis_port})");
     running.wait_for(&format!("web.1 waits for {database}, {cache}\n"));
-    assert!(running.tell("ps").0.contains(" waiting "));
+    assert!(running.run_client("ps").0.contains(" waiting "));
     // One of the two is not enough.
     let redis_server = redis(redis_port, folder.path());
     running.wait_until("Redis is up", |_| TcpStream::connect(("::1", redis_port)).is_ok());
-    assert_eq!(running.said_times("connected\n"), 0);
+    assert_eq!(running.count_in_output("connected\n"), 0);
     let server = postgres.start();
     running.wait_for(&format!("web.1 is ready, http://localhost:{port}\n"));
     assert_eq!(visit(port), Some("1 1".into()));
@@ -246,7 +246,7 @@ fn password_in_a_needs_address_is_never_printed() {
     let mut running = scenario.start();
     running.wait_for(&format!("app.1 waits for localhost:{port}\n"));
     for args in ["ps --json", "ps"] {
-        let shown = running.tell(args).0;
+        let shown = running.run_client(args).0;
         assert!(shown.contains("app.1") && !shown.contains("hunter2"), "{shown}");
     }
     end(running);

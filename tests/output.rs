@@ -332,7 +332,7 @@ fn exit_message_comes_after_the_last_line() {
 #[test]
 fn idle_ganger_uses_no_cpu() {
     let mut running = Scenario::procfile("a: echo up; sleep 1000\n").args("start -m a=3").start();
-    running.wait_until("three", |running| running.said_times("| up\n") == 3);
+    running.wait_until("three", |running| running.count_in_output("| up\n") == 3);
     let keeper = running.keeper();
     let pid = running.pid();
     let switches = || -> u64 {

@@ -1,5 +1,5 @@
-//! Where ganger is run: as the first process, as another user, without a
-//! terminal, an environment or an output, and in the middle of a storm.
+//! The surroundings in which ganger runs: as PID 1, as another user, without a terminal, an
+//! environment or an output, and with inherited signal settings.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -290,8 +290,8 @@ fn storm_of_signals_is_survived() {
     for _ in 0..10_000 {
         running.signal(Signal::SIGWINCH);
     }
-    let before = running.said_times("tick");
-    running.wait_until("it goes on", |running| running.said_times("tick") > before);
+    let before = running.count_in_output("tick");
+    running.wait_until("it goes on", |running| running.count_in_output("tick") > before);
     for _ in 0..5000 {
         // The last may come when it is gone.
         let _ = kill(running.pid(), Signal::SIGTERM);
@@ -312,7 +312,7 @@ fn suspended_start_continues() {
         // listen yet and nobody is there to continue it (an orphaned group).
         running.wait_until("three", |running| {
             running.signal(Signal::SIGCONT);
-            tagged(&tag).len() == 3 && running.said_times(" started, pid ") == 3
+            tagged(&tag).len() == 3 && running.count_in_output(" started, pid ") == 3
         });
         running.signal(Signal::SIGTERM);
         while running.child.try_wait().unwrap().is_none() {

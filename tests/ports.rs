@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::control::{Told, tell};
-use crate::scenario::{PATIENCE, Scenario};
+use crate::control::{ClientOutput, run_client};
+use crate::scenario::{Scenario, TEST_TIMEOUT};
 
 /// nginx, on a port of its own choice and the next type's.
 struct Nginx {
@@ -30,7 +30,7 @@ impl Nginx {
         let child = nginx.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let since = std::time::Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(since.elapsed() < PATIENCE);
+            assert!(since.elapsed() < TEST_TIMEOUT);
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         Self { child, _folder: folder, port }
@@ -106,8 +106,8 @@ fn scale_to_a_port_in_use_names_its_owner() {
     let refusal = format!(
         "ganger: web.2 needs port {taken}, which {owner} is using (free it, and try again)\n"
     );
-    assert_eq!(running.tell("scale web=2"), Told(refusal, 2));
-    running.tell("quit");
+    assert_eq!(running.run_client("scale web=2"), ClientOutput(refusal, 2));
+    running.run_client("quit");
     // A type that may not need its port is given it, and that is said.
     let both = format!("{procfile}worker: echo $PORT; exec sleep 1000\n");
     fs::write(running.folder().join("Procfile"), both).unwrap();
@@ -116,19 +116,19 @@ fn scale_to_a_port_in_use_names_its_owner() {
     };
     let mut other = again("-P 1 web");
     other.wait_for("web.1 is ready");
-    assert_eq!(tell(running.folder(), "scale worker=1").1, 0);
+    assert_eq!(run_client(running.folder(), "scale worker=1").1, 0);
     other.wait_for(&format!("worker.1 needs port {taken}, which {owner} is using\n"));
-    tell(running.folder(), "quit");
+    run_client(running.folder(), "quit");
     drop(nginx);
     // What ganger's own still have, on their way down, nobody has taken.
     let slow = "web: trap '' TERM; exec $HOSTILE listen $PORT\n";
     fs::write(running.folder().join("Procfile"), slow).unwrap();
     let mut slow = again("-m web=2 -t 1");
     slow.wait_for("web.2 is ready");
-    assert_eq!(tell(running.folder(), "scale web=1").1, 0);
-    let back = Told("starting web.2\n".into(), 0);
-    assert_eq!(tell(running.folder(), "scale web=2"), back);
-    tell(running.folder(), "quit");
+    assert_eq!(run_client(running.folder(), "scale web=1").1, 0);
+    let back = ClientOutput("starting web.2\n".into(), 0);
+    assert_eq!(run_client(running.folder(), "scale web=2"), back);
+    run_client(running.folder(), "quit");
 }
 
 #[test]

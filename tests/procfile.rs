@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::scenario::Scenario;
 
-fn said(procfile: impl AsRef<[u8]>) -> Vec<String> {
+fn output_lines(procfile: impl AsRef<[u8]>) -> Vec<String> {
     Scenario::procfile(procfile).args("start").run().code(0).lines_of("web.1")
 }
 
@@ -16,16 +16,19 @@ fn refused(procfile: impl AsRef<[u8]>, expected: &str) {
 
 #[test]
 fn procfile_commands_are_run_unchanged() {
-    assert_eq!(said("# a comment\n\n  # another\nweb: echo a\n"), ["a"]);
-    assert_eq!(said("web: echo a\r\n\r\n# c\r\n"), ["a"]);
-    assert_eq!(said("\u{feff}web: echo a\n"), ["a"]);
-    assert_eq!(said("web: echo a"), ["a"]);
-    assert_eq!(said("web:echo a"), ["a"]);
-    assert_eq!(said("web: echo a \\\n  b\\\nc\n"), ["a bc"]);
-    assert_eq!(said("web: echo http://x:80\n"), ["http://x:80"]);
-    assert_eq!(said("web: echo \"it's\" 'a \"b\"' | tr a-z A-Z\n"), ["IT'S A \"B\""]);
-    assert_eq!(said("web: X=1; echo $X && echo '$X' # not this\n"), ["1", "$X"]);
-    assert_eq!(said("web: for i in 1 2; do echo \"$i $PS\"; done\n"), ["1 web.1", "2 web.1"]);
+    assert_eq!(output_lines("# a comment\n\n  # another\nweb: echo a\n"), ["a"]);
+    assert_eq!(output_lines("web: echo a\r\n\r\n# c\r\n"), ["a"]);
+    assert_eq!(output_lines("\u{feff}web: echo a\n"), ["a"]);
+    assert_eq!(output_lines("web: echo a"), ["a"]);
+    assert_eq!(output_lines("web:echo a"), ["a"]);
+    assert_eq!(output_lines("web: echo a \\\n  b\\\nc\n"), ["a bc"]);
+    assert_eq!(output_lines("web: echo http://x:80\n"), ["http://x:80"]);
+    assert_eq!(output_lines("web: echo \"it's\" 'a \"b\"' | tr a-z A-Z\n"), ["IT'S A \"B\""]);
+    assert_eq!(output_lines("web: X=1; echo $X && echo '$X' # not this\n"), ["1", "$X"]);
+    assert_eq!(
+        output_lines("web: for i in 1 2; do echo \"$i $PS\"; done\n"),
+        ["1 web.1", "2 web.1"]
+    );
 }
 
 #[test]
@@ -57,7 +60,7 @@ fn invalid_procfile_line_is_refused_with_its_number() {
 
 #[test]
 fn backslash_continues_a_line_but_does_not_swallow_an_entry() {
-    assert_eq!(said("web: echo a \\\n  b: c\n"), ["a b: c"]);
+    assert_eq!(output_lines("web: echo a \\\n  b: c\n"), ["a b: c"]);
     refused(
         "web: echo a \\\nworker: echo b\n",
         "`Procfile` line 2: `worker` would be part of line 1, which ends in a `\\` (remove that, or \

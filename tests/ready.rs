@@ -1,4 +1,4 @@
-//! When processes are ready, and who waits for whom.
+//! Readiness probes and dependencies.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ fn end(running: Running) -> Finished {
 }
 
 fn is_ready(running: &Running) -> bool {
-    let processes: Value = serde_json::from_str(&running.tell("ps --json").0).unwrap();
+    let processes: Value = serde_json::from_str(&running.run_client("ps --json").0).unwrap();
     processes[0]["ready"].as_bool().unwrap()
 }
 
@@ -28,12 +28,12 @@ fn bound_port_marks_python_server_ready() {
     let procfile =
         "web: until test -e go; do sleep 0.01; done; exec python3 -m http.server $PORT\n";
     let mut running = start(procfile, "", &format!("-p {port}"));
-    running.wait_for("web.1 started").wait_until("an answer", |it| it.tell("ps").1 == 0);
-    assert!(!is_ready(&running) && running.tell("ps").0.contains("up, not ready"));
+    running.wait_for("web.1 started").wait_until("an answer", |it| it.run_client("ps").1 == 0);
+    assert!(!is_ready(&running) && running.run_client("ps").0.contains("up, not ready"));
     let late = "ganger: timed out after 0.1s\n";
-    assert_eq!(running.tell("wait web --ready --timeout 0.1").0, late);
+    assert_eq!(running.run_client("wait web --ready --timeout 0.1").0, late);
     std::fs::write(running.folder().join("go"), "").unwrap();
-    assert_eq!(running.tell("wait web --ready --timeout 60").0, "web.1 is ready\n");
+    assert_eq!(running.run_client("wait web --ready --timeout 60").0, "web.1 is ready\n");
     assert!(is_ready(&running));
     running.wait_for(&format!("web.1 is ready, http://localhost:{port}\n"));
     end(running).code(0);
@@ -51,7 +51,10 @@ fn server_on_another_port_is_reported() {
     running.wait_for(&format!("web.1 has not bound port {given} after 4s\n"));
     // It runs on, and whoever waits is told at once.
     let late = "ganger: web.1 is not ready after 4s\n";
-    assert_eq!(running.tell("wait web --ready"), crate::control::Told(late.into(), 4));
+    assert_eq!(
+        running.run_client("wait web --ready"),
+        crate::control::ClientOutput(late.into(), 4)
+    );
     end(running).code(0);
 }
 
@@ -84,7 +87,7 @@ fn port_bound_by_a_descendant_marks_process_ready() {
             .file("app.py", "def app(environ, start_response):\n    return []\n");
         let mut running = scenario.args(&format!("start -p {port}")).start();
         running.wait_for(&format!("web.1 is ready, http://localhost:{port}\n"));
-        running.wait_until("bound", |it| !it.tell("ps").0.contains("unbound"));
+        running.wait_until("bound", |it| !it.run_client("ps").0.contains("unbound"));
         end(running);
     }
 }
@@ -128,22 +131,22 @@ fn reload_changes_the_awaited_service() {
     let mut running = start(procfile, &needs(down), "");
     let reload = |running: &mut Running, config: &str| {
         std::fs::write(running.folder().join("ganger.toml"), config).unwrap();
-        assert_eq!(running.tell("reload").0, "adjusting a.1\n");
+        assert_eq!(running.run_client("reload").0, "adjusting a.1\n");
     };
     running.wait_for(&format!("a.1 waits for 127.0.0.1:{down}\n"));
-    assert!(running.tell("ps").0.contains(&format!(" waiting for 127.0.0.1:{down} ")));
+    assert!(running.run_client("ps").0.contains(&format!(" waiting for 127.0.0.1:{down} ")));
     reload(&mut running, &needs(up.local_addr().unwrap().port()));
     running.wait_for("| begun\n");
     // It has said that already; what it says next is another line.
     reload(&mut running, "[process.a]\nready = { log = 'begun' }\nready_timeout = '9m'\n");
-    running.tell("restart a");
+    running.run_client("restart a");
     running.wait_for("a.1 is ready after ");
-    running.tell("stop a");
+    running.run_client("stop a");
     reload(&mut running, "[process.a]\nready = { log = 'bgeun' }\n");
-    running.tell("restart a");
-    running.wait_until("up", |it| it.tell("ps").0.contains("up, not ready"));
+    running.run_client("restart a");
+    running.wait_until("up", |it| it.run_client("ps").0.contains("up, not ready"));
     reload(&mut running, "[process.a]\nready = { command = 'true' }\n");
-    assert_eq!(running.tell("wait a --ready --timeout 60").1, 0);
+    assert_eq!(running.run_client("wait a --ready --timeout 60").1, 0);
     end(running).code(0);
 }
 
@@ -207,7 +210,7 @@ fn log_probe_matches_a_line_written_in_pieces() {
                     exec sleep 1000\n";
     let config = "[process.a]\nready = { log = 'listening on' }\n";
     let mut running = start(procfile, config, "");
-    running.wait_for("a.1 started").wait_until("an answer", |it| it.tell("ps").1 == 0);
+    running.wait_for("a.1 started").wait_until("an answer", |it| it.run_client("ps").1 == 0);
     assert!(!is_ready(&running));
     std::fs::write(running.folder().join("go"), "").unwrap();
     running.wait_for("a.1 is ready after ");
@@ -299,9 +302,12 @@ fn process_is_given_up_after_consecutive_crashes() {
     let procfile = "job: echo failing; exit 3\nother: exec sleep 1000\n";
     let mut running = start(procfile, config, "");
     running.wait_for("job.1 exited (3), 10 crashes in a row: GIVING UP, it stays down\n");
-    let table = running.tell("ps job").0;
+    let table = running.run_client("ps job").0;
     assert!(table.contains("down   ") && table.contains("restart-on-failure, crashed 10/10"));
-    assert_eq!(running.tell("wait job --ready").0, "ganger: job.1 exited (3), and stays down\n");
+    assert_eq!(
+        running.run_client("wait job --ready").0,
+        "ganger: job.1 exited (3), and stays down\n"
+    );
     let finished = end(running).code(3);
     assert_eq!(finished.lines_of("job.1").len(), 10);
 }

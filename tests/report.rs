@@ -1,4 +1,4 @@
-//! What is told at the end, when something failed.
+//! The report at the end if a process failed.
 
 use crate::scenario::Scenario;
 

@@ -260,7 +260,7 @@ impl Screen {
     fn wait_for_times(&self, text: &str, times: usize) {
         let (seen, receive) = &mut *self.0.borrow_mut();
         while seen.matches(text).count() < times {
-            match receive.recv_timeout(crate::scenario::PATIENCE) {
+            match receive.recv_timeout(crate::scenario::TEST_TIMEOUT) {
                 Ok(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
                 Err(error) => panic!("{error}: waited for {text:?} in {seen:?}"),
             }

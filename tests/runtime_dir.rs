@@ -14,19 +14,19 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::attacks::{Cleanup, kill_both};
-use crate::control::{Told, tell};
+use crate::control::{ClientOutput, run_client};
 use crate::scenario::{
-    GANGER, NOBODY, PATIENCE, Running, Scenario, User, runtime_files, socket_path, tag, tagged,
+    GANGER, NOBODY, Running, Scenario, TEST_TIMEOUT, User, runtime_files, socket_path, tag, tagged,
     use_runtime_dir,
 };
 
 const SLEEPER: &str = "a: exec sleep 1000\n";
 
-/// What a command said, and its exit code.
-fn told(command: &mut Command) -> Told {
+/// The output of a command, and its exit code.
+fn client_output(command: &mut Command) -> ClientOutput {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    Told(text, output.status.code().unwrap())
+    ClientOutput(text, output.status.code().unwrap())
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
@@ -46,7 +46,7 @@ fn listener(path: &Path) -> Option<i32> {
 
 /// Asserts that another one is refused, which names the one that runs.
 #[track_caller]
-fn assert_runs_already(refusal: &Told, pid: impl std::fmt::Display) {
+fn assert_runs_already(refusal: &ClientOutput, pid: impl std::fmt::Display) {
     let expected = format!("ganger: a ganger (pid {pid}) already runs here: ");
     assert!(refusal.0.starts_with(&expected) && refusal.1 == 2, "{refusal:?}, not {expected}");
 }
@@ -64,8 +64,7 @@ fn create_dir(path: &Path, mode: u32, owner: u32) {
     chown(path, Some(owner), Some(owner)).unwrap();
 }
 
-/// Something else than a folder of this user alone has its name first; the sentence says
-/// what is wrong.
+/// Creates something else under the name of the runtime folder. Returns the message about it.
 fn attack(user: &User, kind: &str) -> String {
     let path = user.runtime_dir();
     let shown = path.display();
@@ -100,12 +99,15 @@ fn runtime_folder_of_another_user_is_not_used() {
         socket_in(&state_dir);
         assert_eq!(fs::metadata(&state_dir).unwrap().mode() & 0o777, 0o700);
         let folder = running.folder().to_owned();
-        let Told(ps, code) = told(&mut user.ganger(&folder, "ps"));
+        let ClientOutput(ps, code) = client_output(&mut user.ganger(&folder, "ps"));
         assert!(code == 0 && ps.contains("a.1 "), "{kind}: {ps}");
         for second in ["start", "start -D"] {
-            assert_runs_already(&told(&mut user.ganger(&folder, second)), running.pid());
+            assert_runs_already(&client_output(&mut user.ganger(&folder, second)), running.pid());
         }
-        assert_eq!(told(&mut user.ganger(&folder, "quit")), Told(String::new(), 0));
+        assert_eq!(
+            client_output(&mut user.ganger(&folder, "quit")),
+            ClientOutput(String::new(), 0)
+        );
         let finished = running.finish().code(0);
         let expected = format!("ganger | {reason}: using `{}`\n", state_dir.display());
         assert!(finished.stderr().starts_with(&expected), "{kind}: {}", finished.stderr());
@@ -136,7 +138,7 @@ fn daemon_uses_the_fallback_folder() {
     let expected = format!("ganger | {reason}: using `{}`\n", user.state_dir().display());
     assert!(said.starts_with(&expected), "{said}");
     assert_eq!(code, Some(0));
-    assert_eq!(told(&mut user.ganger(&folder, "quit")), Told(String::new(), 0));
+    assert_eq!(client_output(&mut user.ganger(&folder, "quit")), ClientOutput(String::new(), 0));
 }
 
 #[test]
@@ -222,11 +224,15 @@ fn ganger_is_found_in_any_environment() {
             running.wait_until("a start", |_| said().contains("a.1 is ready"));
             let pid = listener(&socket_in(&user.runtime_dir())).unwrap();
             for (other_key, other) in &environments {
-                let ask = |args: &str| told(user.ganger(&folder, args).env(other_key, other));
+                let ask =
+                    |args: &str| client_output(user.ganger(&folder, args).env(other_key, other));
                 assert_eq!(ask("ps").1, 0, "{key}={value:?}, {other_key}={other:?}");
                 assert_runs_already(&ask("start"), pid);
             }
-            assert_eq!(told(&mut user.ganger(&folder, "quit")), Told(String::new(), 0));
+            assert_eq!(
+                client_output(&mut user.ganger(&folder, "quit")),
+                ClientOutput(String::new(), 0)
+            );
             running.wait();
             assert!(!said().contains("no `ganger ps`"), "{}", said());
             running.wait_until("its end", |_| entries(&user.runtime_dir()).is_empty());
@@ -244,14 +250,14 @@ fn socket_in_a_folder_of_another_user_is_not_used() {
     let running = up(&user, "");
     let folder = running.folder().to_owned();
     let name = socket_in(&user.runtime_dir()).file_name().unwrap().to_owned();
-    assert_eq!(told(&mut user.ganger(&folder, "quit")).1, 0);
+    assert_eq!(client_output(&mut user.ganger(&folder, "quit")).1, 0);
     let _running = running.finish_but_keep();
     fs::remove_dir(user.runtime_dir()).unwrap();
     attack(&user, "folder");
     let path = user.runtime_dir().join(name);
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
-    assert_eq!(told(&mut user.ganger(&folder, "ps")).1, 3);
+    assert_eq!(client_output(&mut user.ganger(&folder, "ps")).1, 3);
     // Nor is it taken for one that runs.
     let scenario = user.scenario(SLEEPER).args("./ganger start").command(|command| {
         command.current_dir(&folder);
@@ -268,7 +274,7 @@ fn ganger_of_an_earlier_version_is_found() {
     let running = up(&user, "");
     let folder = running.folder().to_owned();
     let name = socket_in(&user.runtime_dir()).file_name().unwrap().to_owned();
-    assert_eq!(told(&mut user.ganger(&folder, "quit")).1, 0);
+    assert_eq!(client_output(&mut user.ganger(&folder, "quit")).1, 0);
     let _running = running.finish_but_keep();
     for (key, inner) in
         [("XDG_RUNTIME_DIR", "ganger".to_owned()), ("TMPDIR", format!("ganger-{}", user.id))]
@@ -282,14 +288,14 @@ fn ganger_of_an_earlier_version_is_found() {
         start.stdout(Stdio::null()).stderr(Stdio::null());
         let mut earlier = start.spawn().unwrap();
         std::io::Write::write_all(&mut earlier.stdin.take().unwrap(), SLEEPER.as_bytes()).unwrap();
-        let ask = |args: &str| told(user.ganger(&folder, args).env(key, &older));
+        let ask = |args: &str| client_output(user.ganger(&folder, args).env(key, &older));
         let since = Instant::now();
         while ask("ps").1 != 0 {
-            assert!(since.elapsed() < PATIENCE, "{key}");
+            assert!(since.elapsed() < TEST_TIMEOUT, "{key}");
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_runs_already(&ask("start -f /dev/null -d ."), earlier.id());
-        assert_eq!(ask("quit"), Told(String::new(), 0));
+        assert_eq!(ask("quit"), ClientOutput(String::new(), 0));
         assert!(earlier.wait().unwrap().success());
     }
 }
@@ -349,7 +355,7 @@ fn only_one_of_two_concurrent_starts_runs() {
         let mut both = [0, 1].map(|index| spawn(&folder, pair[index], ["0", "1"][index]));
         let since = Instant::now();
         let loser = loop {
-            assert!(since.elapsed() < PATIENCE, "{round}: both run");
+            assert!(since.elapsed() < TEST_TIMEOUT, "{round}: both run");
             let codes = both.each_mut().map(|it| it.try_wait().unwrap().map(|it| it.code()));
             if let Some(loser) = codes.iter().position(|code| *code == Some(Some(2))) {
                 break loser;
@@ -367,16 +373,16 @@ fn only_one_of_two_concurrent_starts_runs() {
             if let Some(pid) = listener(&socket) {
                 break pid;
             }
-            assert!(since.elapsed() < PATIENCE, "{round}: none runs");
+            assert!(since.elapsed() < TEST_TIMEOUT, "{round}: none runs");
             std::thread::sleep(Duration::from_millis(1));
         };
         let said = fs::read_to_string(folder.join(["0", "1"][loser])).unwrap();
-        assert_runs_already(&Told(said, 2), pid);
-        assert_eq!(tell(&folder, "quit"), Told(String::new(), 0), "{round}");
+        assert_runs_already(&ClientOutput(said, 2), pid);
+        assert_eq!(run_client(&folder, "quit"), ClientOutput(String::new(), 0), "{round}");
         assert_eq!(both[winner].wait().unwrap().code(), Some(0), "{round}");
         let left = || runtime_files(&folder);
         while !left().is_empty() {
-            assert!(since.elapsed() < PATIENCE, "{round}: {:?}", left());
+            assert!(since.elapsed() < TEST_TIMEOUT, "{round}: {:?}", left());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -465,12 +471,12 @@ impl Deployed {
     }
 
     /// As from a shell which went to this folder.
-    fn ask(&self, folder: &str, args: &str) -> Told {
+    fn ask(&self, folder: &str, args: &str) -> ClientOutput {
         let mut command = Command::new(GANGER);
         let folder = self.root.join(folder);
         command.args(args.split(' ')).env("PWD", &folder).current_dir(folder);
         use_runtime_dir(&mut command, &self.root);
-        told(&mut command)
+        client_output(&mut command)
     }
 }
 
@@ -495,7 +501,7 @@ fn app_behind_a_release_link_is_found_after_a_switch() {
     for args in ["ps -d current", "ps -d ./current/", "ps -f current/Procfile"] {
         assert_eq!(app.ask(".", args).1, 0, "{args}");
     }
-    assert_eq!(app.ask("current", "reload"), Told("restarting a.1\n".into(), 0));
+    assert_eq!(app.ask("current", "reload"), ClientOutput("restarting a.1\n".into(), 0));
     app.running.wait_for(&format!("release 2 in {}\n", real_2.display()));
     // Also by the path that the folder has now.
     for folder in ["current", "releases/2"] {
@@ -506,9 +512,9 @@ fn app_behind_a_release_link_is_found_after_a_switch() {
     fs::write(app.root.join("releases/2/seen"), "").unwrap();
     app.running.wait_for("`seen` has changed, starting a.1 again");
     app.switch("1");
-    assert_eq!(app.ask("current", "reload"), Told("restarting a.1\n".into(), 0));
+    assert_eq!(app.ask("current", "reload"), ClientOutput("restarting a.1\n".into(), 0));
     assert_eq!(app.ask("releases/2", "ps").1, 3);
-    assert_eq!(app.ask("current", "quit"), Told(String::new(), 0));
+    assert_eq!(app.ask("current", "quit"), ClientOutput(String::new(), 0));
     assert_eq!(app.running.wait().code(), Some(0));
     let files = ["releases/1", "releases/2"].map(|release| runtime_files(&app.root.join(release)));
     assert_eq!(files.concat(), Vec::<PathBuf>::new());
@@ -518,7 +524,7 @@ fn app_behind_a_release_link_is_found_after_a_switch() {
 fn removed_release_is_not_reloaded() {
     let app = Deployed::start();
     fs::remove_file(app.root.join("current")).unwrap();
-    let Told(said, code) = app.ask("releases/1", "reload");
+    let ClientOutput(said, code) = app.ask("releases/1", "reload");
     let current = app.root.join("current");
     let expected =
         format!("ganger: failed to read `{}`: No such file or directory\n", current.display());
@@ -536,8 +542,8 @@ fn pwd_that_names_another_folder_is_ignored() {
     let mut command = Command::new(GANGER);
     command.arg("ps").env("PWD", "/usr").current_dir("/usr");
     use_runtime_dir(&mut command, &folder);
-    assert_eq!(told(&mut command).1, 3);
-    assert_eq!(running.tell("ps").1, 0);
-    assert_eq!(running.tell("quit").1, 0);
+    assert_eq!(client_output(&mut command).1, 3);
+    assert_eq!(running.run_client("ps").1, 0);
+    assert_eq!(running.run_client("quit").1, 0);
     running.finish().code(0);
 }

@@ -1,4 +1,4 @@
-//! A folder with files in it, the real ganger in that folder, and what comes of it.
+//! A test scenario: a folder with files, and the real ganger that runs in it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,8 +21,8 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-/// How long a test waits for what must come: long enough for any machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a test waits for something that must happen: long enough for any machine.
+pub const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The binary under test.
 pub const GANGER: &str = env!("CARGO_BIN_EXE_ganger");
@@ -32,8 +32,8 @@ pub fn hostile() -> PathBuf {
     examples().join("hostile")
 }
 
-/// The folder of the programs that belong to the tests, up to date: cargo builds
-/// examples only where all tests are run.
+/// The folder of the programs that the tests run, built if need be: cargo builds examples only
+/// if all tests are run.
 pub fn examples() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -46,9 +46,9 @@ pub fn examples() -> &'static Path {
     })
 }
 
-/// The tests may be run in the background, or by nohup(1): what they ignore in
-/// consequence, ganger would, too.
-fn hear_all_signals() {
+/// Resets the signals that the tests ignore because they run in the background or under
+/// nohup(1). ganger would inherit that.
+fn reset_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for number in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP] {
@@ -117,7 +117,7 @@ pub fn use_runtime_dir(command: &mut Command, folder: &Path) {
 /// The user with the fewest rights.
 pub const NOBODY: u32 = 65534;
 
-/// A user of the test's own, which has a home and no runtime folder yet. Both go at the end.
+/// A user for one test, with a home and without a runtime folder. Both are removed at the end.
 pub struct User {
     pub id: u32,
     pub home: PathBuf,
@@ -135,12 +135,12 @@ impl User {
         (40_000..50_000).find_map(new).unwrap()
     }
 
-    /// Where ganger puts what only this user may have access to.
+    /// The runtime folder of this user.
     pub fn runtime_dir(&self) -> PathBuf {
         format!("/tmp/ganger-{}", self.id).into()
     }
 
-    /// Where it does so if it can't have the other.
+    /// The runtime folder if the first one can't be used.
     pub fn state_dir(&self) -> PathBuf {
         self.home.join(".local/state/ganger")
     }
@@ -173,31 +173,31 @@ impl Drop for User {
     }
 }
 
-/// Copies a program that is to be executed. A process of its own writes it: a descriptor of
-/// ours could be inherited by what another test starts meanwhile, and a file that is open
-/// for writing can't be executed.
+/// Copies a program that is to be executed. Another process does it: a file that is open for
+/// writing can't be executed, and a process that another test starts meanwhile could inherit
+/// the descriptor.
 pub fn install(program: &Path, to: &Path) {
     assert!(Command::new("cp").arg(program).arg(to).status().unwrap().success());
 }
 
-/// What is to be run, and where.
+/// The command to run, and its folder.
 pub struct Scenario {
     folder: TempDir,
-    /// The folder of the scenario that it shares the runtime folder with, usually its own.
-    /// Without, it is the real one of its user.
+    /// The folder of the scenario whose runtime folder it uses, usually its own. None: the user's
+    /// real one.
     runtime_dir_of: Option<PathBuf>,
     command: Command,
 }
 
 impl Scenario {
-    /// An empty folder, and an environment that is much the same everywhere.
+    /// ganger in an empty folder, with a fixed environment.
     pub fn new() -> Self {
         Self::of(GANGER)
     }
 
-    /// The same, for a program that runs ganger in its turn.
+    /// Another program, which runs ganger, in an empty folder.
     pub fn of(program: impl AsRef<OsStr>) -> Self {
-        hear_all_signals();
+        reset_signals();
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(program);
         command.current_dir(folder.path()).env_clear();
@@ -217,13 +217,13 @@ impl Scenario {
         Self::new().file("Procfile", text)
     }
 
-    /// ganger as a user who may not do much, in a folder that isn't his, through
-    /// setpriv(1): what follows is its command line.
+    /// setpriv(1) as the user `nobody`, in a folder of another user. Its arguments begin with the
+    /// program to run.
     pub fn as_nobody(procfile: &str) -> Self {
         Self::as_user(NOBODY, "/nonexistent", procfile)
     }
 
-    /// The same as this user.
+    /// setpriv(1) as this user.
     pub fn as_user(id: u32, home: &str, procfile: &str) -> Self {
         let mut scenario = Self::of("setpriv").file("Procfile", procfile);
         scenario.runtime_dir_of = None;
@@ -243,13 +243,13 @@ impl Scenario {
         self
     }
 
-    /// In the folder of another scenario, instead of its own.
+    /// Runs in this folder instead of its own, with the runtime folder of that scenario.
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);
         self.beside(folder)
     }
 
-    /// With the runtime folder of another scenario, as everything else of a user has.
+    /// Uses the runtime folder of another scenario.
     pub fn beside(mut self, folder: &Path) -> Self {
         self.runtime_dir_of = Some(folder.to_owned());
         self
@@ -261,7 +261,7 @@ impl Scenario {
         self
     }
 
-    /// One argument, as it stands.
+    /// One argument, unchanged.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self
@@ -319,7 +319,7 @@ fn read(mut from: impl Read, send: impl Fn(Vec<u8>) -> bool) {
     }
 }
 
-/// A ganger that runs.
+/// A running command.
 pub struct Running {
     pub child: Child,
     folder: TempDir,
@@ -342,20 +342,19 @@ impl Running {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits until this stands in what ganger or its processes have said.
+    /// Waits until the output of ganger and its processes contains `text`.
     pub fn wait_for(&mut self, text: &str) -> &mut Self {
-        self.wait_until(text, |running| running.said().contains(text))
+        self.wait_until(text, |running| running.output().contains(text))
     }
 
-    /// Waits until `is` holds; it is looked at again when something is said, and
-    /// now and then.
+    /// Waits until `is` returns true. It is called after each output, and at intervals.
     pub fn wait_until(&mut self, what: &str, mut is: impl FnMut(&Self) -> bool) -> &mut Self {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while !is(self) {
             assert!(
                 Instant::now() < deadline,
                 "waited in vain for `{what}`; so far:\n{}",
-                tail(&self.said())
+                tail(&self.output())
             );
             match self.pieces.recv_timeout(Duration::from_millis(20)) {
                 Ok(piece) => {
@@ -373,19 +372,19 @@ impl Running {
         self
     }
 
-    /// How much has been said so far, in bytes.
+    /// The length of the standard output so far, in bytes.
     pub fn length(&self) -> usize {
         self.out.len()
     }
 
-    /// How often this stands in what has been said.
-    pub fn said_times(&self, text: &str) -> usize {
+    /// How often the output contains `text`.
+    pub fn count_in_output(&self, text: &str) -> usize {
         let times = |said: &[u8]| memchr::memmem::find_iter(said, text).count();
         times(&self.out) + times(&self.err)
     }
 
-    /// What ganger and its processes have said.
-    pub fn said(&self) -> String {
+    /// The output of ganger and its processes so far.
+    pub fn output(&self) -> String {
         String::from_utf8_lossy(&[self.out.as_slice(), &self.err].concat()).into_owned()
     }
 
@@ -401,17 +400,17 @@ impl Running {
         self.keeper_if_any().unwrap()
     }
 
-    /// The same, where ganger may not have one yet, or may be gone.
+    /// The keeper, unless ganger has none yet or has exited.
     pub fn keeper_if_any(&self) -> Option<Pid> {
         children(self.pid()).first().copied()
     }
 
-    /// Waits for the end.
+    /// Waits until it has exited.
     pub fn finish(self) -> Finished {
-        self.finish_within(PATIENCE)
+        self.finish_within(TEST_TIMEOUT)
     }
 
-    /// Waits for the end, which must come within `limit`.
+    /// Waits until it has exited, which must happen within `limit`.
     #[track_caller]
     pub fn finish_within(mut self, limit: Duration) -> Finished {
         let deadline = Instant::now() + limit;
@@ -420,7 +419,7 @@ impl Running {
                 Ok(piece) => self.take(piece),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("does not end within {limit:?}; so far:\n{}", tail(&self.said()));
+                    panic!("does not end within {limit:?}; so far:\n{}", tail(&self.output()));
                 }
             }
         }
@@ -430,20 +429,20 @@ impl Running {
         Finished { status, out, err, took }
     }
 
-    /// Waits for the end, and keeps the folder for others.
+    /// Waits until it has exited, and keeps its folder.
     pub fn finish_but_keep(mut self) -> Self {
         self.wait();
         self
     }
 
-    /// Waits for ganger's own end; others may still hold what it wrote to.
+    /// Waits until ganger itself has exited. Other processes may still hold its output open.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "does not end; so far:\n{}", tail(&self.said()));
+            assert!(Instant::now() < deadline, "does not end; so far:\n{}", tail(&self.output()));
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -454,7 +453,7 @@ pub fn memory(pid: Pid) -> usize {
     field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
 
-/// The memory of a process that it shares with nobody, in bytes.
+/// The memory of a process that it does not share, in bytes.
 pub fn own_memory(pid: Pid) -> usize {
     field(&format!("/proc/{pid}/status"), "RssAnon:")
 }
@@ -494,7 +493,7 @@ fn tail(text: &str) -> &str {
     &text[start..]
 }
 
-/// What came of it.
+/// A command that has exited.
 pub struct Finished {
     pub status: ExitStatus,
     pub out: Vec<u8>,
@@ -520,7 +519,7 @@ impl Finished {
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
-    /// What ganger said, process ids being `N`.
+    /// The standard error, with `N` for each process id.
     pub fn stderr(&self) -> String {
         let text = String::from_utf8_lossy(&self.err).into_owned();
         let mut parts = text.split("pid ");
@@ -532,7 +531,7 @@ impl Finished {
         shown
     }
 
-    /// What one process wrote, without its prefix.
+    /// The lines of one process, without their prefix.
     pub fn lines_of(&self, name: &str) -> Vec<String> {
         let of = |line: &str| {
             let (before, after) = line.split_once(" | ")?;
@@ -541,7 +540,7 @@ impl Finished {
         self.stdout().lines().filter_map(of).collect()
     }
 
-    /// Asserts that ganger refused to begin, with this sentence.
+    /// Asserts that ganger refused to start, with this message.
     #[track_caller]
     pub fn refused(self, expected: &str) {
         assert_eq!(self.stderr(), format!("ganger: {expected}\n"));
@@ -562,7 +561,7 @@ pub fn tagged(tag: &str) -> Vec<Pid> {
     tagged_if(tag, |_| true)
 }
 
-/// The same, of those that are misbehaving in this way.
+/// Processes with this tag that run the test program in this mode.
 pub fn tagged_as(way: &str, tag: &str) -> Vec<Pid> {
     tagged_if(tag, |args| args.get(1) == Some(&way.as_bytes()))
 }
@@ -594,8 +593,8 @@ pub fn command_line(pid: Pid) -> Vec<u8> {
     lines.find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// Whether there is such a process, and it is no zombie: one whose main thread
-/// has ended runs on as long as another thread does.
+/// Whether there is such a process and it is no zombie. A process whose main thread has ended is
+/// alive as long as another thread runs.
 pub fn is_alive(pid: Pid) -> bool {
     let runs = |folder: &str| {
         let stat = fs::read_to_string(format!("{folder}/stat")).unwrap_or_default();
@@ -619,7 +618,7 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
 }
 
-/// Waits until nobody with this tag is left, and returns how long that took.
+/// Waits until no process with this tag is left, and returns how long that took.
 #[track_caller]
 pub fn wait_until_gone(tag: &str) -> Duration {
     let since = Instant::now();
@@ -628,7 +627,7 @@ pub fn wait_until_gone(tag: &str) -> Duration {
         if left.is_empty() {
             return since.elapsed();
         }
-        assert!(since.elapsed() < PATIENCE, "still there: {left:?}");
+        assert!(since.elapsed() < TEST_TIMEOUT, "still there: {left:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,4 +1,4 @@
-//! Asked to end, then killed, and nobody is left behind.
+//! Stopping: the stop signal, the grace period, SIGKILL, and no process is left.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn grandchildren_of_a_shell_are_stopped() {
     let procfile = format!("a: $HOSTILE stubborn {tag} & $HOSTILE stubborn {tag}; true\n");
     let mut running = Scenario::procfile(procfile).args("start -t 2").start();
     running.wait_until("two", |running| {
-        tagged(&tag).len() == 2 && running.said_times("stubborn\n") == 2
+        tagged(&tag).len() == 2 && running.count_in_output("stubborn\n") == 2
     });
     running.signal(Signal::SIGTERM);
     let stderr = running.finish().code(137).stderr();
@@ -59,7 +59,7 @@ fn descendants_are_stopped_before_a_restart() {
     let mut running = Scenario::procfile(procfile).args("start -t 0.3 -r all").start();
     let again = "a.1 is still up 0.3s after SIGTERM: SIGKILL\n";
     running.wait_for("a.1 exited (1), leaving hostile (pid ").wait_for(again);
-    running.wait_until("a second life", |running| running.said_times("leaving\n") == 2);
+    running.wait_until("a second life", |running| running.count_in_output("leaving\n") == 2);
     assert!(tagged_as("stubborn", &tag).len() <= 1, "two lives at one time");
     running.signal(Signal::SIGTERM);
     running.finish();
@@ -71,7 +71,9 @@ fn detached_child_frees_its_port_before_a_restart() {
     let (tag, port) = (tag(), free_port());
     let procfile = format!("a: exec $HOSTILE detach {port} {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -r all").start();
-    running.wait_until("three lives", |running| running.said_times("detached, port bound\n") >= 3);
+    running.wait_until("three lives", |running| {
+        running.count_in_output("detached, port bound\n") >= 3
+    });
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
     assert!(!finished.stdout().contains("port taken"), "{}", finished.stdout());
@@ -137,7 +139,7 @@ fn hundreds_of_processes_are_suspended_before_ganger_is() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -N -m a=400").start();
-    running.wait_until("400", |running| running.said_times(" started, pid ") == 400);
+    running.wait_until("400", |running| running.count_in_output(" started, pid ") == 400);
     let pid = running.pid();
     running.signal(Signal::SIGTSTP);
     running.wait_until("ganger suspended", |_| is_suspended(pid));
@@ -163,9 +165,9 @@ fn all_processes_are_suspended_and_resumed() {
     running.wait_until("ganger suspended", |_| is_suspended(pid));
     let child = children(running.keeper())[0];
     running.wait_until("a.1 suspended", |_| is_suspended(child));
-    let before = running.said_times("tick");
+    let before = running.count_in_output("tick");
     running.signal(Signal::SIGCONT);
-    running.wait_until("more", |running| running.said_times("tick") > before + 2);
+    running.wait_until("more", |running| running.count_in_output("tick") > before + 2);
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
 }

@@ -19,13 +19,13 @@ fn start() -> Running {
         .file(".gitignore", "generated/\n*.tmp.rb\n")
         .args("start")
         .start();
-    running.wait_until("both", |running| running.said_times("| up\n") == 2);
+    running.wait_until("both", |running| running.count_in_output("| up\n") == 2);
     // The root, src, deep and er; ganger's own folder is none of its business.
     wait_until_it_watches(&mut running, 4);
     running
 }
 
-/// So many folders: before that, nobody would see a change.
+/// Waits until this many folders are watched. A change before that is not noticed.
 fn wait_until_it_watches(running: &mut Running, folders: usize) {
     running.wait_until("it watches", |running| watched(running) >= folders);
 }
@@ -37,7 +37,7 @@ fn watched(running: &Running) -> usize {
 }
 
 fn starts(running: &Running) -> usize {
-    running.said_times("app.1   | up\n")
+    running.count_in_output("app.1   | up\n")
 }
 
 fn end(running: Running) -> String {
@@ -117,7 +117,7 @@ fn ignore_rules_above_the_app_apply() {
     }
     running.wait_for("`c` has changed, starting app.1 again\n");
     assert_eq!(watched(&running), 1);
-    assert_eq!(running.said_times(" has changed"), 1);
+    assert_eq!(running.count_in_output(" has changed"), 1);
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
 }
@@ -216,11 +216,11 @@ fn changed_ignore_rules_apply() {
     wait_until_it_watches(&mut running, 5);
     fs::write(src.join("generated/more/c.rb"), "1").unwrap();
     running.wait_for("`src/generated/more/c.rb` has changed, starting app.1 again\n");
-    let before = running.said_times(" has changed");
+    let before = running.count_in_output(" has changed");
     fs::write(src.join("deep/er/b.rb"), "1").unwrap();
     fs::write(running.folder().join("config.yml"), "1").unwrap();
     running.wait_for("`config.yml` has changed, starting app.1 again\n");
-    assert_eq!(running.said_times(" has changed"), before + 1);
+    assert_eq!(running.count_in_output(" has changed"), before + 1);
     end(running);
 }
 
@@ -232,16 +232,16 @@ fn new_folders_are_watched_and_stopped_processes_stay_down() {
     fs::write(folder.join("n.rb"), "").unwrap();
     running.wait_for("`src/new/folder/n.rb` has changed, starting app.1 again\n");
     running.wait_until("a restart", |running| starts(running) == 2);
-    assert_eq!(running.tell("stop app").1, 0);
+    assert_eq!(running.run_client("stop app").1, 0);
     running.wait_for("app.1 stopped\n");
     fs::write(folder.join("n.rb"), "1").unwrap();
     // A plan that watches something else says that the first change has been seen.
     fs::write(running.folder().join("ganger.toml"), "[process.other]\nwatch = ['*.py']\n").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(400));
-    assert_eq!(running.tell("reload").0, "adjusting app.1 other.1\n");
+    assert_eq!(running.run_client("reload").0, "adjusting app.1 other.1\n");
     running.wait_until("it watches", |running| {
         fs::write(running.folder().join("b.py"), "").unwrap();
-        running.said_times("`b.py` has changed, starting other.1 again\n") > 0
+        running.count_in_output("`b.py` has changed, starting other.1 again\n") > 0
     });
     assert_eq!(starts(&running), 2);
     end(running);

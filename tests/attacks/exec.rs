@@ -78,7 +78,7 @@ fn other_processes_get_their_stop_signal_while_an_exec_hangs() {
         running.signal(signal);
         running.wait_until("term", |running| {
             assert!(since.elapsed() < MARGIN, "a.1 did not get SIGTERM in {MARGIN:?}");
-            running.said_times("a.1    | term\n") > 0
+            running.count_in_output("a.1    | term\n") > 0
         });
         let finished = running.finish_within(Duration::from_secs(6) + MARGIN);
         // The signal may end the one that hangs, or only SIGKILL does.
@@ -110,7 +110,7 @@ fn message_names_the_process_whose_exec_hangs() {
     let since = Instant::now();
     running.wait_until("a message", |running| {
         assert!(since.elapsed() < Duration::from_secs(10), "no message in 10 s");
-        is_named(&running.said())
+        is_named(&running.output())
     });
     running.signal(Signal::SIGINT);
     running.finish_within(Duration::from_secs(2) + MARGIN);
@@ -124,11 +124,11 @@ fn requests_are_answered_while_an_exec_hangs() {
     let _cleanup = Cleanup(&tag);
     let (_holder, mut running) = up(&tag, "-t 2", "");
     let since = Instant::now();
-    assert_eq!(running.tell("ps").1, 0);
-    assert_eq!(running.tell("stop a").1, 0);
+    assert_eq!(running.run_client("ps").1, 0);
+    assert_eq!(running.run_client("stop a").1, 0);
     running.wait_until("term", |running| {
         assert!(since.elapsed() < MARGIN, "a.1 did not get SIGTERM in {MARGIN:?}");
-        running.said_times("a.1    | term\n") > 0
+        running.count_in_output("a.1    | term\n") > 0
     });
     running.signal(Signal::SIGTERM);
     running.finish_within(Duration::from_secs(2) + MARGIN);
@@ -156,7 +156,7 @@ fn later_processes_start_while_an_exec_hangs() {
     let since = Instant::now();
     running.wait_until("last.1", |running| {
         assert!(since.elapsed() < MARGIN, "last.1 did not start in {MARGIN:?}");
-        running.said_times("last.1 | here\n") > 0
+        running.count_in_output("last.1 | here\n") > 0
     });
     running.signal(Signal::SIGINT);
     running.finish_within(Duration::from_secs(2) + MARGIN);

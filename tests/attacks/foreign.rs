@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use super::{Bystander, Cleanup, MARGIN, keeper_of, kill_both, mark_of, start_next};
-use crate::control::{Told, tell};
+use crate::control::{ClientOutput, run_client};
 use crate::scenario::{
     GANGER, Running, Scenario, children, hostile, is_alive, tag, tagged, tagged_as, wait_until_gone,
 };
@@ -208,7 +208,7 @@ fn next_start_spares_a_nested_ganger_and_its_processes() {
     running.wait_for("| grown\n").wait_for("nested.1 | there\n");
     running.wait_until("a daemon", |_| tagged_as("obedient", &inner).len() == 1);
     let running = kill_and_start_next(running, &tag);
-    let Told(answer, code) = ask_inner(running.folder(), "ps");
+    let ClientOutput(answer, code) = ask_inner(running.folder(), "ps");
     assert_eq!(code, 0, "the nested ganger is left alone: {answer}");
     assert_eq!(tagged(&inner).len(), 2, "its processes are left alone");
     assert_eq!(ask_inner(running.folder(), "quit").1, 0);
@@ -216,8 +216,8 @@ fn next_start_spares_a_nested_ganger_and_its_processes() {
 }
 
 /// A client of the ganger in the folder `inner`.
-fn ask_inner(folder: &Path, args: &str) -> Told {
-    tell(folder, &format!("{args} -d inner"))
+fn ask_inner(folder: &Path, args: &str) -> ClientOutput {
+    run_client(folder, &format!("{args} -d inner"))
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::scenario::{PATIENCE, Running, Scenario, tagged};
+use crate::scenario::{Running, Scenario, TEST_TIMEOUT, tagged};
 
 /// How much longer four times as many may take, on a machine that does other things, too.
-const MOST: f64 = 6.0;
+const MAX_RATIO: f64 = 6.0;
 
 /// A time that no other process sleeps for.
 fn sleep_time() -> String {
@@ -19,7 +19,7 @@ fn sleep_time() -> String {
 fn sleepers(count: usize, time: &str) -> Running {
     let scenario = Scenario::procfile(format!("a: sleep {time}\n"));
     let mut running = scenario.args(&format!("start -N -m a={count} -s socket -t 20")).start();
-    running.wait_until("all up", |running| running.said_times(" started, pid ") == count);
+    running.wait_until("all up", |running| running.count_in_output(" started, pid ") == count);
     running
 }
 
@@ -29,7 +29,7 @@ fn stop(count: usize) -> Duration {
     assert_eq!(tagged(&time).len(), count);
     let since = Instant::now();
     running.signal(Signal::SIGTERM);
-    let finished = running.finish_within(PATIENCE).code(0);
+    let finished = running.finish_within(TEST_TIMEOUT).code(0);
     let took = since.elapsed();
     assert_eq!(tagged(&time), []);
     assert_eq!(finished.stderr().matches(" stopped\n").count(), count);
@@ -47,7 +47,7 @@ fn time_to_stop_grows_in_proportion() {
     let (few, many) = (best(3, || stop(500)), best(2, || stop(2000)));
     let ratio = many / few;
     println!("stopped 500 in {few:.3} s, 2,000 in {many:.3} s: {ratio:.1} times as long");
-    assert!(ratio < MOST, "{ratio}");
+    assert!(ratio < MAX_RATIO, "{ratio}");
 }
 
 /// The time to scale from so many to one, and to restart that many.
@@ -55,12 +55,12 @@ fn scale_down(count: usize) -> Duration {
     let time = sleep_time();
     let mut running = sleepers(count, &time);
     let since = Instant::now();
-    assert_eq!(running.tell("scale a=1 -s socket").1, 0);
-    running.wait_until("one", |running| running.said_times(" stopped\n") == count - 1);
+    assert_eq!(running.run_client("scale a=1 -s socket").1, 0);
+    running.wait_until("one", |running| running.count_in_output(" stopped\n") == count - 1);
     let took = since.elapsed();
     assert_eq!(tagged(&time).len(), 1);
     running.signal(Signal::SIGTERM);
-    running.finish_within(PATIENCE).code(0);
+    running.finish_within(TEST_TIMEOUT).code(0);
     took
 }
 
@@ -70,19 +70,20 @@ fn time_to_scale_down_grows_in_proportion() {
     let (few, many) = (best(2, || scale_down(400)), best(2, || scale_down(1600)));
     let ratio = many / few;
     println!("scaled down 400 in {few:.3} s, 1,600 in {many:.3} s: {ratio:.1} times as long");
-    assert!(ratio < MOST, "{ratio}");
+    assert!(ratio < MAX_RATIO, "{ratio}");
 }
 
 fn restart(count: usize) -> Duration {
     let time = sleep_time();
     let mut running = sleepers(count, &time);
     let since = Instant::now();
-    assert_eq!(running.tell("restart a -s socket").1, 0);
-    running.wait_until("all again", |running| running.said_times(" started, pid ") == 2 * count);
+    assert_eq!(running.run_client("restart a -s socket").1, 0);
+    running
+        .wait_until("all again", |running| running.count_in_output(" started, pid ") == 2 * count);
     let took = since.elapsed();
     assert_eq!(tagged(&time).len(), count);
     running.signal(Signal::SIGTERM);
-    running.finish_within(PATIENCE).code(0);
+    running.finish_within(TEST_TIMEOUT).code(0);
     took
 }
 
@@ -92,5 +93,5 @@ fn time_to_restart_all_grows_in_proportion() {
     let (few, many) = (best(2, || restart(400)), best(2, || restart(1600)));
     let ratio = many / few;
     println!("restarted 400 in {few:.3} s, 1,600 in {many:.3} s: {ratio:.1} times as long");
-    assert!(ratio < MOST, "{ratio}");
+    assert!(ratio < MAX_RATIO, "{ratio}");
 }

@@ -112,7 +112,7 @@ fn descendant_outside_the_group_is_stopped_after_its_process() {
         "a: setsid $HOSTILE count-signals 2 {tag} & exec $HOSTILE count-signals 10 {tag}\n"
     );
     let mut running = Scenario::procfile(procfile).args("start -t 30").start();
-    running.wait_until("both", |running| running.said_times("| up\n") == 2);
+    running.wait_until("both", |running| running.count_in_output("| up\n") == 2);
     running.signal(Signal::SIGTERM);
     let lines = running.finish_within(Duration::from_secs(30)).code(0).lines_of("a.1");
     assert_eq!(tagged(&tag), []);
@@ -130,7 +130,7 @@ fn descendant_outside_the_group_is_asked_to_stop_before_it_is_killed() {
         format!("a: setsid $HOSTILE count-signals 1 {tag} & exec $HOSTILE stubborn {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -t 3").start();
     running.wait_until("both", |running| {
-        running.said_times("| up\n") == 1 && running.said_times("| stubborn\n") == 1
+        running.count_in_output("| up\n") == 1 && running.count_in_output("| stubborn\n") == 1
     });
     running.signal(Signal::SIGTERM);
     let lines = running.finish_within(Duration::from_secs(3) + MARGIN).code(137).lines_of("a.1");

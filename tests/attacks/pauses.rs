@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Cleanup, MARGIN, keeper_of};
-use crate::scenario::{PATIENCE, Running, Scenario, children, tag, tagged};
+use crate::scenario::{Running, Scenario, TEST_TIMEOUT, children, tag, tagged};
 
 /// A cgroup of its own (cgroups(7)), which can be frozen.
 struct Cgroup(PathBuf);
@@ -31,7 +31,7 @@ impl Cgroup {
         let since = Instant::now();
         let done = format!("frozen {digit}");
         while !fs::read_to_string(self.0.join("cgroup.events")).unwrap().contains(&done) {
-            assert!(since.elapsed() < PATIENCE);
+            assert!(since.elapsed() < TEST_TIMEOUT);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -183,12 +183,17 @@ fn app_with_crash_loops_continues_after_a_pause() {
         let scenario = Scenario::of("sh").file("Procfile", procfile).file("ganger.toml", config);
         let mut app = App::start(paused, scenario, "");
         app.running.wait_for("c.1    | up\n");
-        let lives = |running: &Running| running.said_times(" started, pid ");
+        let lives = |running: &Running| running.count_in_output(" started, pid ");
         app.running.wait_until("some lives", |running| lives(running) > 20);
         app.pause_for(Duration::from_secs(6));
         let before = lives(&app.running);
         app.running.wait_until("more lives", |running| {
-            assert_eq!(running.said_times("the keeper"), 0, "{paused:?}: {}", running.said());
+            assert_eq!(
+                running.count_in_output("the keeper"),
+                0,
+                "{paused:?}: {}",
+                running.output()
+            );
             lives(running) > before + 20
         });
         app.running.signal(Signal::SIGTERM);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::{Cleanup, MARGIN};
-use crate::scenario::{PATIENCE, Running, Scenario, tag, tagged};
+use crate::scenario::{Running, Scenario, TEST_TIMEOUT, tag, tagged};
 
 /// A hundred processes with a daemon each; both ignore what is passed on to them.
 fn hundred(tag: &str) -> Running {
@@ -16,7 +16,7 @@ fn hundred(tag: &str) -> Running {
     let procfile = format!("a: {command} {tag}\n");
     let scenario = Scenario::procfile(procfile).args("start -N -m a=100 -s socket");
     let mut running = scenario.start();
-    running.wait_until("a hundred", |running| running.said_times("| up\n") == 100);
+    running.wait_until("a hundred", |running| running.count_in_output("| up\n") == 100);
     running.wait_until("a socket", |running| running.folder().join("socket").exists());
     running
 }
@@ -24,7 +24,7 @@ fn hundred(tag: &str) -> Running {
 /// Posts without a body, and returns the status of the response.
 fn post(socket: &Path, path: &str) -> u16 {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let head = "host: ganger\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     write!(stream, "POST {path} HTTP/1.1\r\n{head}").unwrap();
     let mut response = String::new();
@@ -35,7 +35,7 @@ fn post(socket: &Path, path: &str) -> u16 {
 fn stops_in_time(running: Running, tag: &str) {
     let since = Instant::now();
     running.signal(Signal::SIGINT);
-    let finished = running.finish_within(PATIENCE);
+    let finished = running.finish_within(TEST_TIMEOUT);
     let took = since.elapsed();
     println!("stopped in {took:?}");
     assert_eq!(tagged(tag), []);

@@ -104,7 +104,7 @@ fn daemon_without_main_thread_is_stopped_before_its_process_restarts() {
     let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
     let mut running = scenario.args("start -t 0.2").start();
     for lives in 1..5 {
-        running.wait_until("another life", |running| running.said_times("| up\n") >= lives);
+        running.wait_until("another life", |running| running.count_in_output("| up\n") >= lives);
         let copies = tagged_as("leaderless", &tag);
         assert!(copies.len() <= 1, "{copies:?}");
     }

@@ -5,8 +5,8 @@
 //! `histories SEED HISTORIES STEPS`
 #![allow(clippy::unwrap_used, reason = "a history that can't go on fails")]
 
-#[path = "../chance.rs"]
-mod chance;
+#[path = "../random.rs"]
+mod random;
 mod system;
 
 use std::collections::BTreeMap;
@@ -14,7 +14,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use chance::Chance;
 use ganger::exit::Exit;
 use ganger::keeper;
 use ganger::keeper::client::Keeper;
@@ -25,6 +24,7 @@ use ganger::plan::{Options, Plan, shell};
 use ganger::supervise::supervisor::{Action, Event, RestartMode, State, Status, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use random::Random;
 
 fn main() {
     if keeper::is_keeper() {
@@ -89,7 +89,7 @@ fn plan(counts: [u64; 4], edition: u64) -> Plan {
 }
 
 struct World {
-    chance: Chance,
+    random: Random,
     plan: Plan,
     supervisor: Supervisor,
     started: Option<start::StartedKeeper>,
@@ -104,7 +104,7 @@ impl World {
         let started = start::start_keeper(false).unwrap();
         let supervisor = Supervisor::new(&plan, seed);
         Self {
-            chance: Chance(seed),
+            random: Random(seed),
             pid: started.pid(),
             started: Some(started),
             plan,
@@ -135,15 +135,15 @@ impl World {
 
     fn step(&mut self, keeper: &mut Keeper, done: &mut Done) {
         let up: Vec<i32> = self.supervisor.status().filter_map(|status| status.pid()).collect();
-        match self.chance.below(10) {
+        match self.random.below(10) {
             0..=4 if !up.is_empty() => {
                 let signals = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV];
-                let signal = signals[usize::try_from(self.chance.below(3)).unwrap()];
+                let signal = signals[usize::try_from(self.random.below(3)).unwrap()];
                 let among = u64::try_from(up.len()).unwrap();
-                let whom = up[usize::try_from(self.chance.below(among)).unwrap()];
+                let whom = up[usize::try_from(self.random.below(among)).unwrap()];
                 // Never `d`, most of the time: that would be the end.
                 let is_d = self.name_of(whom).starts_with('d');
-                if !is_d || self.chance.below(20) == 0 {
+                if !is_d || self.random.below(20) == 0 {
                     kill(Pid::from_raw(whom), signal).unwrap();
                     done.kills += 1;
                     // Until then it would be found alive where it is believed to be.
@@ -152,7 +152,7 @@ impl World {
                 }
             }
             _ => {
-                let mut count = |most| self.chance.below(most);
+                let mut count = |most| self.random.below(most);
                 let (counts, edition) = ([count(5), count(3), count(3), 1], count(3));
                 self.plan = plan(counts, edition);
                 done.plans += 1;

@@ -1,10 +1,10 @@
-//! Chance that is the same in every run.
+//! Random numbers that are the same in every run.
 
-/// Numbers that look like chance (`SplitMix64`).
-pub struct Chance(pub u64);
+/// A generator of pseudo-random numbers (`SplitMix64`).
+pub struct Random(pub u64);
 
-impl Chance {
-    /// Less than `bound`.
+impl Random {
+    /// A random number less than `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

@@ -1,12 +1,13 @@
 //! Every verb and flag, as clap types. Nothing is resolved here.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, stderr, stdin, stdout};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 
 use crate::notice::escape_controls;
@@ -14,8 +15,23 @@ use crate::plan::config::{parse_duration, parse_port, parse_signal, parse_size};
 use crate::plan::formation::Formation;
 use crate::plan::scale::Change;
 
-/// Runs the processes of a Procfile: all of them, in the numbers asked for, as
-/// one stream of output, stopped cleanly.
+/// The headings under which `--help` groups the options.
+const RUNS: &str = "What runs";
+const PORTS: &str = "Ports";
+const STOPPING: &str = "Restarting and stopping";
+const OUTPUT: &str = "Output";
+const ENVIRONMENT: &str = "Environment";
+const FILES: &str = "Files";
+const GENERAL: &str = "General";
+
+/// The width of `--help` where the terminal's is not known.
+const DEFAULT_WIDTH: usize = 80;
+
+/// Runs the processes of a Procfile, merges their output into one stream, and stops
+/// them all cleanly.
+///
+/// The formation is how many instances of each process type run, as in
+/// `web=2,worker=4`.
 #[derive(Debug, Parser)]
 #[command(
     name = "ganger",
@@ -38,20 +54,30 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// What the command line says; the end of the process if that is nothing.
+    /// Parses the command line. Exits if it asks for help or is invalid.
     #[must_use]
     pub fn read() -> Self {
         let args: Vec<OsString> = std::env::args_os().collect();
-        let mut cli = Self::try_parse_from(follow(args.clone())).unwrap_or_else(|error| {
+        let mut cli = Self::parse_args(args.clone()).unwrap_or_else(|error| {
             // The same error as it may be shown: a shell makes arguments of the names of files.
             let shown = |arg: OsString| escape_controls(&arg.to_string_lossy()).into_owned().into();
             let args = args.into_iter().map(shown).collect();
-            Self::try_parse_from(follow(args)).err().unwrap_or(error).exit()
+            Self::parse_args(args).err().unwrap_or(error).exit()
         });
         if cli.global.no_color {
             cli.global.color = When::Never;
         }
         cli
+    }
+
+    fn parse_args(args: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let is_terminal = stdout().is_terminal() || stderr().is_terminal() || stdin().is_terminal();
+        if !is_terminal && std::env::var_os("COLUMNS").is_none() {
+            command = command.term_width(DEFAULT_WIDTH);
+        }
+        let mut matches = command.try_get_matches_from_mut(follow(args))?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }
 }
 
@@ -98,27 +124,27 @@ fn follow(mut args: Vec<OsString>) -> Vec<OsString> {
 #[derive(Args, Debug)]
 pub struct Global {
     /// The Procfile; `-` is standard input
-    #[arg(short = 'f', long, value_name = "FILE", env = "GANGER_PROCFILE", global = true)]
+    #[arg(help_heading = FILES, short = 'f', long, value_name = "FILE", env = "GANGER_PROCFILE", global = true)]
     pub procfile: Option<PathBuf>,
     /// The folder that processes run in [default: that of the Procfile]
-    #[arg(short = 'd', long, value_name = "DIR", env = "GANGER_ROOT", global = true)]
+    #[arg(help_heading = FILES, short = 'd', long, value_name = "DIR", env = "GANGER_ROOT", global = true)]
     pub root: Option<PathBuf>,
     /// Files of variables, the later over the earlier [default: .env]
-    #[arg(short = 'e', long, value_name = "FILES", env = "GANGER_ENV", global = true)]
+    #[arg(help_heading = FILES, short = 'e', long, value_name = "FILES", env = "GANGER_ENV", global = true)]
     #[arg(value_delimiter = ',')]
     pub env: Vec<PathBuf>,
     /// The configuration [default: ganger.toml in the root]
-    #[arg(long, value_name = "FILE", env = "GANGER_CONFIG", global = true)]
+    #[arg(help_heading = FILES, long, value_name = "FILE", env = "GANGER_CONFIG", global = true)]
     pub config: Option<PathBuf>,
     /// Where ganger listens for `ps`, `scale` and the like [default: by the folder]
-    #[arg(short = 's', long, value_name = "PATH", env = "GANGER_SOCKET", global = true)]
+    #[arg(help_heading = GENERAL, short = 's', long, value_name = "PATH", env = "GANGER_SOCKET", global = true)]
     pub socket: Option<PathBuf>,
     /// When to use colours
-    #[arg(long, value_name = "WHEN", env = "GANGER_COLOR", global = true)]
+    #[arg(help_heading = GENERAL, long, value_name = "WHEN", env = "GANGER_COLOR", global = true)]
     #[arg(value_enum, default_value = "auto", visible_alias = "colour")]
     pub color: When,
     /// The same as `--color never`
-    #[arg(long, global = true, overrides_with = "color", visible_alias = "no-colour")]
+    #[arg(help_heading = GENERAL, long, global = true, overrides_with = "color", visible_alias = "no-colour")]
     pub no_color: bool,
     /// Say on standard error what ganger decides and does
     #[arg(long, env = "GANGER_VERBOSE", global = true, value_parser = BoolishValueParser::new())]
@@ -151,7 +177,7 @@ pub enum Verb {
     #[command(visible_alias = "status")]
     Ps(Ps),
     /// Stop processes, and keep them down
-    Stop(Named),
+    Stop(Stop),
     /// Restart processes, or start those that are down
     Restart(Restart),
     /// Change how many run: `web=2 worker+1 clock-1 all=0`
@@ -177,20 +203,20 @@ pub enum Verb {
 #[derive(Args, Debug)]
 pub struct Formed {
     /// Process types to run, with a number if you like: `web=2 worker` [default: all]
-    #[arg(value_name = "PROCESS", env = "GANGER_PROCESSES", value_delimiter = ',')]
+    #[arg(help_heading = RUNS, value_name = "PROCESS", env = "GANGER_PROCESSES", value_delimiter = ',')]
     pub processes: Vec<Formation>,
     /// How many of each type, as in `web=2,worker=4`; those left out run once (`all=0` changes that)
-    #[arg(short = 'm', long, visible_alias = "concurrency", env = "GANGER_FORMATION")]
+    #[arg(help_heading = RUNS, short = 'm', long, visible_alias = "concurrency", env = "GANGER_FORMATION")]
     pub formation: Option<Formation>,
     /// Which ports.
     #[command(flatten)]
     pub ports: PortArgs,
     /// The same as naming process types, by a flag
-    #[arg(short = 'l', long = "processes", value_name = "NAMES", value_delimiter = ',')]
+    #[arg(help_heading = RUNS, short = 'l', long = "processes", value_name = "NAMES", value_delimiter = ',')]
     #[arg(id = "only")]
     pub only: Vec<Formation>,
     /// Process types that don't run
-    #[arg(short = 'x', long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(help_heading = RUNS, short = 'x', long, value_name = "NAMES", value_delimiter = ',')]
     #[arg(env = "GANGER_IGNORED_PROCESSES")]
     pub ignored_processes: Vec<String>,
     /// What every command gets.
@@ -205,10 +231,10 @@ pub struct Formed {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct PortArgs {
     /// The base of all ports, or `auto` for one where they are free [default: PORT, else 5000]
-    #[arg(short = 'p', long, env = "GANGER_PORT", value_parser = Base::parse)]
+    #[arg(help_heading = PORTS, short = 'p', long, env = "GANGER_PORT", value_parser = Base::parse)]
     pub port: Option<Base>,
     /// The distance between the ports of two process types [default: 100]
-    #[arg(short = 'P', long, value_name = "STEP", env = "GANGER_PORT_STEP", value_parser = parse_port)]
+    #[arg(help_heading = PORTS, short = 'P', long, value_name = "STEP", env = "GANGER_PORT_STEP", value_parser = parse_port)]
     pub port_step: Option<u16>,
     /// Give out no ports
     #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
@@ -243,10 +269,10 @@ impl Base {
 #[derive(Args, Debug)]
 pub struct Given {
     /// Let the files win over the real environment
-    #[arg(long, env = "GANGER_ENV_OVERRIDE", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = ENVIRONMENT, long, env = "GANGER_ENV_OVERRIDE", value_parser = BoolishValueParser::new())]
     pub env_override: bool,
     /// Also set the names that other runners set: `FOREMAN_WORKER_NAME`, `HONCHO_PROCESS_NAME`, `DYNO`
-    #[arg(long, env = "GANGER_COMPAT_ENV", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = ENVIRONMENT, long, env = "GANGER_COMPAT_ENV", value_parser = BoolishValueParser::new())]
     pub compat_env: bool,
     /// The shell that commands are given to [default: /bin/sh]
     #[arg(short = 'H', long, env = "GANGER_SHELL")]
@@ -260,11 +286,11 @@ pub struct Start {
     #[command(flatten)]
     pub formed: Formed,
     /// How long a process may take to stop before it is killed [default: 5s]
-    #[arg(short = 't', long, value_name = "TIME", env = "GANGER_TIMEOUT", value_parser = parse_duration)]
+    #[arg(help_heading = STOPPING, short = 't', long, value_name = "TIME", env = "GANGER_TIMEOUT", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
     /// Process types that are started again when they exit, or `all`
     #[arg(
-        short = 'r',
+        help_heading = STOPPING, short = 'r',
         long,
         value_name = "NAMES",
         value_delimiter = ',',
@@ -272,45 +298,45 @@ pub struct Start {
     )]
     pub auto_restart: Vec<String>,
     /// Process types that may exit without stopping the others
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_CAN_DIE")]
+    #[arg(help_heading = STOPPING, long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_CAN_DIE")]
     pub can_die: Vec<String>,
     /// Any process may exit without stopping the others
-    #[arg(long, env = "GANGER_ANY_CAN_DIE", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = STOPPING, long, env = "GANGER_ANY_CAN_DIE", value_parser = BoolishValueParser::new())]
     pub any_can_die: bool,
     /// What asks a process type to stop, as in `web=INT,worker=QUIT` [default: TERM]
-    #[arg(short = 'i', long, value_name = "SIGNALS", value_delimiter = ',')]
+    #[arg(help_heading = STOPPING, short = 'i', long, value_name = "SIGNALS", value_delimiter = ',')]
     #[arg(env = "GANGER_STOP_SIGNALS", value_parser = stop_signal)]
     pub stop_signals: Vec<(String, Signal)>,
     /// Begin every line with the time
-    #[arg(short = 'T', long, env = "GANGER_TIMESTAMP", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = OUTPUT, short = 'T', long, env = "GANGER_TIMESTAMP", value_parser = BoolishValueParser::new())]
     #[arg(alias = "show-timestamps")]
     pub timestamp: bool,
     /// Begin no line with the time, as is the default
-    #[arg(long)]
+    #[arg(help_heading = OUTPUT, long)]
     pub no_timestamp: bool,
     /// Don't begin lines with the name of their process
-    #[arg(long, env = "GANGER_NO_PREFIX", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = OUTPUT, long, env = "GANGER_NO_PREFIX", value_parser = BoolishValueParser::new())]
     pub no_prefix: bool,
     /// Process types for which ganger itself listens on PORT: all instances share the
     /// socket, and get it as from systemd (`LISTEN_FDS`)
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_LISTEN")]
+    #[arg(help_heading = PORTS, long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_LISTEN")]
     pub listen: Vec<String>,
     /// Process types whose output isn't shown
-    #[arg(short = 'q', long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_QUIET")]
+    #[arg(help_heading = OUTPUT, short = 'q', long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_QUIET")]
     pub quiet: Vec<String>,
     /// Colours for the process types, as xterm numbers: `2,3,4`
-    #[arg(short = 'b', long, value_name = "COLORS", value_delimiter = ',', env = "GANGER_COLORS")]
+    #[arg(help_heading = OUTPUT, short = 'b', long, value_name = "COLORS", value_delimiter = ',', env = "GANGER_COLORS")]
     #[arg(value_parser = color_number)]
     pub colors: Vec<u8>,
     /// Keep all processes in a namespace that nothing leaves and nothing outlives (Linux)
-    #[arg(long, env = "GANGER_ISOLATE", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = RUNS, long, env = "GANGER_ISOLATE", value_parser = BoolishValueParser::new())]
     pub isolate: bool,
     /// Go on in the background, and return when all processes are up; see `logs`, `quit`
-    #[arg(short = 'D', long, env = "GANGER_DAEMONIZE", value_parser = BoolishValueParser::new())]
+    #[arg(help_heading = RUNS, short = 'D', long, env = "GANGER_DAEMONIZE", value_parser = BoolishValueParser::new())]
     pub daemonize: bool,
     /// How much of what each process said is kept in memory for `ganger logs`, as in `1M`
     /// [default: 256K]
-    #[arg(long, value_name = "SIZE", env = "GANGER_RECENT", value_parser = parse_size)]
+    #[arg(help_heading = OUTPUT, long, value_name = "SIZE", env = "GANGER_RECENT", value_parser = parse_size)]
     pub recent: Option<usize>,
     /// What to call the terminal's window
     #[arg(short = 'w', long, env = "GANGER_TITLE")]
@@ -377,12 +403,26 @@ pub struct Shown {
     pub json: bool,
 }
 
+/// `ganger stop`
+#[derive(Args, Debug)]
+pub struct Stop {
+    /// Which: `web.1`, `web` for all of `web.*`, a pattern, or `all` [default: all]
+    #[arg(value_name = "PROCESS")]
+    pub names: Vec<String>,
+    /// How the answer is shown.
+    #[command(flatten)]
+    pub shown: Shown,
+}
+
 /// `ganger restart`
 #[derive(Args, Debug)]
 pub struct Restart {
-    /// Which.
+    /// Which: `web.1`, `web` for all of `web.*`, a pattern, or `all` [default: all]
+    #[arg(value_name = "PROCESS")]
+    pub names: Vec<String>,
+    /// How the answer is shown.
     #[command(flatten)]
-    pub named: Named,
+    pub shown: Shown,
     /// One at a time, the next when the last is ready
     #[arg(long)]
     pub rolling: bool,
@@ -409,6 +449,10 @@ pub struct Reload {
     /// Restart one at a time, the next when the last is ready
     #[arg(long)]
     pub rolling: bool,
+    /// Return when all that were started or restarted are ready, or fail after this time
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "1m", value_parser = parse_duration)]
+    pub wait: Option<Duration>,
     /// How the answer is shown.
     #[command(flatten)]
     pub shown: Shown,

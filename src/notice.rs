@@ -134,6 +134,13 @@ pub enum Notice {
         /// The folder, and what is wrong with it.
         reason: String,
     },
+    /// The program of a process can't be executed.
+    CannotExecute {
+        /// `web.1`.
+        name: String,
+        /// Which program, and why.
+        reason: String,
+    },
     /// A process is ready.
     Ready {
         /// `web.1`.
@@ -153,6 +160,11 @@ pub enum Notice {
         after: Duration,
         /// What came of the last look, if more can be said.
         tried: Option<ProbeFailure>,
+    },
+    /// `start -D` returns though not all is ready.
+    DaemonStaysUp {
+        /// The processes that are not ready.
+        names: Vec<String>,
     },
     /// A process was given one port and listens on another.
     WrongPort {

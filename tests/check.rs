@@ -85,3 +85,43 @@ fn version_and_help_list_all_commands() {
     });
     scenario.run().refused("No space left on device (os error 28)");
 }
+
+#[test]
+fn help_fits_80_columns_and_groups_the_options_of_start() {
+    let help = |args: &str| Scenario::new().args(args).run().code(0).stdout();
+    for command in ["", "start", "run", "check", "ps", "logs", "wait", "reload", "restart"] {
+        for help in [help(&format!("help {command}")), help(&format!("{command} -h"))] {
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{command}: {line}");
+            }
+        }
+    }
+    let start = help("start --help");
+    let headings: Vec<&str> = start
+        .lines()
+        .filter(|line| line.ends_with(':') && line.starts_with(char::is_uppercase))
+        .collect();
+    assert_eq!(
+        headings,
+        [
+            "Options:",
+            "What runs:",
+            "Ports:",
+            "Environment:",
+            "Restarting and stopping:",
+            "Output:",
+            "Files:",
+            "General:"
+        ]
+    );
+}
+
+#[test]
+fn help_is_as_wide_as_the_terminal() {
+    let help = |columns: &str| {
+        let help = Scenario::new().args("start --help").env("COLUMNS", columns).run().code(0);
+        help.stdout().lines().map(|line| line.chars().count()).max().unwrap()
+    };
+    assert!((81..=100).contains(&help("200")));
+    assert!(help("60") <= 60);
+}

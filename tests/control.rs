@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
@@ -495,6 +496,89 @@ fn client_commands_report_that_no_ganger_runs() {
         );
         assert_eq!(finished.stderr(), expected);
     }
+}
+
+#[test]
+fn stop_and_restart_without_names_or_with_all_mean_all_processes() {
+    let mut running = up(SLEEPERS, "-N");
+    running.wait_for_states(&["web.1 up", "worker.1 up"]);
+    assert_eq!(
+        running.run_client("restart --wait"),
+        client_output("restarting web.1 worker.1\n", 0)
+    );
+    assert_eq!(
+        running.run_client("restart all --wait"),
+        client_output("restarting web.1 worker.1\n", 0)
+    );
+    assert_eq!(running.run_client("stop"), client_output("stopping web.1 worker.1\n", 0));
+    running.wait_for_states(&["web.1 down", "worker.1 down"]);
+    assert_eq!(running.run_client("restart --wait"), client_output("starting web.1 worker.1\n", 0));
+    assert_eq!(running.run_client("stop all"), client_output("stopping web.1 worker.1\n", 0));
+    // ganger stays, and starts them again.
+    running.wait_for_states(&["web.1 down", "worker.1 down"]);
+    running.quit();
+}
+
+#[test]
+fn reload_waits_until_what_it_started_is_ready() {
+    let config = "[process.a]\nready = { log = 'ready' }\n[process.b]\nready = { log = 'ready' }\n";
+    let ready = "sleep 0.3; echo ready; exec sleep 1000";
+    let scenario = Scenario::procfile(format!("a: {ready}\nb: {ready}\n"));
+    let mut running = scenario.file("ganger.toml", config).args("start -N").start();
+    running.wait_for("b.1 is ready");
+    let change = |text: &str| std::fs::write(running.folder().join("Procfile"), text).unwrap();
+    change(&format!("a: {ready} 1\nb: {ready} 1\nc: exec sleep 1000\n"));
+    assert_eq!(
+        running.run_client("reload --rolling --wait"),
+        client_output("starting c.1\nrestarting a.1 b.1\n", 0)
+    );
+    let states = running.processes().into_iter().map(|process| process["ready"].clone());
+    assert_eq!(states.collect::<Vec<_>>(), [true, true, true]);
+    assert_eq!(running.run_client("reload --wait"), client_output("nothing to do\n", 0));
+    change(&format!("a: exec sleep 1000\nb: {ready} 1\nc: exec sleep 1000\n"));
+    assert_eq!(
+        running.run_client("reload --wait=0.5s"),
+        client_output("ganger: timed out after 0.5s\n", 4)
+    );
+    running.quit();
+}
+
+#[test]
+fn suspended_ganger_is_reported_in_a_few_seconds() {
+    let mut running = up("web: exec sleep 1000\n", "-N");
+    running.wait_for("web.1 started");
+    let pid = running.pid();
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let expected = format!(
+        "ganger: ganger (pid {pid}) does not answer: it may be suspended (`kill -CONT {pid}` \
+         continues it)\n"
+    );
+    let folder = running.folder().to_owned();
+    let verbs = ["ps", "stop web", "logs -f", "wait web --exit", "restart web --wait", "quit"];
+    let clients: Vec<_> = verbs
+        .map(|args| {
+            let folder = folder.clone();
+            let ask = move || {
+                let since = Instant::now();
+                (args, run_client(&folder, args), since.elapsed())
+            };
+            std::thread::spawn(ask)
+        })
+        .into();
+    for client in clients {
+        let (args, answer, took) = client.join().unwrap();
+        assert_eq!(answer, client_output(&expected, 1), "{args}");
+        assert!(took < Duration::from_secs(20), "{args}: {took:?}");
+    }
+    kill(pid, Signal::SIGCONT).unwrap();
+    running.quit();
+}
+
+#[test]
+fn client_waits_longer_than_the_answer_timeout_for_a_slow_operation() {
+    let running = up("web: exec sleep 1000\nslow: sleep 7\n", "-N --can-die slow");
+    assert_eq!(running.run_client("wait slow --exit"), client_output("slow.1 exited (0)\n", 0));
+    running.quit();
 }
 
 #[test]

@@ -76,7 +76,8 @@ fn daemon_start_failure_is_the_exit_code() {
             "a: /nowhere/to/be/found\n",
             "",
             127,
-            "ganger | a.1 could not be started: command not found",
+            "ganger | a.1: can't run `/nowhere/to/be/found`: there is no such file\n\
+             ganger | a.1 could not be started: command not found",
         ),
         ("a: exec sleep 1000\n", "-m b=1", 2, "ganger: the Procfile has no `b`"),
     ] {
@@ -160,6 +161,20 @@ fn daemon_start_times_out_for_a_process_that_keeps_restarting() {
 }
 
 #[test]
+fn late_process_leaves_the_app_up_with_a_message() {
+    let config = "[process.b]\nready = { log = 'never' }\nready_timeout = '0.5s'\n";
+    let scenario = start("a: exec sleep 1000\nb: exec sleep 1000\n", "");
+    let mut running = scenario.file("ganger.toml", config).start();
+    assert_eq!(running.wait().code(), Some(4));
+    let expected = "ganger | b.1 is not ready after 0.5s\n\
+                    ganger | b.1 is not ready, but the app stays up in the background: `ganger ps` \
+                    shows it, `ganger logs -f` follows its output, `ganger quit` stops it\n";
+    assert!(log(&running).ends_with(expected), "{}", log(&running));
+    assert_eq!(running.states(), ["a.1 up", "b.1 up"]);
+    assert_eq!(running.run_client("quit").1, 0);
+}
+
+#[test]
 fn daemon_survives_the_reader_of_its_output() {
     let procfile = "a: while :; do echo said; sleep 0.02; done\n";
     let scenario = Scenario::of("sh").file("Procfile", procfile);
@@ -172,6 +187,36 @@ fn daemon_survives_the_reader_of_its_output() {
     running.wait_until("it goes on", |running| lines(running) > before + 10);
     assert_eq!(running.run_client("quit").1, 0);
     running.wait_until("its end", |_| !is_alive(pid));
+}
+
+#[test]
+fn captured_output_ends_when_all_is_up() {
+    let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
+                    touch done; exec sleep 1000\n";
+    let scenario = Scenario::of("sh").file("Procfile", procfile).args("-c");
+    let script = r#"said=$(echo input | $GANGER start -D 2>&1); echo "code $?"; echo "$said""#;
+    let mut running = scenario.arg(script).start();
+    running.wait_for("code 0\n");
+    let pid = pid(&running);
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    running.wait_until("done", |running| running.folder().join("done").exists());
+    for stream in 0..=2 {
+        let open = std::fs::read_link(format!("/proc/{pid}/fd/{stream}")).unwrap();
+        assert_eq!(open.to_str(), Some("/dev/null"), "stream {stream}");
+    }
+    assert_eq!(running.run_client("logs --no-prefix").0, "early\nlate\n");
+    assert_eq!(running.run_client("quit").1, 0);
+    let said = running.finish().code(0).stdout();
+    assert!(said.contains("a.1 started") && said.contains("early"), "{said}");
+    assert!(!said.contains("late"), "{said}");
+}
+
+#[test]
+fn output_to_a_regular_file_stays() {
+    let mut running = start("a: until test -e go; do sleep 0.01; done; echo late\n", "").start();
+    assert!(running.wait().success());
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    running.wait_until("late", |running| log(running).contains("a.1    | late\n"));
 }
 
 #[test]

@@ -105,6 +105,45 @@ fn folder_that_disappears_later_is_named_and_counts_as_126() {
 }
 
 #[test]
+fn program_that_can_not_be_started_is_named() {
+    for (command, code, reason, exit) in [
+        ("bundel exec", 127, "can't run `bundel`: not found in PATH", "command not found"),
+        ("./none.sh", 127, "can't run `./none.sh`: there is no such file", "command not found"),
+        (
+            "./bad.sh",
+            127,
+            "`./bad.sh`: its interpreter `/usr/bin/rubyy` is missing",
+            "command not found",
+        ),
+        (
+            "./plain.sh",
+            126,
+            "`./plain.sh` is not executable (`chmod +x ./plain.sh`)",
+            "Permission denied",
+        ),
+    ] {
+        let scenario = Scenario::procfile(format!("a: {command}\n")).args("start");
+        let scenario = scenario.file("bad.sh", "#!/usr/bin/rubyy\n").file("plain.sh", "true\n");
+        let bad = scenario.folder().join("bad.sh");
+        std::fs::set_permissions(bad, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let expected = format!(
+            "ganger | a.1: {reason}\nganger | a.1 could not be started: {exit}, stopping all\n"
+        );
+        assert_eq!(scenario.run().code(code).stderr(), expected);
+    }
+}
+
+#[test]
+fn no_process_is_started_after_stopping_all() {
+    let others = (0..20).map(|at| format!("p{at}: exec sleep 1000"));
+    let lines: Vec<String> = ["a: /nowhere/a".to_owned()].into_iter().chain(others).collect();
+    let scenario = Scenario::procfile(lines.join("\n")).args("start");
+    let stderr = scenario.run().code(127).stderr();
+    let (_, after) = stderr.split_once("stopping all\n").unwrap();
+    assert!(!after.contains("started, pid"), "{stderr}");
+}
+
+#[test]
 fn failure_of_optional_processes_counts_when_all_are_down() {
     let procfile = "a: exit 3\nb: sleep 0.2; exit 5\nc: sleep 0.3\n";
     let finished = Scenario::procfile(procfile).args("start --any-can-die").run().code(3);

@@ -356,3 +356,19 @@ fn idle_ganger_uses_no_cpu() {
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
 }
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn python_writes_each_line_at_once_unless_the_user_decides_otherwise() {
+    let script = "import os, time; print('line', os.environ['PYTHONUNBUFFERED']); time.sleep(1000)";
+    let procfile = format!("a: exec python3 -c \"{script}\"\n");
+    let mut running = Scenario::procfile(&procfile).args("start").start();
+    running.wait_for("a.1    | line 1\n").signal(Signal::SIGTERM);
+    running.finish().code(0);
+    let procfile = "a: echo \"<$PYTHONUNBUFFERED>\"\n";
+    let said = |scenario: Scenario| scenario.args("start --no-prefix").run().code(0).stdout();
+    assert_eq!(said(Scenario::procfile(procfile).file(".env", "PYTHONUNBUFFERED=\n")), "<>\n");
+    assert_eq!(said(Scenario::procfile(procfile).env("PYTHONUNBUFFERED", "x")), "<x>\n");
+    let config = "[process.a]\nenv = { PYTHONUNBUFFERED = 'y' }\n";
+    assert_eq!(said(Scenario::procfile(procfile).file("ganger.toml", config)), "<y>\n");
+}

@@ -170,6 +170,23 @@ fn ganger_runs_under_nohup_and_timeout() {
     assert!(finished.stderr().ends_with("SIGTERM: stopping all\nganger | a.1 stopped\n"));
 }
 
+#[test]
+fn interrupt_stops_a_background_job_of_a_script() {
+    let scenario = Scenario::of("sh").file("Procfile", "a: echo up; exec sleep 1000\n");
+    let script = "$GANGER start & echo job=$!; wait $!; echo code=$?";
+    let mut running = scenario.args("-c").arg(script).start();
+    running.wait_for("| up\n").wait_for("job=");
+    let said = running.output();
+    let job = said.lines().find_map(|line| line.strip_prefix("job=")).unwrap();
+    let job = Pid::from_raw(job.parse().unwrap());
+    kill(job, Signal::SIGQUIT).unwrap();
+    running.wait_for("a.1 (pid ");
+    kill(job, Signal::SIGINT).unwrap();
+    let finished = running.finish();
+    assert!(finished.stderr().ends_with("SIGINT: stopping all\nganger | a.1 stopped\n"));
+    assert!(finished.stdout().ends_with("code=0\n"), "{}", finished.stdout());
+}
+
 /// `program`, started with these signals blocked, or with SIGCHLD ignored.
 fn with_inherited_signals(
     scenario: Scenario,

@@ -47,7 +47,8 @@ fn server_on_another_port_is_reported() {
         format!("web: exec node -e \"require('http').createServer().listen({found})\"\n");
     let config = "[process.web]\nready_timeout = '4s'\n";
     let mut running = start(&procfile, config, &format!("-p {given}"));
-    running.wait_for(&format!("web.1 was given port {given} but listens on {found}\n"));
+    running
+        .wait_for(&format!("web.1 was given port {given}, but so far listens only on {found}\n"));
     running.wait_for(&format!("web.1 has not bound port {given} after 4s\n"));
     // It runs on, and whoever waits is told at once.
     let late = "ganger: web.1 is not ready after 4s\n";
@@ -59,13 +60,26 @@ fn server_on_another_port_is_reported() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs node")]
+fn port_of_a_debugger_is_not_reported_while_the_app_boots() {
+    let (given, debugger) = (free_port(), free_port());
+    let script = "setTimeout(() => require('http').createServer().listen(process.env.PORT), 5000)";
+    let procfile = format!("web: exec node --inspect={debugger} -e \"{script}\"\n");
+    let mut running = start(&procfile, "", &format!("-p {given}"));
+    running.wait_for(&format!("web.1 is ready, http://localhost:{given}\n"));
+    let stderr = end(running).code(0).stderr();
+    assert!(!stderr.contains("was given port"), "{stderr}");
+}
+
+#[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
 fn http_probe_reports_a_server_on_another_port() {
     let (given, found) = (free_port(), free_port());
     let procfile = format!("api: exec python3 -m http.server {found}\n");
     let config = "[process.api]\nready = { http = '/' }\n";
     let mut running = start(&procfile, config, &format!("-p {given}"));
-    running.wait_for(&format!("api.1 was given port {given} but listens on {found}\n"));
+    running
+        .wait_for(&format!("api.1 was given port {given}, but so far listens only on {found}\n"));
     end(running).code(0);
 }
 

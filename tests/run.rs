@@ -140,7 +140,7 @@ fn run_explains_why_a_program_can_not_be_run() {
     };
     assert_eq!(
         said("run ./none.sh", 127),
-        "ganger: failed to run `./none.sh`: No such file or directory\n"
+        "ganger: can't run `./none.sh`: there is no such file\n"
     );
     assert_eq!(
         said("run ./bad.sh", 127),

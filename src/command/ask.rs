@@ -1,17 +1,19 @@
 //! The verbs that talk to a running ganger, but for those with files of their own.
 
 use std::io::Write;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
 use super::{places, print_error};
-use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Wait};
+use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Stop, Wait};
 use crate::control::api::{self, Changes, FormationChange};
 use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error};
 use crate::notice::escape_controls;
+use crate::plan::formation::ALL;
 
 /// Asking failed in another way than those that follow.
 const FAILED: u8 = 1;
@@ -43,16 +45,17 @@ pub(super) fn ask(
     let code = match error.downcast_ref() {
         Some(Error::Nobody(_) | Error::ShuttingDown) => NOBODY,
         Some(Error::TimedOut(_)) => TIMED_OUT,
-        Some(Error::Failed { .. }) => FAILED,
+        Some(Error::NoAnswer(..) | Error::Failed { .. }) => FAILED,
         Some(Error::Refused(_)) | None => return Err(error),
     };
     print_error(&error);
     Ok(code)
 }
 
-/// The path of these processes, whose names may hold anything.
+/// The path of these processes, whose names may hold anything. No names mean all processes.
 pub(super) fn path(names: &[String], verb: &str) -> String {
-    format!("/processes/{}{verb}", escape(&names.join(",")))
+    let names = if names.is_empty() { ALL.to_owned() } else { names.join(",") };
+    format!("/processes/{}{verb}", escape(&names))
 }
 
 /// As it may stand in a URI (RFC 3986, section 2.1).
@@ -101,15 +104,19 @@ async fn tell(client: &Client, uri: &str, shown: Shown) -> Result<String, Error>
     ask_and_show(client, Method::POST, uri, Vec::new(), shown, told).await
 }
 
-pub(super) fn stop(global: &Global, stop: &Named) -> anyhow::Result<u8> {
+pub(super) fn stop(global: &Global, stop: &Stop) -> anyhow::Result<u8> {
     ask(global, async |client| tell(&client, &path(&stop.names, "/stop"), stop.shown).await)
 }
 
 pub(super) fn restart(global: &Global, restart: &Restart) -> anyhow::Result<u8> {
-    let wait = restart.wait.map(|time| format!("&wait={}", time.as_secs_f64()));
-    let verb = format!("/restart?rolling={}{}", restart.rolling, wait.unwrap_or_default());
-    let Named { names, shown } = &restart.named;
+    let verb = format!("/restart?rolling={}{}", restart.rolling, wait_query(restart.wait));
+    let Restart { names, shown, .. } = restart;
     ask(global, async |client| tell(&client, &path(names, &verb), *shown).await)
+}
+
+/// The part of a query that has ganger answer when all are ready.
+fn wait_query(wait: Option<Duration>) -> String {
+    wait.map(|time| format!("&wait={}", time.as_secs_f64())).unwrap_or_default()
 }
 
 pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
@@ -125,7 +132,7 @@ pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
 }
 
 pub(super) fn reload(global: &Global, reload: &Reload) -> anyhow::Result<u8> {
-    let uri = format!("/reload?rolling={}", reload.rolling);
+    let uri = format!("/reload?rolling={}{}", reload.rolling, wait_query(reload.wait));
     ask(global, async |client| tell(&client, &uri, reload.shown).await)
 }
 

@@ -1,17 +1,19 @@
 //! `start -D`: the app goes on in the background, and whoever started it returns
 //! when all of it is up.
 //!
-//! Until then the two share a terminal, so that what goes wrong is seen where it
-//! was asked for; then ganger lets go of it. Output that was redirected stays so.
+//! Until then the two share their output, so that an error is seen where the app was started.
+//! Then ganger releases every terminal, pipe and socket of its caller: a script that captures the
+//! output waits for its end. Output to a regular file stays.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use tokio::net::unix::pipe;
@@ -89,7 +91,7 @@ fn exit_code(background: Pid) -> u8 {
 }
 
 impl Background {
-    /// Lets go of the terminal and of the foreground when all are up.
+    /// Releases the standard streams and the foreground when all are up.
     pub(super) async fn release(self, mut engine: Handle) -> Result<(), Stopping> {
         let mut start = StartProgress::default();
         let code = loop {
@@ -98,8 +100,11 @@ impl Background {
             // What ends now never was up: its end is what the foreground returns.
             if !snapshot.ending {
                 match start.check(&snapshot.processes, snapshot.now) {
-                    Progress::Done { code, late } => {
+                    Progress::Done { code, not_ready, late } => {
                         late.into_iter().try_for_each(|notice| engine.print(notice))?;
+                        if !not_ready.is_empty() {
+                            engine.print(Notice::DaemonStaysUp { names: not_ready })?;
+                        }
                         break code;
                     }
                     Progress::CheckAt(at) => {
@@ -113,44 +118,46 @@ impl Background {
                 () = sleep(check_again.unwrap_or_default()), if check_again.is_some() => {}
             }
         };
-        engine.release_terminal().await?;
-        leave_terminal();
+        engine.release_output().await?;
+        release_streams();
         // What started it may be gone.
         let _ = File::from(self.0).write_all(&[code]);
         Ok(())
     }
 }
 
-/// How long a process that nothing probes must run before it counts as up: one that fails
+/// How long a process without a readiness probe must run before it counts as up: one that fails
 /// at its start has exited by then.
 const MIN_UPTIME: Duration = Duration::from_secs(1);
 
 /// How far the start of all processes has come.
 #[derive(Debug, Eq, PartialEq)]
 enum Progress {
-    /// Nothing more is to be expected of it; with an exit code, and what was not up in time.
-    Done { code: u8, late: Vec<Notice> },
-    /// It may be complete then.
+    /// It is over: with an exit code, the names of the processes that are not ready, and what was
+    /// not reported yet of those that took too long.
+    Done { code: u8, not_ready: Vec<String>, late: Vec<Notice> },
+    /// It may be over at this time.
     CheckAt(Instant),
-    /// It is complete when something changes.
+    /// It is not over before a process changes its state.
     Pending,
 }
 
 /// Follows the start of all processes.
 #[derive(Debug, Default)]
 struct StartProgress {
-    /// Since when processes crash that nothing probes.
+    /// When the first crash of each process without a readiness probe was seen.
     crashing: HashMap<String, Instant>,
 }
 
 impl StartProgress {
     fn check(&mut self, processes: &[Status], now: Instant) -> Progress {
-        let (mut codes, mut late) = (Vec::new(), Vec::new());
+        let (mut codes, mut not_ready, mut late) = (Vec::new(), Vec::new(), Vec::new());
         let (mut pending, mut check_at) = (false, None);
         for status in processes {
             match self.check_process(status, now) {
-                Progress::Done { code, late: notices } => {
+                Progress::Done { code, not_ready: names, late: notices } => {
                     codes.push(code);
+                    not_ready.extend(names);
                     late.extend(notices);
                 }
                 Progress::CheckAt(at) => {
@@ -163,7 +170,7 @@ impl StartProgress {
         match (pending, check_at) {
             (false, _) => {
                 let code = codes.into_iter().find(|code| *code != 0).unwrap_or_default();
-                Progress::Done { code, late }
+                Progress::Done { code, not_ready, late }
             }
             (true, Some(at)) => Progress::CheckAt(at),
             (true, None) => Progress::Pending,
@@ -171,7 +178,10 @@ impl StartProgress {
     }
 
     fn check_process(&mut self, status: &Status, now: Instant) -> Progress {
-        let done = |code| Progress::Done { code, late: Vec::new() };
+        let done = |code| {
+            let not_ready = (code != 0).then(|| status.plan.name.clone()).into_iter().collect();
+            Progress::Done { code, not_ready, late: Vec::new() }
+        };
         if !status.is_wanted() {
             let failed = status.last.filter(|_| status.has_failed());
             return done(failed.map_or(0, Exit::code));
@@ -207,25 +217,31 @@ impl StartProgress {
                 after: status.plan.ready_timeout,
                 tried: status.last.map(ProbeFailure::Exited),
             };
-            return Progress::Done { code: TIMED_OUT, late: vec![late] };
+            let not_ready = vec![status.plan.name.clone()];
+            return Progress::Done { code: TIMED_OUT, not_ready, late: vec![late] };
         }
         let next = up_at.into_iter().chain(give_up_at).min();
         next.map_or(Progress::Pending, Progress::CheckAt)
     }
 }
 
-/// Nothing of it is used any more; as long as it is open, it can't be closed.
-fn leave_terminal() {
+/// Closes the standard streams, except regular files. The logs no longer write to them.
+fn release_streams() {
     let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return };
-    if std::io::stdin().is_terminal() {
+    if !is_regular_file(std::io::stdin()) {
         let _ = nix::unistd::dup2_stdin(null.as_fd());
     }
-    if std::io::stdout().is_terminal() {
+    if !is_regular_file(std::io::stdout()) {
         let _ = nix::unistd::dup2_stdout(null.as_fd());
     }
-    if std::io::stderr().is_terminal() {
+    if !is_regular_file(std::io::stderr()) {
         let _ = nix::unistd::dup2_stderr(null.as_fd());
     }
+}
+
+fn is_regular_file(stream: impl AsFd) -> bool {
+    let kind = |stat: FileStat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    fstat(stream).is_ok_and(|stat| kind(stat) == SFlag::S_IFREG)
 }
 
 /// Reads the files again at each SIGHUP, as a daemon does.

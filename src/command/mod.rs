@@ -39,7 +39,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Run(run) => run::run(&cli.global, &run)?,
         Verb::Check(check) => check::check(&cli.global, check)?,
         Verb::Ps(ps) => ps::ps(&cli.global, &ps)?,
-        Verb::Stop(named) => ask::stop(&cli.global, &named)?,
+        Verb::Stop(stop) => ask::stop(&cli.global, &stop)?,
         Verb::Restart(restart) => ask::restart(&cli.global, &restart)?,
         Verb::Scale(scale) => ask::scale(&cli.global, &scale)?,
         Verb::Reload(reload) => ask::reload(&cli.global, &reload)?,

@@ -1,5 +1,6 @@
 //! `ganger ps`: what runs here.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use hyper::Method;
@@ -10,34 +11,66 @@ use crate::control::api::{Process, State};
 use crate::notice::escape_controls;
 use crate::plan::OnExit;
 
-const HEADER: [&str; 10] =
+const COLUMNS: usize = 10;
+
+const HEADER: [&str; COLUMNS] =
     ["NAME", "PID", "STATE", "PORT", "UPTIME", "ON EXIT", "RESTARTS", "CPU", "MEMORY", "LAST EXIT"];
 
 pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
     let uri = if ps.names.is_empty() { "/processes".to_owned() } else { path(&ps.names, "") };
     ask(global, async |client| {
         ask_and_show(&client, Method::GET, &uri, Vec::new(), ps.shown, |all: &Vec<Process>| {
-            table(all)
+            table(all, terminal_width())
         })
         .await
     })
 }
 
-fn table(all: &[Process]) -> String {
+/// The columns that are left out first where the terminal is too narrow for all.
+const LEFT_OUT_FIRST: [&str; 7] =
+    ["ON EXIT", "RESTARTS", "MEMORY", "CPU", "LAST EXIT", "UPTIME", "PORT"];
+
+/// The table of these processes. If it is wider than `width`, columns are left out: first those
+/// that say the same of every process and least of all.
+fn table(all: &[Process], width: Option<usize>) -> String {
     let header = HEADER.map(str::to_owned);
-    let shown = |row: [String; 10]| row.map(|cell| escape_controls(&cell).into_owned());
-    let rows: Vec<[String; 10]> =
+    let shown = |row: [String; COLUMNS]| row.map(|cell| escape_controls(&cell).into_owned());
+    let rows: Vec<[String; COLUMNS]> =
         std::iter::once(header).chain(all.iter().map(row).map(shown)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let widths: [usize; 10] = std::array::from_fn(width);
-    let line = |row: &[String; 10]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+    let column_width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: [usize; COLUMNS] = std::array::from_fn(column_width);
+    let is_empty =
+        |column: usize| rows[1..].iter().all(|row| matches!(row[column].as_str(), "-" | "0"));
+    let place = |name: &str| HEADER.iter().position(|header| *header == name);
+    let (empty, other): (Vec<usize>, Vec<usize>) =
+        LEFT_OUT_FIRST.iter().filter_map(|name| place(name)).partition(|column| is_empty(*column));
+    let mut columns: Vec<usize> = (0..COLUMNS).collect();
+    for left_out in empty.into_iter().chain(other) {
+        let total: usize = columns.iter().map(|column| widths[*column] + 2).sum();
+        if width.is_none_or(|width| total <= width + 2) {
+            break;
+        }
+        columns.retain(|column| *column != left_out);
+    }
+    let line = |row: &[String; COLUMNS]| {
+        let cells = columns.iter().map(|column| format!("{:<1$}", row[*column], widths[*column]));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
 }
 
-fn row(process: &Process) -> [String; 10] {
+/// The width of the terminal that the table goes to, if it goes to one.
+fn terminal_width() -> Option<usize> {
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    let (width, _height) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some(width.0.into())
+}
+
+fn row(process: &Process) -> [String; COLUMNS] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let port = process.port.map(|port| match (process.bound, process.state) {
         (false, State::Up) => format!("{port} (unbound)"),
@@ -148,7 +181,13 @@ mod tests {
             ..up.clone()
         };
         let unbound = Process { bound: false, ready: false, uptime: Some(59.9), ..up.clone() };
-        insta::assert_snapshot!(table(&[up, down, unbound]));
+        let all = [up, down, unbound];
+        insta::assert_snapshot!(table(&all, None));
+        insta::assert_snapshot!("a_narrow_table_has_fewer_columns", table(&all, Some(80)));
+        let widest = |text: String| text.lines().map(|line| line.chars().count()).max();
+        for width in 60..130 {
+            assert!(widest(table(&all, Some(width))) <= Some(width), "{width}");
+        }
         assert_eq!([0.0, 61.0, 90_061.0].map(age), ["0s", "1m01s", "1d01h"]);
     }
 }

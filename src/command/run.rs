@@ -3,14 +3,14 @@
 //! It is forked from ganger itself, into the same session and process group, so
 //! that the terminal and the shell treat the two as one job.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -21,7 +21,7 @@ use super::{print_error, read_for_run};
 use crate::cli::{Global, Run};
 use crate::plan::env::{Env, Var};
 use crate::plan::formation::{did_you_mean, nearest};
-use crate::plan::sources::reason;
+use crate::plan::program::exec_error;
 use crate::plan::{self, Options, Plan, identity, shell};
 use crate::supervise::signals::is_ignored;
 
@@ -65,6 +65,8 @@ struct Program {
     argv: Vec<OsString>,
     dir: PathBuf,
     env: Env,
+    /// Whether it is an entry of the Procfile.
+    is_entry: bool,
 }
 
 impl Program {
@@ -78,6 +80,7 @@ impl Program {
                 argv: through_shell(&process.command),
                 dir: process.dir.clone(),
                 env: process.env.clone(),
+                is_entry: true,
             });
         }
         let argv = match command {
@@ -89,49 +92,32 @@ impl Program {
             env.insert("PORT".into(), Var::given(port.to_string()));
         }
         let argv = argv.map_or_else(|| command.to_vec(), through_shell);
-        Ok(Self { argv, dir: plan.root.clone(), env })
+        Ok(Self { argv, dir: plan.root.clone(), env, is_entry: false })
     }
 
-    /// Why it can't be run.
+    /// The reason why it can't be executed.
     fn describe(&self, error: &io::Error, plan: &Plan, command: &[OsString]) -> String {
         let name = self.argv[0].to_string_lossy();
-        let path = name.contains('/').then(|| self.dir.join(&*name));
-        match (error.kind(), path) {
-            (ErrorKind::NotFound, None) if self.argv[0] != command[0] => {
-                format!("can't run `{name}`: not found in PATH")
+        let is_missing = error.kind() == ErrorKind::NotFound && !name.contains('/');
+        if is_missing && self.argv[0] == command[0] && !self.is_entry {
+            if plan.types().contains(&&*name) {
+                return format!(
+                    "no command `{name}`, and the Procfile's entry takes no arguments: \
+                     `ganger run {name}`"
+                );
             }
-            (ErrorKind::NotFound, None) if plan.types().contains(&&*name) => format!(
-                "no command `{name}`, and the Procfile's entry takes no arguments: \
-                 `ganger run {name}`"
-            ),
-            (ErrorKind::NotFound, None) => {
-                let meant = did_you_mean(nearest(&name, plan.types()));
-                format!("no command and no Procfile entry `{name}`{meant}")
+            let meant = did_you_mean(nearest(&name, plan.types()));
+            return format!("no command and no Procfile entry `{name}`{meant}");
+        }
+        let search_path = self.env.get(OsStr::new("PATH")).or(plan.env.get(OsStr::new("PATH")));
+        let search_path = search_path.map(|var| var.value.as_os_str());
+        match error.raw_os_error() {
+            Some(errno) => {
+                exec_error(&self.argv[0], &self.dir, search_path, Errno::from_raw(errno))
             }
-            (ErrorKind::NotFound, Some(path)) if path.exists() => match interpreter(&path) {
-                Some(interpreter) => {
-                    format!("`{name}`: its interpreter `{interpreter}` is missing")
-                }
-                None => format!("`{name}`: its interpreter or loader is missing"),
-            },
-            (ErrorKind::PermissionDenied, Some(path)) if path.is_file() => {
-                format!("`{name}` is not executable (`chmod +x {name}`)")
-            }
-            (ErrorKind::PermissionDenied, Some(path)) if path.is_dir() => {
-                format!("can't run `{name}`: it is a folder")
-            }
-            _ => format!("failed to run `{name}`: {}", reason(error)),
+            None => format!("failed to run `{name}`: {error}"),
         }
     }
-}
-
-/// The program that the first line of a script names.
-fn interpreter(script: &Path) -> Option<String> {
-    let mut line = Vec::new();
-    // The kernel reads no further (execve(2)).
-    BufReader::new(File::open(script).ok()?.take(256)).read_until(b'\n', &mut line).ok()?;
-    let line = String::from_utf8_lossy(line.strip_prefix(b"#!")?).into_owned();
-    line.split_ascii_whitespace().next().map(|word| word.escape_debug().to_string())
 }
 
 /// What a single command is called, as `web.1` is by its name.

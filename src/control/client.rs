@@ -3,15 +3,17 @@
 use std::fmt::Write;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::RETRY_AFTER;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
 
 use super::api::ErrorBody;
 use super::app_root::AppRoot;
@@ -33,6 +35,9 @@ pub enum Error {
     /// It took too long.
     #[error("{0}")]
     TimedOut(String),
+    /// It does not answer at all. Holds which ganger it is, and how to continue it.
+    #[error("{0} does not answer: it may be suspended{1}")]
+    NoAnswer(String, String),
     /// It can't be asked.
     #[error("failed to ask ganger at `{}`: {reason}", path.display())]
     Failed {
@@ -42,6 +47,14 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// If there is no answer after this time, the client checks whether ganger answers at all: an
+/// operation such as `restart --wait` may take much longer.
+const SLOW_ANSWER_AFTER: Duration = Duration::from_secs(2);
+/// A ganger that is not suspended accepts a connection and answers `GET /` within this time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause before another attempt to connect to a socket whose queue is full.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a ganger can be asked.
 #[derive(Debug)]
@@ -94,12 +107,73 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<UnixStream, Error> {
-        UnixStream::connect(&self.path).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                Error::Nobody(format!("at `{}`", self.path.display()))
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            let error = match UnixStream::connect(&self.path).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                    return Err(Error::Nobody(format!("at `{}`", self.path.display())));
+                }
+                // Connections are not accepted, and the queue of the socket is full.
+                ErrorKind::WouldBlock if Instant::now() < deadline => {
+                    sleep(RECONNECT_PAUSE).await;
+                }
+                ErrorKind::WouldBlock => return Err(self.no_answer(None)),
+                _ => return Err(self.failed(&error)),
             }
-            _ => self.failed(&error),
-        })
+        }
+    }
+
+    /// Returns an error if ganger does not answer even the simplest request, and otherwise after a
+    /// while without one. Other errors are found by the request that waits for its answer.
+    async fn check_alive(&self, pid: Option<i32>) -> Result<(), Error> {
+        sleep(SLOW_ANSWER_AFTER).await;
+        let answer = async {
+            let stream = self.connect().await?;
+            let mut sender = self.open(stream, pid).await?;
+            let request = self.request(Method::GET, "/", Vec::new())?;
+            sender.send_request(request).await.map_err(|error| self.failed(&error))
+        };
+        match timeout(ANSWER_TIMEOUT, answer).await {
+            Err(_) => Err(self.no_answer(pid)),
+            Ok(Err(error @ Error::NoAnswer(..))) => Err(error),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn no_answer(&self, pid: Option<i32>) -> Error {
+        match pid {
+            Some(pid) => Error::NoAnswer(
+                format!("ganger (pid {pid})"),
+                format!(" (`kill -CONT {pid}` continues it)"),
+            ),
+            None => Error::NoAnswer(format!("ganger at `{}`", self.path.display()), String::new()),
+        }
+    }
+
+    /// Begins to speak HTTP over a connection.
+    async fn open(
+        &self,
+        stream: UnixStream,
+        pid: Option<i32>,
+    ) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|error| self.broken(pid, &error))?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        uri: &str,
+        body: Vec<u8>,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let request = Request::builder().method(method).uri(uri).header("host", "ganger");
+        request.body(Full::new(Bytes::from(body))).map_err(|error| self.failed(&error))
     }
 
     async fn send_over(
@@ -110,13 +184,17 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Answer<'_>, Error> {
         let pid = peer::pid(&stream);
-        let request = Request::builder().method(method).uri(uri).header("host", "ganger");
-        let request = request.body(Full::new(Bytes::from(body)));
-        let request = request.map_err(|error| self.failed(&error))?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| self.broken(pid, &error))?;
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await;
+        let request = self.request(method, uri, body)?;
+        let mut sender = self.open(stream, pid).await?;
+        let response = sender.send_request(request);
+        tokio::pin!(response);
+        let response = tokio::select! {
+            response = &mut response => response,
+            alive = self.check_alive(pid) => {
+                alive?;
+                response.await
+            }
+        };
         let response = response.map_err(|error| self.broken(pid, &error))?;
         let status = response.status();
         let answer = Answer { client: self, response, pid };

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::plan::formation::{did_you_mean, nearest};
+use crate::plan::formation::{ALL, did_you_mean, nearest};
 use crate::supervise::supervisor::Status;
 
 /// So many different names may be in one request, so many of them patterns, and each so long.
@@ -14,6 +14,9 @@ const MAX_NAME_BYTES: usize = 255;
 
 /// What a pattern takes in memory once it is compiled: more than most do.
 const PATTERN_MEMORY: usize = 32 << 10;
+
+/// The pattern that every name matches.
+const ANY: &str = "*";
 
 /// Why names can't be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -44,7 +47,8 @@ impl Names {
     /// while.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
-        for name in text.split(',').filter(|name| seen.insert(*name)) {
+        let names = text.split(',').map(|name| if name == ALL { ANY } else { name });
+        for name in names.filter(|name| seen.insert(*name)) {
             if name.len() > MAX_NAME_BYTES {
                 return Err(Error::TooLong);
             }
@@ -151,6 +155,7 @@ mod tests {
         assert_eq!(resolve("web.2,worker"), Ok(vec![false, true, true]));
         assert_eq!(resolve("w*"), Ok(vec![true; 3]));
         assert_eq!(resolve("w?b,*.1"), Ok(vec![true; 3]));
+        assert_eq!(resolve("all"), Ok(vec![true; 3]));
         let (name, nearest) = ("wep".to_owned(), Some("web".to_owned()));
         assert_eq!(resolve("web,wep"), Err(Error::Nobody { name, nearest }));
         assert_eq!(resolve("[").unwrap_err(), Error::Pattern("[".to_owned()));

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -119,23 +120,32 @@ async fn restart(
     let changes = app.engine.restart(ids_of(&before, &chosen), mode(query.rolling)).await?;
     drop(before);
     if wait.is_some() {
-        let are_ready = |snapshot: &Snapshot| {
-            for was in &awaited {
-                let name = was.name();
-                let Some(now) = snapshot.find(name) else { return Err(is_not_in_plan(name)) };
-                if !has_restarted(was, now) {
-                    return Ok(false);
-                }
-                ensure_can_become_ready(now)?;
-                if !now.is_ready() {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        };
-        wait_until(&app, wait, are_ready).await?;
+        wait_until_restarted(&app, wait, &awaited).await?;
     }
     names(&changes, room)
+}
+
+/// Waits until all of these have been started since, and are ready.
+async fn wait_until_restarted(
+    app: &App,
+    limit: Option<Duration>,
+    awaited: &[Awaited],
+) -> Result<(), Error> {
+    let are_ready = |snapshot: &Snapshot| {
+        for was in awaited {
+            let name = was.name();
+            let Some(now) = snapshot.find(name) else { return Err(is_not_in_plan(name)) };
+            if !has_restarted(was, now) {
+                return Ok(false);
+            }
+            ensure_can_become_ready(now)?;
+            if !now.is_ready() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    wait_until(app, limit, are_ready).await
 }
 
 /// Whether a process has been restarted since: a rolling restart does not come to it later,
@@ -192,11 +202,31 @@ async fn scale(State(app): State<App>, body: Bytes) -> Result<Response, Error> {
 struct Reload {
     #[serde(default)]
     rolling: bool,
+    /// Answer when all that were started or restarted are ready, or after this time, in seconds.
+    wait: Option<f64>,
 }
 
 async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<Response, Error> {
+    let wait = query.wait.map(seconds).transpose()?;
+    let _stream = if wait.is_some() { Some(app.acquire_stream_slot().await?) } else { None };
     let room = room_for_names(&app).await?;
-    names(&app.planner.reload(mode(query.rolling)).await?, room)
+    let before = if wait.is_some() { Some(app.running().await?) } else { None };
+    let changes = app.planner.reload(mode(query.rolling)).await?;
+    if let Some(before) = before {
+        let now = app.engine.snapshot().await?;
+        let awaited: Vec<Awaited> = changes
+            .started
+            .iter()
+            .chain(&changes.restarted)
+            .filter_map(|name| match before.find(name) {
+                Some(status) => Some(Awaited::new(status)),
+                None => now.find(name).map(Awaited::started),
+            })
+            .collect();
+        drop((before, now));
+        wait_until_restarted(&app, wait, &awaited).await?;
+    }
+    names(&changes, room)
 }
 
 /// The response begins now, and ends when nothing is left of ganger but a process that exits.

@@ -45,6 +45,11 @@ impl Awaited {
         Self { plan: Arc::clone(&status.plan), restarts, ran }
     }
 
+    /// A process that the client has had started.
+    pub(super) fn started(status: &Status) -> Self {
+        Self { ran: false, ..Self::new(status) }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.plan.name
     }

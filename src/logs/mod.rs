@@ -36,7 +36,7 @@ enum Command {
     WatchForText { id: SourceId, text: Box<[u8]> },
     Drain { id: SourceId },
     Print(Notice),
-    ReleaseTerminal,
+    ReleaseOutput,
     Stopping,
     Finish,
 }
@@ -57,8 +57,8 @@ pub enum LogEvent {
     StdoutClosed,
     /// This source has written the text that was watched for.
     TextMatched(SourceId),
-    /// The terminal, if there was one, is no longer used.
-    TerminalReleased,
+    /// Only regular files are still used.
+    OutputReleased,
     /// Everything is written or given up. No event follows.
     Finished,
 }
@@ -130,10 +130,10 @@ impl Logs {
         self.send(Command::Print(notice));
     }
 
-    /// Writes everything so far, and from then on nothing to a terminal any more.
-    /// [`LogEvent::TerminalReleased`] follows.
-    pub fn release_terminal(&self) {
-        self.send(Command::ReleaseTerminal);
+    /// Writes everything so far, and from then on nothing to a terminal, pipe or socket any more.
+    /// [`LogEvent::OutputReleased`] follows.
+    pub fn release_output(&self) {
+        self.send(Command::ReleaseOutput);
     }
 
     /// ganger is stopping: from now on, output is discarded if its reader stays blocked.

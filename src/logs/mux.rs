@@ -83,7 +83,7 @@ enum Task {
         max_bytes: usize,
     },
     Print(Notice),
-    ReleaseTerminal,
+    ReleaseOutput,
     Finish,
 }
 
@@ -178,7 +178,7 @@ impl Mux {
     /// How long the mux may sleep if nothing happens.
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
         let may_release =
-            matches!(self.tasks.front(), Some(Task::ReleaseTerminal)) && self.is_drained();
+            matches!(self.tasks.front(), Some(Task::ReleaseOutput)) && self.is_drained();
         if may_release
             || !self.pending_queries.is_empty()
             || (self.sources.has_ready() && !self.output.is_full())
@@ -201,7 +201,7 @@ impl Mux {
                     self.tasks.push_back(Task::Drain { id, max_bytes: MAX_PIPE_BYTES });
                 }
                 Ok(Command::Print(notice)) => self.tasks.push_back(Task::Print(notice)),
-                Ok(Command::ReleaseTerminal) => self.tasks.push_back(Task::ReleaseTerminal),
+                Ok(Command::ReleaseOutput) => self.tasks.push_back(Task::ReleaseOutput),
                 // Not queued: a task that waits may wait for this.
                 Ok(Command::Stopping) => {
                     self.stopping.get_or_insert_with(Instant::now);
@@ -250,13 +250,13 @@ impl Mux {
                     }
                 }
                 Task::Print(notice) => self.print_message(&notice),
-                Task::ReleaseTerminal => {
+                Task::ReleaseOutput => {
                     if !self.is_drained() {
-                        self.tasks.push_front(Task::ReleaseTerminal);
+                        self.tasks.push_front(Task::ReleaseOutput);
                         return;
                     }
-                    self.release_terminal();
-                    let _ = self.events.send(LogEvent::TerminalReleased);
+                    self.release_output();
+                    let _ = self.events.send(LogEvent::OutputReleased);
                 }
                 // Reads what the pipes contain, even if a process still holds them open.
                 Task::Finish => {
@@ -283,14 +283,15 @@ impl Mux {
         sink.queue().extend_from_slice(&bytes);
     }
 
-    /// Stops using the terminal, so that ganger outlives it.
-    fn release_terminal(&mut self) {
-        if self.output.is_terminal() {
+    /// Stops using the terminal, pipe or socket of the caller, which may wait for its end. A regular
+    /// file stays.
+    fn release_output(&mut self) {
+        if !self.output.is_regular_file() {
             self.sources.disable_prompts();
             let _ = self.poll.registry().deregister(&mut SourceFd(&io::stdout().as_raw_fd()));
         }
         for sink in [&mut self.output].into_iter().chain(&mut self.notices) {
-            if sink.is_terminal() {
+            if !sink.is_regular_file() {
                 let null = File::options().write(true).open("/dev/null");
                 match null.and_then(|null| Sink::new(null.as_fd(), Arc::clone(&self.waker))) {
                     Ok(null) => *sink = null,

@@ -48,6 +48,7 @@ pub(super) struct Sink {
     /// Whether a small write never blocks when poll(2) reports the file as writable.
     writes_inline: bool,
     terminal: bool,
+    regular_file: bool,
     state: SinkState,
     discarded: u64,
 }
@@ -61,6 +62,7 @@ impl Sink {
             pending: Vec::new(),
             writes_inline: matches!(kind, Ok(SFlag::S_IFIFO | SFlag::S_IFREG)),
             terminal: matches!(kind, Ok(SFlag::S_IFCHR)),
+            regular_file: matches!(kind, Ok(SFlag::S_IFREG)),
             state: SinkState::Writable,
             discarded: 0,
         })
@@ -76,9 +78,9 @@ impl Sink {
         self.pending.len() >= MAX_QUEUE_BYTES
     }
 
-    /// Whether it is a terminal.
-    pub(super) fn is_terminal(&self) -> bool {
-        self.terminal
+    /// Whether it is a regular file. Only a regular file has no reader that waits for its end.
+    pub(super) fn is_regular_file(&self) -> bool {
+        self.regular_file
     }
 
     /// Whether output is being written.

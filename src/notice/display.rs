@@ -103,7 +103,9 @@ impl fmt::Display for Words<'_> {
                 let verb = if what.len() == 1 { "is" } else { "are" };
                 write!(f, "{name}: {} {verb} not there after {}", one_line(what), time(*after))
             }
-            Notice::NoFolder { name, reason } => write!(f, "{name}: {}", escape_controls(reason)),
+            Notice::NoFolder { name, reason } | Notice::CannotExecute { name, reason } => {
+                write!(f, "{name}: {}", escape_controls(reason))
+            }
             Notice::DependencyFailed { chain } => write!(f, "{chain}"),
             Notice::Ready { name, port, after } => match port {
                 Some(port) => write!(f, "{name} is ready, http://localhost:{port}"),
@@ -117,9 +119,19 @@ impl fmt::Display for Words<'_> {
                 }
                 tried.as_ref().map_or(Ok(()), |tried| write!(f, ": {tried}"))
             }
+            Notice::DaemonStaysUp { names } => {
+                let verb = if names.len() == 1 { "is" } else { "are" };
+                write!(
+                    f,
+                    "{} {verb} not ready, but the app stays up in the background: `ganger ps` \
+                     shows it, `ganger logs -f` follows its output, `ganger quit` stops it",
+                    names.join(", ")
+                )
+            }
             Notice::WrongPort { name, given, found } => {
                 let found: Vec<String> = found.iter().map(u16::to_string).collect();
-                write!(f, "{name} was given port {given} but listens on {}", found.join(", "))
+                let found = found.join(", ");
+                write!(f, "{name} was given port {given}, but so far listens only on {found}")
             }
             Notice::RollingStopped { names } => {
                 write!(f, "not started again: {}", names.join(", "))

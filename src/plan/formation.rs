@@ -97,7 +97,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 /// The process type that `release` commands run under; never part of a formation.
 pub const RELEASE: &str = "release";
 
-pub(super) const ALL: &str = "all";
+/// The name that means all process types.
+pub const ALL: &str = "all";
 
 impl FromStr for Formation {
     type Err = Error;

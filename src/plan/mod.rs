@@ -13,6 +13,7 @@ mod policy;
 pub mod port;
 mod process;
 pub mod procfile;
+pub mod program;
 pub mod ready;
 pub mod scale;
 pub mod shell;
@@ -97,6 +98,10 @@ pub enum Error {
     #[error("`{name}` is to listen, and `--no-port` leaves it no port to listen on")]
     NothingToListenOn { name: String },
 }
+
+/// Variables that have a language runtime write each line at once, although its output is a pipe.
+/// Each is set unless the user sets it.
+const UNBUFFERED: [(&str, &str); 1] = [("PYTHONUNBUFFERED", "1")];
 
 impl Plan {
     /// Resolves everything, the flags over `ganger.toml` over the defaults.
@@ -238,6 +243,12 @@ impl Plan {
         let dir = from_file.and_then(|process| process.dir.as_ref());
         let dir = dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir));
         env.extend(identity(&name, &dir, options.compat_env));
+        for (key, value) in UNBUFFERED {
+            let key = OsString::from(key);
+            if !env.contains_key(&key) && !self.env.contains_key(&key) {
+                env.insert(key, Var::given(value.to_owned()));
+            }
+        }
         if let Some(port) = port {
             env.insert("PORT".into(), Var::given(port.to_string()));
         }

@@ -1,6 +1,7 @@
 //! The event loop: passes events to the supervisor, and carries out its actions.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,9 +33,10 @@ use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
 use crate::logs::{self, Logs};
 use crate::notice::{Notice, PortConflict, ProbeFailure, ProcessSummary, StateSummary};
+use crate::plan::program::exec_error;
 use crate::plan::ready::Ready;
 use crate::plan::sources::folder_error;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, shell};
 
 /// Pipes of this size are worth their memory, for as many as an unprivileged
 /// user may have without harming others' (pipe(7), `pipe-user-pages-soft`).
@@ -166,7 +168,7 @@ impl Engine {
                     logs::LogEvent::Finished => break,
                     logs::LogEvent::StdoutClosed
                     | logs::LogEvent::TextMatched(_)
-                    | logs::LogEvent::TerminalReleased => {}
+                    | logs::LogEvent::OutputReleased => {}
                 },
                 asked = self.signals.next() => match asked {
                     // The reader of the output is slow, and the user interrupted again.
@@ -209,7 +211,7 @@ impl Engine {
                 logs::LogEvent::StdoutClosed if self.survives_closed_stdout => {}
                 logs::LogEvent::StdoutClosed => self.handle_event(Event::StdoutClosed),
                 logs::LogEvent::TextMatched(id) => self.on_matched(ChildId(id).into()),
-                logs::LogEvent::TerminalReleased => {
+                logs::LogEvent::OutputReleased => {
                     if let Some(reply) = self.release_reply.take() {
                         let _ = reply.send(());
                     }
@@ -395,13 +397,7 @@ impl Engine {
                 self.cancel_probe(id.into());
                 self.unread_pipes.remove(&id.into());
                 let errno = Errno::from_raw(errno);
-                if step == SpawnStep::Dir
-                    && let Some(status) = self.supervisor.find(id.into())
-                {
-                    let reason = folder_error(&status.plan.dir, errno);
-                    self.logs
-                        .print_message(Notice::NoFolder { name: status.plan.name.clone(), reason });
-                }
+                self.explain_start_failure(id.into(), step, errno);
                 let exit = Exit::NotStarted { step, errno };
                 Some(Event::Exited(id.into(), exit, Vec::new()))
             }
@@ -464,6 +460,28 @@ impl Engine {
             | Report::Progress { .. }
             | Report::Pong(_) => {}
         }
+    }
+
+    /// Prints why a process could not be started, if its folder or program is the reason.
+    fn explain_start_failure(&mut self, id: ProcessId, step: SpawnStep, errno: Errno) {
+        let Some(process) = self.supervisor.find(id).map(|status| status.plan) else { return };
+        let name = process.name.clone();
+        let notice = match step {
+            SpawnStep::Fork => return,
+            SpawnStep::Dir => Notice::NoFolder { name, reason: folder_error(&process.dir, errno) },
+            SpawnStep::Exec if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {
+                return;
+            }
+            SpawnStep::Exec => {
+                let argv = shell::argv(&self.plan.shell, &process.command);
+                let key = OsStr::new("PATH");
+                let search_path = process.env.get(key).or_else(|| process.shared.get(key));
+                let search_path = search_path.map(|var| var.value.as_os_str());
+                let reason = exec_error(&argv[0], &process.dir, search_path, errno);
+                Notice::CannotExecute { name, reason }
+            }
+        };
+        self.logs.print_message(notice);
     }
 
     /// Watches the files that the plan names.
@@ -623,9 +641,9 @@ impl Engine {
                 trace::request("signal", &changes);
                 let _ = reply.send(changes);
             }
-            Command::ReleaseTerminal(reply) => {
+            Command::ReleaseOutput(reply) => {
                 self.release_reply = Some(reply);
-                self.logs.release_terminal();
+                self.logs.release_output();
             }
             Command::Print(notice) => self.logs.print_message(notice),
             Command::Quit => self.handle_event(Event::Quit),

@@ -25,7 +25,7 @@ pub(super) enum Command {
     Restart(Vec<ProcessId>, RestartMode, oneshot::Sender<Changes>),
     Stop(Vec<ProcessId>, oneshot::Sender<Changes>),
     Signal(Vec<ProcessId>, Signal, oneshot::Sender<Changes>),
-    ReleaseTerminal(oneshot::Sender<()>),
+    ReleaseOutput(oneshot::Sender<()>),
     Print(Notice),
     Quit,
 }
@@ -197,9 +197,10 @@ impl Handle {
         self.request(|reply| Command::Signal(ids, signal, reply)).await
     }
 
-    /// Releases the terminal, once everything printed so far is written to it.
-    pub async fn release_terminal(&self) -> Result<(), Stopping> {
-        self.request(Command::ReleaseTerminal).await
+    /// Releases every terminal, pipe and socket that output goes to, once everything printed so
+    /// far is written.
+    pub async fn release_output(&self) -> Result<(), Stopping> {
+        self.request(Command::ReleaseOutput).await
     }
 
     /// Prints a message.

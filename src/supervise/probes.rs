@@ -60,9 +60,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a service may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a process may listen on other ports before a message says so: some listen for a
-/// debugger while they prepare.
-const WRONG_PORT_AFTER: Duration = Duration::from_secs(2);
+/// A process that listens only on other ports is reported after this time, or after three quarters
+/// of its ready timeout if that is shorter: a debugger's port is often bound long before its own.
+const WRONG_PORT_AFTER: Duration = Duration::from_secs(10);
 /// The pause before a probe command is run again.
 const COMMAND_PAUSE: Duration = Duration::from_millis(500);
 
@@ -92,11 +92,11 @@ impl Probes {
         let sender = self.sender.clone();
         match (&process.ready, process.port) {
             (Ready::Port, Some(port)) => {
-                let probe = PortProbe::new(id, pid, port, sender);
+                let probe = PortProbe::new(id, pid, port, process, sender);
                 self.start(id, await_port(probe));
             }
             (Ready::Http(path), Some(port)) => {
-                let probe = PortProbe::new(id, pid, port, sender);
+                let probe = PortProbe::new(id, pid, port, process, sender);
                 self.start(id, await_response(probe, path.clone(), attempt_timeout(process)));
             }
             (Ready::Command(_), _) => {
@@ -225,20 +225,28 @@ struct PortProbe {
     pid: i32,
     port: u16,
     sender: UnboundedSender<ProbeResult>,
-    since: Instant,
+    /// When it is reported that it listens only on other ports.
+    report_other_ports_at: Instant,
     other_ports: Vec<u16>,
     owner: Option<String>,
 }
 
 impl PortProbe {
-    fn new(id: ProcessId, pid: i32, port: u16, sender: UnboundedSender<ProbeResult>) -> Self {
-        let since = Instant::now();
-        Self { id, pid, port, sender, since, other_ports: Vec::new(), owner: None }
+    fn new(
+        id: ProcessId,
+        pid: i32,
+        port: u16,
+        process: &Process,
+        sender: UnboundedSender<ProbeResult>,
+    ) -> Self {
+        let report_other_ports_at =
+            Instant::now() + WRONG_PORT_AFTER.min(process.ready_timeout * 3 / 4);
+        Self { id, pid, port, sender, report_other_ports_at, other_ports: Vec::new(), owner: None }
     }
 
     /// Whether it listens on its port.
     async fn listens(&mut self) -> bool {
-        let all_ports = self.since.elapsed() > WRONG_PORT_AFTER;
+        let all_ports = self.report_other_ports_at <= Instant::now();
         let (pid, port) = (self.pid, self.port);
         let Ok(state) = spawn_blocking(move || inspect_port(pid, port, all_ports)).await else {
             return false;

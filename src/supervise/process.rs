@@ -420,17 +420,16 @@ impl Process {
             State::Starting { port } => {
                 self.state = State::Up { since: cx.now, pid, port: *port };
                 self.probe_readiness(cx);
+                let (name, port) = (self.name().to_owned(), self.plan.port);
+                cx.notify(Notice::Started { name, pid, port, listened: self.plan.listen });
             }
+            // It is being stopped already, so only its end is worth a message.
             State::Stopping { rest, .. } | State::Killed { rest, .. } | State::Stuck { rest } => {
                 rest.pid = Some(pid);
                 self.readiness.set_last_failure(None);
             }
-            State::Down | State::Backoff { .. } | State::Waiting { .. } | State::Up { .. } => {
-                return;
-            }
+            State::Down | State::Backoff { .. } | State::Waiting { .. } | State::Up { .. } => {}
         }
-        let (name, port) = (self.name().to_owned(), self.plan.port);
-        cx.notify(Notice::Started { name, pid, port, listened: self.plan.listen });
     }
 
     pub(super) fn on_ready(&mut self, cx: &mut Context<'_>) {

@@ -23,10 +23,11 @@ pub enum SignalRequest {
     Keeper,
 }
 
-/// Signals that whoever started ganger may have chosen to ignore: nohup(1) does,
-/// and a shell for what it runs in the background.
-const MAY_BE_IGNORED: [Signal; 4] =
-    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP];
+/// Signals that stay ignored if they were ignored when ganger was started: nohup(1) ignores HUP,
+/// and a program without job control TSTP. INT and QUIT are not among them: a shell without job
+/// control ignores them for every command that it starts with `&`, where `kill -INT` is still
+/// meant to stop ganger.
+const MAY_STAY_IGNORED: [Signal; 2] = [Signal::SIGHUP, Signal::SIGTSTP];
 
 const REQUESTS: [(Signal, SignalRequest); 10] = [
     (Signal::SIGINT, SignalRequest::Stop(Signal::SIGINT)),
@@ -46,15 +47,15 @@ const REQUESTS: [(Signal, SignalRequest); 10] = [
 pub struct Signals(UnboundedReceiver<SignalRequest>);
 
 impl Signals {
-    /// Takes over all signals but those that were ignored from the start, and HUP
-    /// where it means something `else_hup`; needs a tokio runtime.
+    /// Handles all signals, except those that stay ignored, and HUP if something else handles it
+    /// (`else_hup`). Needs a tokio runtime.
     pub fn listen(else_hup: bool) -> io::Result<Self> {
         let (send, requests) = unbounded_channel();
         for (number, request) in REQUESTS {
             if else_hup && number == Signal::SIGHUP {
                 continue;
             }
-            if MAY_BE_IGNORED.contains(&number) && is_ignored(number) {
+            if MAY_STAY_IGNORED.contains(&number) && is_ignored(number) {
                 continue;
             }
             let mut stream = signal(SignalKind::from_raw(number as i32))?;
@@ -86,7 +87,7 @@ pub fn reset_inherited() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
-/// Whether whoever started ganger chose to ignore this signal.
+/// Whether this signal was ignored when ganger was started.
 pub(crate) fn is_ignored(number: Signal) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     #[expect(unsafe_code, reason = "nix asks for a new action, too")]

@@ -215,7 +215,7 @@ fn restart_on_failure_does_not_restart_after_success() {
         Scenario::procfile(procfile).file("ganger.toml", config).args("start").start();
     running.wait_for("a.1 exited (0)\n").signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
-    assert_eq!(finished.stderr().matches("a.1 exited (3), starting it again in 0.1s\n").count(), 2);
+    assert_eq!(finished.stderr().matches("a.1 exited (3), restarting in 0.1s\n").count(), 2);
 }
 
 #[test]

@@ -251,7 +251,7 @@ fn rolling_restart_of_a_broken_release_reaches_one_instance_only() {
     std::fs::write(running.folder().join("broken"), "").unwrap();
     let failed = client_output("ganger: web.1 exited (3), and stays down\n", 4);
     assert_eq!(running.run_client("restart --rolling --wait web"), failed);
-    running.wait_for("not started again: web.2, web.3\n");
+    running.wait_for("not restarted: web.2, web.3\n");
     assert_eq!(running.states(), ["web.1 down", "web.2 up", "web.3 up"]);
     running.run_client("quit");
     running.finish().code(3);

@@ -106,7 +106,7 @@ fn daemon_start_fails_when_the_app_exits_at_once() {
     // What else was up is stopped, and the report says why.
     let mut running = start("a: echo broken; exit 7\nb: exec sleep 1000\n", "").start();
     assert_eq!(running.wait().code(), Some(7));
-    let report = "a.1 failed first: it exited (7)\nganger | its last words:\nganger |   broken\n\
+    let report = "a.1 failed first: it exited (7)\nganger | its last lines:\nganger |   broken\n\
                   ganger | stopped because of it: b.1\n";
     assert!(log(&running).contains(report), "{}", log(&running));
 }

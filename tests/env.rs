@@ -201,7 +201,7 @@ fn real_environment_wins_unless_overridden() {
     let finished = app().args("start").run().code(0);
     assert_eq!(finished.lines_of("a.1"), ["real real"]);
     let notice = "ganger | `A`: the environment wins over the `.env` file \
-                  (`--env-override` turns that round)\n";
+                  (`--env-override` reverses this)\n";
     assert!(finished.stderr().starts_with(notice), "{}", finished.stderr());
     let finished = app().args("start --env-override").run().code(0);
     assert_eq!(finished.lines_of("a.1"), ["file file"]);

@@ -97,8 +97,7 @@ fn descendants_are_named_without_their_control_characters() {
         running.wait_for("astray").wait_until("the daemon", is_there);
         running.signal(Signal::SIGTERM);
         let finished = running.finish().code(0);
-        let expected =
-            format!("ganger | no process of yours owns {shown} (pid N): stopping what is left\n");
+        let expected = format!("ganger | stopping orphaned processes: {shown} (pid N)\n");
         assert!(finished.stderr().contains(&expected), "{}", finished.stderr());
     }
 }
@@ -157,11 +156,11 @@ fn watched_file_is_named_without_its_control_characters() {
         // It may not be watched yet.
         std::fs::write(running.folder().join("seen").join(LINE), "").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(300));
-        running.output().contains("changed, starting a.1 again")
+        running.output().contains("changed, restarting a.1")
     });
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
-    let expected = format!("ganger | `seen/{LINE_SHOWN}` has changed, starting a.1 again\n");
+    let expected = format!("ganger | `seen/{LINE_SHOWN}` has changed, restarting a.1\n");
     assert!(finished.stderr().contains(&expected), "{}", finished.stderr());
 }
 
@@ -182,6 +181,6 @@ fn report_escapes_control_characters_of_the_output() {
     let procfile =
         "a: printf 'x\\033]0;pwned\\007\\033[2Jy\\r\\a\\n'; exit 3\nb: exec sleep 1000\n";
     let finished = Scenario::procfile(procfile).args("start").run().code(3);
-    assert!(finished.stderr().contains("its last words:\nganger |   x"), "{}", finished.stderr());
+    assert!(finished.stderr().contains("its last lines:\nganger |   x"), "{}", finished.stderr());
     assert!(!finished.stderr().contains(['\x1b', '\x07', '\r']), "{}", finished.stderr());
 }

@@ -158,5 +158,5 @@ fn crash_followed_by_success_does_not_count() {
     let mut running = Scenario::procfile(procfile).args("start -r a").start();
     running.wait_for("stable").signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
-    assert_eq!(finished.stderr().matches("a.1 exited (1), starting it again in 0").count(), 2);
+    assert_eq!(finished.stderr().matches("a.1 exited (1), restarting in 0").count(), 2);
 }

@@ -125,7 +125,7 @@ fn closed_stdout_stops_everything() {
         .arg("{ $GANGER start; echo $? >code; } | head -1; cat code")
         .run();
     assert_eq!(finished.stdout().lines().skip(1).collect::<Vec<_>>(), ["0"]);
-    let expected = "ganger | nobody reads the output any more: stopping all\n";
+    let expected = "ganger | nothing reads the output any more: stopping all\n";
     assert!(finished.stderr().contains(expected), "{}", finished.stderr());
 }
 
@@ -160,7 +160,7 @@ fn blocked_reader_does_not_delay_the_stop() {
     running.signal(Signal::SIGINT);
     let finished = running.finish().code(0);
     assert!(
-        finished.stderr().contains("bytes of output discarded: nobody read them\n"),
+        finished.stderr().contains("bytes of output discarded: nothing read them\n"),
         "{}",
         finished.stderr()
     );

@@ -87,7 +87,7 @@ fn process_that_became_root_is_reported_as_left() {
     let mut running = scenario.args("./ganger start -t 0.2").start();
     running.wait_for("root\n").signal(Signal::SIGTERM);
     let stderr = running.finish().code(137).stderr();
-    let expected = "ganger | a.1 doesn't go, not even at SIGKILL: leaving it\n\
+    let expected = "ganger | a.1 is still running after SIGKILL: leaving it\n\
                     ganger | could not kill hostile (pid N): still running\n";
     assert!(stderr.ends_with(expected), "{stderr}");
     let [left] = tagged(&tag)[..] else { panic!("not one is left") };

@@ -10,7 +10,7 @@ fn report_names_first_failure_with_its_last_lines_and_the_stopped_processes() {
     let lines = format!("ganger |   {}\n", lines.join("\nganger |   "));
     let expected = format!(
         "ganger | job.1 failed first: it exited (3)\n\
-         ganger | its last words:\n{lines}ganger | stopped because of it: web.1\n"
+         ganger | its last lines:\n{lines}ganger | stopped because of it: web.1\n"
     );
     assert!(stderr.ends_with(&expected), "{stderr}");
 }
@@ -28,7 +28,7 @@ fn report_names_the_signal_and_is_left_out_after_success() {
 #[test]
 fn report_shows_last_lines_of_a_hidden_process() {
     let start = |args: &str| Scenario::procfile("job: echo why; exit 3\n").args(args).run().code(3);
-    let expected = "ganger | job.1 failed first: it exited (3)\nganger | its last words:\n\
+    let expected = "ganger | job.1 failed first: it exited (3)\nganger | its last lines:\n\
                     ganger |   why\n";
     assert!(start("start -q job").stderr().ends_with(expected));
     // What has just been seen need not be said again.
@@ -75,11 +75,11 @@ fn out_of_memory_kill_is_named() {
     let script = format!("echo $$ > {}/cgroup.procs; exec $GANGER start", group.0.display());
     let finished =
         Scenario::of("sh").file("Procfile", procfile).args("-c").arg(script).run().code(137);
-    let said = "ganger | a.1: the system has run out of memory, and killed something\n\
+    let said = "ganger | a.1: the system ran out of memory and killed a process\n\
                 ganger | a.1 was killed by SIGKILL, stopping all\n";
     assert!(finished.stderr().contains(said), "{}", finished.stderr());
     let expected = "ganger | a.1 failed first: it was killed by SIGKILL\n\
-                    ganger | the system ran out of memory meanwhile, and killed something\n";
+                    ganger | the system ran out of memory and killed a process\n";
     assert!(finished.stderr().contains(expected), "{}", finished.stderr());
 }
 
@@ -94,4 +94,26 @@ fn files_of_other_runners_are_noticed() {
                     ganger | `.overmind.env` is not read: its `OVERMIND_PORT` is `port` in `ganger.toml` here, \
                     its `SECRET` is a line of `.env` here\n";
     assert!(stderr.starts_with(expected) && !stderr.contains("s3cret"), "{stderr}");
+}
+
+#[test]
+fn verbose_start_shows_what_happens_to_each_process_and_no_value() {
+    let finished = Scenario::procfile("a: echo $SECRET; exit 3\n")
+        .file(".env", "SECRET=hunter2\n")
+        .args("start --verbose -q a -N")
+        .run()
+        .code(3);
+    let all = finished.stderr();
+    let position = |text: &str| all.find(text).unwrap_or_else(|| panic!("no {text:?} in {all}"));
+    let positions = [
+        r#"spawning process="a.1" life=1 command="echo $SECRET; exit 3""#,
+        r#"spawned process="a.1" life=1 pid="#,
+        r#"ended process="a.1" life=1 exit=exited (3) left=0"#,
+        "killing what is left",
+        "swept left=0",
+    ]
+    .map(position);
+    assert!(positions.is_sorted(), "{all}");
+    let before_report = all.split("its last lines").next().unwrap_or_default();
+    assert!(!before_report.contains("hunter2"), "{all}");
 }

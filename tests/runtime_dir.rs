@@ -152,7 +152,7 @@ fn two_unusable_runtime_folders_are_both_explained() {
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
     let expected = format!(
-        "ganger | no `ganger ps`, `scale` and the like for this one: {reason}; no home of user {} \
+        "ganger | no control socket, so `ganger ps`, `scale` and others can't reach this ganger: {reason}; no home of user {} \
          is known (name a socket with `-s`)\n",
         user.id
     );
@@ -185,7 +185,7 @@ fn next_start_sweeps_both_runtime_folders() {
             attack(&user, "folder");
         }
         let finished = user.scenario("b: true\n").args("./ganger start").run().code(0);
-        let expected = "killed what an earlier ganger left when it was killed: hostile (pid N)";
+        let expected = "killed processes that an earlier ganger left behind: hostile (pid N)";
         assert!(finished.stderr().contains(expected), "{}", finished.stderr());
         assert_eq!(tagged(&tag), []);
     }
@@ -510,7 +510,7 @@ fn app_behind_a_release_link_is_found_after_a_switch() {
     }
     // And what is watched lies there, too.
     fs::write(app.root.join("releases/2/seen"), "").unwrap();
-    app.running.wait_for("`seen` has changed, starting a.1 again");
+    app.running.wait_for("`seen` has changed, restarting a.1");
     app.switch("1");
     assert_eq!(app.ask("current", "reload"), ClientOutput("restarting a.1\n".into(), 0));
     assert_eq!(app.ask("releases/2", "ps").1, 3);

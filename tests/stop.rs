@@ -101,7 +101,7 @@ fn orphans_are_named_and_stopped() {
     running.wait_for("astray").wait_until("the daemon", |_| tagged_as("leaf", &tag).len() == 1);
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
-    let expected = "ganger | no process of yours owns hostile (pid N): stopping what is left\n";
+    let expected = "ganger | stopping orphaned processes: hostile (pid N)\n";
     assert!(finished.stderr().contains(expected), "{}", finished.stderr());
     assert!(tagged(&tag).is_empty());
 }

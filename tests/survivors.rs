@@ -61,7 +61,7 @@ fn no_descendant_survives_a_frozen_keeper() {
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(1);
     assert!(
-        finished.stderr().contains("the keeper doesn't answer: killing all\n"),
+        finished.stderr().contains("the keeper does not respond: killing all\n"),
         "{}",
         finished.stderr()
     );
@@ -121,8 +121,7 @@ fn next_start_kills_what_a_killed_ganger_and_keeper_left() {
     };
     let finished = next().run().code(0);
     assert_eq!(tagged(&tag), []);
-    let notice =
-        "ganger | killed what an earlier ganger left when it was killed: hostile (pid N), ";
+    let notice = "ganger | killed processes that an earlier ganger left behind: hostile (pid N), ";
     assert!(finished.stderr().starts_with(notice), "{}", finished.stderr());
     // And that was all there was to find.
     assert!(next().run().code(0).stderr().starts_with("ganger | a.1 started"));

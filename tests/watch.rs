@@ -55,10 +55,10 @@ fn burst_of_changes_causes_one_restart() {
     running.wait_until("a restart", |running| starts(running) == 2);
     // What came after it would be another.
     fs::write(running.folder().join("config.yml"), "a: b\n").unwrap();
-    running.wait_for("`config.yml` has changed, starting app.1 again\n");
+    running.wait_for("`config.yml` has changed, restarting app.1\n");
     running.wait_until("another", |running| starts(running) == 3);
     let stderr = end(running);
-    assert_eq!(stderr.matches(" has changed, starting app.1 again\n").count(), 2, "{stderr}");
+    assert_eq!(stderr.matches(" has changed, restarting app.1\n").count(), 2, "{stderr}");
     assert!(!stderr.contains("other.1 stopped\nganger  | other.1 started"), "{stderr}");
 }
 
@@ -70,7 +70,7 @@ fn ignored_and_unmatched_files_cause_no_restart() {
         write(file);
     }
     write("src/deep/er/b.rb");
-    running.wait_for("`src/deep/er/b.rb` has changed, starting app.1 again\n");
+    running.wait_for("`src/deep/er/b.rb` has changed, restarting app.1\n");
     running.wait_until("a restart", |running| starts(running) == 2);
     let stderr = end(running);
     assert_eq!(stderr.matches(" has changed").count(), 1, "{stderr}");
@@ -93,7 +93,7 @@ fn recreated_or_renamed_folder_is_watched_again() {
     running.wait_until("its new name is seen", |running| starts(running) == 6);
     wait_until_it_watches(&mut running, 4);
     fs::write(src.join("renamed/er/b.rb"), "1").unwrap();
-    running.wait_for("`src/renamed/er/b.rb` has changed, starting app.1 again\n");
+    running.wait_for("`src/renamed/er/b.rb` has changed, restarting app.1\n");
     end(running);
 }
 
@@ -115,7 +115,7 @@ fn ignore_rules_above_the_app_apply() {
     for file in ["a.log", "skipped/b", "c"] {
         fs::write(app.join(file), "").unwrap();
     }
-    running.wait_for("`c` has changed, starting app.1 again\n");
+    running.wait_for("`c` has changed, restarting app.1\n");
     assert_eq!(watched(&running), 1);
     assert_eq!(running.count_in_output(" has changed"), 1);
     running.signal(Signal::SIGTERM);
@@ -177,7 +177,7 @@ fn overflow_of_the_watch_queue_counts_as_a_change() {
     running.wait_until("a restart", |running| starts(running) == 2);
     wait_until_it_watches(&mut running, 5);
     fs::write(src.join("late/a.rb"), "").unwrap();
-    running.wait_for("`src/late/a.rb` has changed, starting app.1 again\n");
+    running.wait_for("`src/late/a.rb` has changed, restarting app.1\n");
     end(running);
 }
 
@@ -199,7 +199,7 @@ fn unreadable_folder_does_not_hide_others() {
     wait_until_it_watches(&mut running, 3);
     for file in ["a/a.rb", "z/z.rb"] {
         fs::write(running.folder().join(file), "1").unwrap();
-        running.wait_for(&format!("`{file}` has changed, starting app.1 again\n"));
+        running.wait_for(&format!("`{file}` has changed, restarting app.1\n"));
     }
     end(running);
 }
@@ -215,11 +215,11 @@ fn changed_ignore_rules_apply() {
     // The root, src, deep, generated and more.
     wait_until_it_watches(&mut running, 5);
     fs::write(src.join("generated/more/c.rb"), "1").unwrap();
-    running.wait_for("`src/generated/more/c.rb` has changed, starting app.1 again\n");
+    running.wait_for("`src/generated/more/c.rb` has changed, restarting app.1\n");
     let before = running.count_in_output(" has changed");
     fs::write(src.join("deep/er/b.rb"), "1").unwrap();
     fs::write(running.folder().join("config.yml"), "1").unwrap();
-    running.wait_for("`config.yml` has changed, starting app.1 again\n");
+    running.wait_for("`config.yml` has changed, restarting app.1\n");
     assert_eq!(running.count_in_output(" has changed"), before + 1);
     end(running);
 }
@@ -230,7 +230,7 @@ fn new_folders_are_watched_and_stopped_processes_stay_down() {
     let folder = running.folder().join("src/new/folder");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("n.rb"), "").unwrap();
-    running.wait_for("`src/new/folder/n.rb` has changed, starting app.1 again\n");
+    running.wait_for("`src/new/folder/n.rb` has changed, restarting app.1\n");
     running.wait_until("a restart", |running| starts(running) == 2);
     assert_eq!(running.run_client("stop app").1, 0);
     running.wait_for("app.1 stopped\n");
@@ -241,7 +241,7 @@ fn new_folders_are_watched_and_stopped_processes_stay_down() {
     assert_eq!(running.run_client("reload").0, "adjusting app.1 other.1\n");
     running.wait_until("it watches", |running| {
         fs::write(running.folder().join("b.py"), "").unwrap();
-        running.count_in_output("`b.py` has changed, starting other.1 again\n") > 0
+        running.count_in_output("`b.py` has changed, restarting other.1\n") > 0
     });
     assert_eq!(starts(&running), 2);
     end(running);

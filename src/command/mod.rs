@@ -31,7 +31,8 @@ pub const USAGE: u8 = 2;
 /// Does what the command line says, and returns ganger's exit code.
 pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     if cli.global.verbose {
-        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        let subscriber =
+            tracing_subscriber::fmt().with_target(false).with_max_level(tracing::Level::DEBUG);
         subscriber.with_writer(std::io::stderr).without_time().init();
     }
     let code = match cli.verb {

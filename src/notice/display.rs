@@ -33,7 +33,7 @@ impl fmt::Display for Words<'_> {
                     write!(f, "{keys}: the `.env` file wins over the environment, as you asked")
                 } else {
                     write!(f, "{keys}: the environment wins over the `.env` file")?;
-                    f.write_str(" (`--env-override` turns that round)")
+                    f.write_str(" (`--env-override` reverses this)")
                 }
             }
             Notice::Advice(advice) => f.write_str(&escape_controls(&advice.to_string())),
@@ -54,21 +54,21 @@ impl fmt::Display for Words<'_> {
             Notice::PortsMoved { conflict, base } => write!(f, "{conflict}: ports begin at {base}"),
             Notice::FileChanged { file, names } => {
                 let file = escape_controls(file);
-                write!(f, "`{file}` has changed, starting {} again", names.join(", "))
+                write!(f, "`{file}` has changed, restarting {}", names.join(", "))
             }
             Notice::WatchFailed { reason } => {
                 write!(f, "not all files can be watched: {}", escape_controls(reason))
             }
             Notice::OutOfMemory { name } => {
-                write!(f, "{name}: the system has run out of memory, and killed something")
+                write!(f, "{name}: the system ran out of memory and killed a process")
             }
             Notice::Report { name, exit, no_memory, lines, others } => {
                 write!(f, "{name} failed first: it {exit}")?;
                 if *no_memory {
-                    f.write_str("\nthe system ran out of memory meanwhile, and killed something")?;
+                    f.write_str("\nthe system ran out of memory and killed a process")?;
                 }
                 if !lines.is_empty() {
-                    write!(f, "\nits last words:\n  {}", lines.join("\n  "))?;
+                    write!(f, "\nits last lines:\n  {}", lines.join("\n  "))?;
                 }
                 if !others.is_empty() {
                     write!(f, "\nstopped because of it: {}", others.join(", "))?;
@@ -76,11 +76,7 @@ impl fmt::Display for Words<'_> {
                 Ok(())
             }
             Notice::StaleSessions { members: left } => {
-                write!(
-                    f,
-                    "killed what an earlier ganger left when it was killed: {}",
-                    members(left)
-                )
+                write!(f, "killed processes that an earlier ganger left behind: {}", members(left))
             }
             Notice::Started { name, pid, port, listened } => {
                 write!(f, "{name} started, pid {pid}")?;
@@ -134,14 +130,14 @@ impl fmt::Display for Words<'_> {
                 write!(f, "{name} was given port {given}, but so far listens only on {found}")
             }
             Notice::RollingStopped { names } => {
-                write!(f, "not started again: {}", names.join(", "))
+                write!(f, "not restarted: {}", names.join(", "))
             }
             Notice::Exited { name, exit, left, next } => {
                 write!(f, "{name} {exit}")?;
                 leaving(f, left)?;
                 match next {
                     Next::StopAll => f.write_str(", stopping all"),
-                    Next::Restart(pause) => write!(f, ", starting it again in {}", time(*pause)),
+                    Next::Restart(pause) => write!(f, ", restarting in {}", time(*pause)),
                     Next::StayDown => Ok(()),
                     Next::GiveUp(crashes) => {
                         let crashes = match crashes {
@@ -167,7 +163,7 @@ impl fmt::Display for Words<'_> {
                 write!(f, "waiting for {}", joined(processes, ", "))?;
                 match kill_in {
                     Some(time_left) => write!(f, ": SIGKILL in {}", time(*time_left)),
-                    None => f.write_str(" to be gone"),
+                    None => f.write_str(" to exit"),
                 }
             }
             Notice::Killing { name, signal, grace } => match grace {
@@ -177,10 +173,10 @@ impl fmt::Display for Words<'_> {
                 None => write!(f, "{name}: SIGKILL"),
             },
             Notice::Unkillable { name } => {
-                write!(f, "{name} doesn't go, not even at SIGKILL: leaving it")
+                write!(f, "{name} is still running after SIGKILL: leaving it")
             }
             Notice::StoppingOrphans { left } => {
-                write!(f, "no process of yours owns {}: stopping what is left", members(left))
+                write!(f, "stopping orphaned processes: {}", members(left))
             }
             Notice::KillingOrphans { left } => write!(f, "{}: SIGKILL", members(left)),
             Notice::KillFailed { left } => {
@@ -189,8 +185,8 @@ impl fmt::Display for Words<'_> {
             Notice::KeeperLost { lost } => {
                 f.write_str(match lost {
                     KeeperError::Died => "the keeper has died",
-                    KeeperError::Unresponsive => "the keeper doesn't answer",
-                    KeeperError::Protocol => "the keeper talks nonsense",
+                    KeeperError::Unresponsive => "the keeper does not respond",
+                    KeeperError::Protocol => "the keeper sent an invalid message",
                 })?;
                 f.write_str(": killing all")
             }
@@ -199,7 +195,10 @@ impl fmt::Display for Words<'_> {
             }
             Notice::NoControlSocket { reason } => {
                 let reason = escape_controls(reason);
-                write!(f, "no `ganger ps`, `scale` and the like for this one: {reason}")
+                write!(
+                    f,
+                    "no control socket, so `ganger ps`, `scale` and others can't reach this ganger: {reason}"
+                )
             }
             Notice::Reloaded { outcome: Ok(changes) } => {
                 write!(f, "reloading: {}", describe_changes(changes))
@@ -338,7 +337,7 @@ impl fmt::Display for Cause {
             Self::Signal(signal) => write!(f, "{signal}: stopping all"),
             Self::QuitRequest => f.write_str("asked to quit: stopping all"),
             Self::Exit => f.write_str("stopping all"),
-            Self::StdoutClosed => f.write_str("nobody reads the output any more: stopping all"),
+            Self::StdoutClosed => f.write_str("nothing reads the output any more: stopping all"),
             Self::AllDown => f.write_str("no process is left"),
         }
     }
@@ -347,7 +346,7 @@ impl fmt::Display for Cause {
 impl fmt::Display for DiscardReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Blocked => f.write_str("nobody read them"),
+            Self::Blocked => f.write_str("nothing read them"),
             Self::SlowReader => f.write_str("they were not read in time"),
             Self::WriteFailed(reason) => f.write_str(reason),
         }

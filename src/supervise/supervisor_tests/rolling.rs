@@ -106,7 +106,7 @@ fn a_roll_goes_on_when_the_last_is_ready_and_stops_when_it_is_late() {
     b.exited(1, Exit::Signal(15));
     b.spawned(1);
     b.now = b.supervisor.deadline().unwrap();
-    let expected = ["p1.1 is not ready after 1m", "not started again: p2.1"];
+    let expected = ["p1.1 is not ready after 1m", "not restarted: p2.1"];
     assert_eq!(b.said(Event::Tick), expected);
     // The next roll is another, be the late one ready by then or not.
     let last = |b: &mut Bench| b.restart(&["p2.1"], RestartMode::Rolling);
@@ -130,7 +130,7 @@ fn a_roll_stops_where_one_fails_and_stays_down() {
         assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
         let id = b.id(0);
         let said = b.said(Event::Exited(id, Exit::Code(1), vec![]));
-        assert_eq!(said[1..], ["not started again: p.1, p.2"]);
+        assert_eq!(said[1..], ["not restarted: p.1, p.2"]);
         let is_ready = |status: Status| status.is_ready() && !status.restart_pending;
         assert!(b.supervisor.status().skip(1).all(is_ready), "the others go on as they are");
     }

@@ -1,4 +1,4 @@
-//! Everything that ganger says at run time: one enum, one `Display`.
+//! Every message that ganger prints at run time: one enum of values, one `Display`.
 
 mod display;
 mod escape;
@@ -15,56 +15,56 @@ use crate::keeper::client::KeeperError;
 use crate::keeper::protocol::Descendant;
 use crate::plan::Advice;
 
-/// A sentence that ganger says.
+/// A message that ganger prints at run time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Notice {
-    /// The system does not execute the program of a process.
+    /// The program of a process has been started, and the system does not execute it.
     StartHangs {
         /// `web.1`.
         name: String,
         /// Its command.
         command: String,
-        /// The process that waits for it.
+        /// The process id of the child that waits for it.
         pid: i32,
     },
-    /// A file and the real environment differ.
+    /// A `.env` file and the real environment set variables differently.
     EnvConflict {
-        /// The variables.
+        /// The names of the variables.
         keys: Vec<String>,
         /// Whether the file won.
         files_win: bool,
     },
     /// The plan has something that the user may not expect.
     Advice(Advice),
-    /// Types run that the formation doesn't name.
+    /// The formation leaves types out, and they run once.
     Unlisted {
-        /// They.
+        /// The types.
         types: Vec<String>,
     },
-    /// Another runner's file lies here, which is not read.
+    /// The folder has a file of another runner, which ganger does not read.
     OtherRunner {
         /// Its name.
         file: String,
-        /// What stands in it, and what says that here.
+        /// Its settings, and what sets the same here.
         settings: Vec<(String, String)>,
     },
-    /// A port is taken that a process may not need.
+    /// Another program uses a port that a process may not need.
     PortConflict {
-        /// Which, and what uses it.
+        /// The port, and what uses it.
         conflict: PortConflict,
     },
-    /// The ports are others, because some were taken.
+    /// The ports have moved, because some were in use.
     PortsMoved {
         /// The first of them.
         conflict: PortConflict,
-        /// Where they begin now.
+        /// The first port now.
         base: u16,
     },
     /// A file that a process watches has changed.
     FileChanged {
         /// The file, as seen from the root.
         file: String,
-        /// Who is started again.
+        /// The processes that are restarted.
         names: Vec<String>,
     },
     /// Files can't be watched.
@@ -77,22 +77,22 @@ pub enum Notice {
         /// `web.1`.
         name: String,
     },
-    /// What went wrong, once all is over.
+    /// The report at the end, if a process failed.
     Report {
-        /// Who failed first.
+        /// The process that failed first.
         name: String,
-        /// How.
+        /// How it ended.
         exit: Exit,
         /// Whether the kernel killed something for lack of memory.
         no_memory: bool,
-        /// What it said last.
+        /// Its last lines.
         lines: Vec<String>,
-        /// Who was stopped only because of it.
+        /// The processes that were stopped only because of it.
         others: Vec<String>,
     },
     /// An earlier ganger was killed together with its keeper.
     StaleSessions {
-        /// Who was left of what it ran, and has been killed now.
+        /// What it left behind, and what has been killed now.
         members: Vec<Descendant>,
     },
     /// A process runs.
@@ -110,21 +110,21 @@ pub enum Notice {
     WaitingFor {
         /// `web.1`.
         name: String,
-        /// For these.
+        /// The processes and services that it waits for.
         what: Vec<String>,
     },
-    /// What a process needs did not come in time.
+    /// The services that a process needs were not reachable in time.
     NeedsTimedOut {
         /// `web.1`.
         name: String,
-        /// These.
+        /// The services.
         what: Vec<String>,
         /// How long it waited.
         after: Duration,
     },
-    /// What a process comes after will not be ready.
+    /// A dependency of a process will not be ready.
     DependencyFailed {
-        /// Who waits for whom.
+        /// The processes from the one that waits to the one that failed.
         chain: Chain,
     },
     /// The folder of a process can't be entered.
@@ -145,20 +145,20 @@ pub enum Notice {
     Ready {
         /// `web.1`.
         name: String,
-        /// Where it listens, if that is why.
+        /// Its port, if it is ready because it listens.
         port: Option<u16>,
-        /// How long that took.
+        /// How long it took.
         after: Duration,
     },
-    /// A process takes too long to become ready.
+    /// A process was not ready in time.
     ReadyTimedOut {
         /// `web.1`.
         name: String,
-        /// The port that it should have bound, if that is what is waited for.
+        /// The port that it should have bound, if it is ready by port.
         port: Option<u16>,
         /// How long it had.
         after: Duration,
-        /// What came of the last look, if more can be said.
+        /// The result of the last probe, if there is one to tell.
         tried: Option<ProbeFailure>,
     },
     /// `start -D` returns though not all is ready.
@@ -170,28 +170,28 @@ pub enum Notice {
     WrongPort {
         /// `web.1`.
         name: String,
-        /// The one that it was given.
+        /// The port that it was given.
         given: u16,
-        /// Where it listens.
+        /// The ports on which it listens.
         found: Vec<u16>,
     },
-    /// The ones that were to be started again in turn are not.
+    /// A rolling restart ends early.
     RollingStopped {
-        /// They.
+        /// The processes that are not restarted.
         names: Vec<String>,
     },
-    /// A process ended by itself.
+    /// A process ended, and ganger had not asked it to.
     Exited {
         /// `web.1`.
         name: String,
         /// How.
         exit: Exit,
-        /// Who of it lives on, and is stopped now.
+        /// The descendants that outlived it, and are stopped now.
         left: Vec<Descendant>,
         /// What ganger does about it.
         next: Next,
     },
-    /// A process ended because it was told to, and nobody of it is left.
+    /// A process ended because it was asked to, and nothing of it is left.
     Stopped {
         /// `web.1`.
         name: String,
@@ -203,45 +203,45 @@ pub enum Notice {
         /// Why.
         cause: Cause,
     },
-    /// Some take their time.
+    /// Processes take their time to stop.
     StillStopping {
         /// The processes.
         processes: Vec<StoppingProcess>,
-        /// When the first of them is killed; none if they have been.
+        /// When the first of them is killed; none if all have been.
         kill_in: Option<Duration>,
     },
-    /// A process did not go when asked.
+    /// A process did not stop when asked, and is killed.
     Killing {
         /// `web.1`.
         name: String,
-        /// What it was asked with.
+        /// The signal that asked it to.
         signal: Signal,
-        /// How long it had; none if the user would not wait.
+        /// How long it had; none if the user interrupted twice.
         grace: Option<Duration>,
     },
-    /// A process doesn't even go when killed.
+    /// A process still runs after SIGKILL.
     Unkillable {
         /// `web.1`.
         name: String,
     },
-    /// Some belong to no process, and are stopped.
+    /// Descendants that belong to no process are stopped.
     StoppingOrphans {
-        /// They.
+        /// The descendants.
         left: Vec<Descendant>,
     },
-    /// Some belong to no process, and did not go when asked.
+    /// Descendants that belong to no process did not stop when asked, and are killed.
     KillingOrphans {
-        /// They.
+        /// The descendants.
         left: Vec<Descendant>,
     },
-    /// Some could not be killed.
+    /// Descendants could not be killed.
     KillFailed {
-        /// They.
+        /// The descendants.
         left: Vec<Descendant>,
     },
-    /// The keeper is no more.
+    /// The keeper can't be used any more.
     KeeperLost {
-        /// What became of it.
+        /// What happened to it.
         lost: KeeperError,
     },
     /// The preferred folder for what ganger keeps while it runs is not usable.
@@ -251,17 +251,17 @@ pub enum Notice {
         /// The one that is used instead.
         path: String,
     },
-    /// ganger can't be asked anything while it runs.
+    /// There is no control socket for this ganger.
     NoControlSocket {
         /// Why.
         reason: String,
     },
-    /// The files were read again, because a signal said so.
+    /// The files were read again at a signal.
     Reloaded {
-        /// What that changes, or why it changes nothing.
+        /// What that changed, or why it changed nothing.
         outcome: Result<Changes, String>,
     },
-    /// Where things stand.
+    /// The state of all processes.
     Status {
         /// All processes.
         processes: Vec<ProcessSummary>,
@@ -389,7 +389,7 @@ pub enum Next {
     Restart(Duration),
     /// Nothing.
     StayDown,
-    /// Nothing, after so many crashes in a row.
+    /// Nothing, after this many crashes in a row.
     GiveUp(u32),
 }
 
@@ -398,28 +398,28 @@ pub enum Next {
 pub enum Cause {
     /// A signal to ganger.
     Signal(Signal),
-    /// Somebody asked for it (`ganger quit`).
+    /// A user asked for it (`ganger quit`).
     QuitRequest,
-    /// A process exited whose policy says so.
+    /// A process exited, and its policy stops all.
     Exit,
-    /// Nobody reads the output any more.
+    /// Nothing reads the output any more.
     StdoutClosed,
-    /// No process is left, and none is to be started.
+    /// Nothing runs any more, and nothing will be started.
     AllDown,
 }
 
 /// Why output was not written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DiscardReason {
-    /// Nobody read it while ganger was stopping.
+    /// Nothing read it while ganger was stopping.
     Blocked,
-    /// Somebody who follows what is said did not keep up.
+    /// A subscriber read it too slowly.
     SlowReader,
     /// The system refused it, in its words.
     WriteFailed(String),
 }
 
-/// Who they are, with process ids.
+/// Their names and process ids.
 #[must_use]
 pub fn members(members: &[Descendant]) -> String {
     let show =
@@ -427,7 +427,7 @@ pub fn members(members: &[Descendant]) -> String {
     members.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
-/// A time as people say it, to a tenth of a second.
+/// A duration for a message, to a tenth of a second.
 #[must_use]
 pub fn time(duration: Duration) -> String {
     let tenths = duration.as_millis().div_ceil(100);

@@ -43,7 +43,7 @@ pub(super) fn ask(
         Err(error) => error,
     };
     let code = match error.downcast_ref() {
-        Some(Error::Nobody(_) | Error::ShuttingDown) => NOBODY,
+        Some(Error::NotRunning(_) | Error::ShuttingDown) => NOBODY,
         Some(Error::TimedOut(_)) => TIMED_OUT,
         Some(Error::NoAnswer(..) | Error::Failed { .. }) => FAILED,
         Some(Error::Refused(_)) | None => return Err(error),

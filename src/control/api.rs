@@ -60,7 +60,7 @@ pub struct Process {
     pub on_exit: OnExit,
     /// How often it has crashed in a row.
     pub crashes: u32,
-    /// So many crashes in a row, and it stays down.
+    /// The number of crashes in a row after which it stays down.
     pub give_up_after: Option<u32>,
     /// When it is started again after a crash, in seconds.
     pub starts_in: Option<f64>,

@@ -1,4 +1,4 @@
-//! Bodies that have their room in memory until they are read.
+//! Response bodies that count as used memory until they are read.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use super::app::App;
 use super::error::Error;
 use super::memory::{ListRoom, shrink};
 
-/// So much is handed over at once: what is behind it is counted until it is read.
+/// The size of a piece. What stands behind it counts as used memory until it is read.
 pub(super) const PIECE_BYTES: usize = 16 << 10;
 
 /// A response with this JSON.

@@ -23,10 +23,10 @@ use crate::runtime_dir::{self, is_private};
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens where this app's ganger would: `in` its folder, or `at` a path.
+    /// No ganger listens where this app's would: `in` its folder, or `at` a path.
     #[error("no ganger runs {0} (start one with `ganger start`, or name its socket: `-s`)")]
-    Nobody(String),
-    /// It is about to be gone, or has just gone.
+    NotRunning(String),
+    /// It is shutting down, or has just ended.
     #[error("ganger is shutting down")]
     ShuttingDown,
     /// It says no.
@@ -72,7 +72,7 @@ pub struct Answer<'a> {
 }
 
 impl Client {
-    /// Whoever listens at `path`.
+    /// The ganger that listens at `path`.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
         Self { path }
@@ -91,7 +91,7 @@ impl Client {
                         ", as far as it can be known: other users can write to `{folder}`"
                     );
                 }
-                Err(Error::Nobody(place))
+                Err(Error::NotRunning(place))
             }
         }
     }
@@ -115,7 +115,7 @@ impl Client {
             };
             match error.kind() {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                    return Err(Error::Nobody(format!("at `{}`", self.path.display())));
+                    return Err(Error::NotRunning(format!("at `{}`", self.path.display())));
                 }
                 // Connections are not accepted, and the queue of the socket is full.
                 ErrorKind::WouldBlock if Instant::now() < deadline => {

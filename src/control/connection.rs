@@ -34,9 +34,9 @@ const MAX_TARGET_BYTES: usize = 16 << 10;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// So long it may take to arrive.
+/// How long a request may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// So long a client may read nothing of its answer, unless it follows output.
+/// How long a client may read nothing of its answer, unless it follows output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// hyper's buffer has to hold a head.
 const BUFFER_BYTES: usize = MAX_HEAD_BYTES + (1 << 10);
@@ -108,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// The answer goes on until ganger is gone.
+    /// The answer goes on until ganger has ended.
     pub(super) fn wait_for_end(&self) {
         self.ending.wait_for_end(&self.in_flight);
     }
@@ -376,7 +376,7 @@ impl AsyncRead for Io {
     }
 }
 
-/// Moves at most so many bytes.
+/// Moves at most `most` bytes.
 fn put(from: &mut Bytes, to: &mut ReadBuf<'_>, most: usize) {
     let count = from.len().min(to.remaining()).min(most);
     to.put_slice(&from.split_to(count));

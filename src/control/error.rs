@@ -1,4 +1,4 @@
-//! Answers that aren't what was asked for.
+//! Error responses.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -14,7 +14,7 @@ use crate::supervise::handle::Stopping;
 /// In seconds.
 const RETRY_IN: &str = "1";
 
-/// Why there is no better answer.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct Error {
     status: StatusCode,
@@ -36,7 +36,7 @@ impl Error {
         Self::new(StatusCode::REQUEST_TIMEOUT, message)
     }
 
-    /// Other clients need what this one needs.
+    /// Other clients use what this one needs.
     pub(super) fn busy(message: String) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, message, is_passing: true }
     }
@@ -66,7 +66,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// No later request succeeds either: without RETRY-AFTER.
+/// A later request fails as well, so there is no RETRY-AFTER.
 impl From<Stopping> for Error {
     fn from(stopping: Stopping) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, stopping.to_string())
@@ -92,7 +92,7 @@ impl From<planner::Error> for Error {
 impl From<names::Error> for Error {
     fn from(error: names::Error) -> Self {
         let status = match error {
-            names::Error::Nobody { .. } => StatusCode::NOT_FOUND,
+            names::Error::Unknown { .. } => StatusCode::NOT_FOUND,
             names::Error::Pattern(_)
             | names::Error::TooLong
             | names::Error::TooManyNames

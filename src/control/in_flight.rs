@@ -17,9 +17,9 @@ const END_TIMEOUT: Duration = Duration::from_millis(500);
 /// Whether clients are served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
-    /// They are.
+    /// Clients are served.
     Serving,
-    /// Those that are there get the rest of their answers.
+    /// Connected clients get the rest of their answers.
     Draining,
     /// All that ganger has left is its process.
     Over,

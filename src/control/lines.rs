@@ -20,11 +20,11 @@ use crate::logs::recent::ExcerptReader;
 use crate::logs::subscribers::{Output, Subscription};
 use crate::notice::{DiscardReason, Notice};
 
-/// So much is cut into lines at once: every byte may be a line, with a prefix.
+/// How much is split into lines at once: every byte may be a line, with a prefix.
 const INPUT_BYTES: usize = 1 << 10;
 /// So often that is done before other clients have their turn.
 const MAX_ROUNDS: usize = 128;
-/// Lines without an end take so much memory at most, those of all processes together.
+/// The memory for unfinished lines, those of all processes together.
 const MAX_OPEN_BYTES: usize = 128 << 10;
 
 /// Makes lines of what processes write.
@@ -80,8 +80,8 @@ impl Lines {
         }
     }
 
-    /// So many bytes are missing: what was begun doesn't go on where it stopped.
-    fn lose(&mut self, bytes: u64) {
+    /// Notes that bytes are missing: unfinished lines don't go on where they stopped.
+    fn note_gap(&mut self, bytes: u64) {
         let names: Vec<Arc<str>> = self.open.keys().cloned().collect();
         for name in &names {
             self.end(name);
@@ -185,7 +185,7 @@ impl Body for LogBody {
                 Some(Output::Bytes { name, at, bytes, room }) => {
                     this.pending = Some(Pending { name, at, bytes, start: 0, _room: room });
                 }
-                Some(Output::Gap(bytes)) => this.lines.lose(bytes),
+                Some(Output::Gap(bytes)) => this.lines.note_gap(bytes),
                 None => return Poll::Ready(None),
             }
         }

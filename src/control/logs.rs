@@ -1,4 +1,4 @@
-//! The answer to `GET /logs`.
+//! `GET /logs`: recent output, and output as it comes.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -84,9 +84,9 @@ pub(super) async fn logs(
 /// What is meant.
 struct Chosen {
     selection: Selection,
-    /// What is kept of it takes so much memory.
+    /// The memory that its recent output takes.
     size: usize,
-    /// And what is to be remembered for a follower so much.
+    /// The memory that the selection takes as long as a follower stays.
     memory: usize,
 }
 
@@ -104,9 +104,9 @@ async fn choose(
     let chosen = spawn_blocking(move || {
         let names = Names::parse(&names)?;
         let running = snapshot.processes.iter().map(|it| (&*it.plan.name, &*it.plan.kind));
-        // One that has gone may have said something.
-        let gone = sizes.iter().map(|(name, _)| (&**name, kind_of(name)));
-        let known: Vec<(&str, &str)> = gone.chain(running).collect();
+        // A process that was removed may have written something.
+        let past = sizes.iter().map(|(name, _)| (&**name, kind_of(name)));
+        let known: Vec<(&str, &str)> = past.chain(running).collect();
         let meant = names.resolve(&known)?;
         let meant: Vec<_> = sizes.iter().zip(meant).collect();
         let size = meant.iter().filter(|(_, meant)| *meant).map(|((_, size), _)| size).sum();

@@ -16,7 +16,7 @@ const TOTAL: &str = "160 MiB";
 
 /// What was kept, for those that read it: as much as there ever is.
 const READERS: usize = recent::MAX_RECENT_MEMORY;
-/// Output grows by so much while it is read, or faster than it can be.
+/// How much output may grow while it is read.
 const GROWTH: usize = 256 << 10;
 /// What a follower may be behind, beyond what each has for itself.
 const FOLLOWERS: usize = 8 << 20;
@@ -25,9 +25,9 @@ const FOLLOWERS: usize = 8 << 20;
 const LISTS: usize = 24 << 20;
 const SHORT_LIST: usize = 64 << 10;
 
-/// So long a client waits for others to read their answers.
+/// How long a client waits for others to read their answers.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// Meanwhile, one that has read nothing for so long makes room: a list is read at once.
+/// How long a client may read nothing before it makes room meanwhile: a list is read at once.
 const STALLED_READER: Duration = Duration::from_secs(2);
 const STALLED_LIST: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -63,7 +63,7 @@ impl Memory {
         self.take(&self.lists, bytes.min(LISTS), STALLED_LIST).await.map(Some)
     }
 
-    /// Room for what takes so many bytes now, and grows.
+    /// Room for output that has this size now, and grows.
     pub(super) fn generous(bytes: usize) -> usize {
         (bytes + bytes / 4 + GROWTH).min(READERS).max(bytes)
     }

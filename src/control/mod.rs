@@ -1,10 +1,10 @@
-//! **Asked and told**: HTTP and JSON over a Unix socket, so that a running ganger
-//! can be looked at and changed from another terminal, a script or curl.
+//! The control API of a running ganger: HTTP and JSON over a Unix socket, for the commands of
+//! another terminal, scripts and curl.
 //!
-//! Clients are answered on a thread of their own, which talks to the engine by messages: what
-//! they ask takes no time from it but for a snapshot now and then, one for all of them. What
-//! takes long, as reading files and `/proc` does, happens on some threads beside it, and the
-//! memory of all answers has one bound.
+//! Requests are served on a thread of its own, which sends messages to the engine. A request
+//! costs the engine little time: a snapshot now and then, which all clients share, or a change.
+//! Slow work, such as reading files and `/proc`, is done on a few threads beside it, and one
+//! limit bounds the memory of all responses.
 
 pub mod api;
 mod app;
@@ -12,7 +12,6 @@ pub mod app_root;
 mod body;
 pub mod client;
 mod connection;
-
 mod error;
 mod in_flight;
 mod lines;

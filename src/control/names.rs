@@ -7,7 +7,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use crate::plan::formation::{ALL, did_you_mean, nearest};
 use crate::supervise::supervisor::Status;
 
-/// So many different names may be in one request, so many of them patterns, and each so long.
+/// The number of different names and patterns in one request, and the length of each.
 const MAX_NAMES: usize = 256;
 const MAX_PATTERNS: usize = 32;
 const MAX_NAME_BYTES: usize = 255;
@@ -22,8 +22,8 @@ const ANY: &str = "*";
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum Error {
     #[error("there is no process `{name}`{}", did_you_mean(.nearest.as_deref()))]
-    Nobody { name: String, nearest: Option<String> },
-    #[error("`{0}` is no name and no pattern")]
+    Unknown { name: String, nearest: Option<String> },
+    #[error("`{0}` is not a valid name or pattern")]
     Pattern(String),
     #[error("a name of more than {MAX_NAME_BYTES} bytes")]
     TooLong,
@@ -120,7 +120,7 @@ impl Names {
             if meant.is_empty() {
                 let nearest = nearest(name, names.iter().flat_map(|(name, kind)| [*kind, *name]));
                 let nearest = nearest.map(str::to_owned);
-                return Err(Error::Nobody { name: name.clone(), nearest });
+                return Err(Error::Unknown { name: name.clone(), nearest });
             }
             for place in meant {
                 chosen[*place] = true;
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(resolve("w?b,*.1"), Ok(vec![true; 3]));
         assert_eq!(resolve("all"), Ok(vec![true; 3]));
         let (name, nearest) = ("wep".to_owned(), Some("web".to_owned()));
-        assert_eq!(resolve("web,wep"), Err(Error::Nobody { name, nearest }));
+        assert_eq!(resolve("web,wep"), Err(Error::Unknown { name, nearest }));
         assert_eq!(resolve("[").unwrap_err(), Error::Pattern("[".to_owned()));
     }
 

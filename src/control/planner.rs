@@ -170,7 +170,7 @@ impl Planner {
         let read = spawn_blocking(move || {
             let sources = Sources::read(&places, environment).map_err(invalid)?;
             let known = Plan::types_of(&sources).map_err(invalid)?;
-            // A type that is gone may come back, and then is what the flags say.
+            // A removed type may come back, and then the flags count again.
             let plan = Plan::new(&sources, &options.about(&known)).map_err(invalid)?;
             plan.check_folders().map_err(invalid)?;
             Ok::<_, Error>((sources, plan))

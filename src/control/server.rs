@@ -14,15 +14,15 @@ use super::in_flight::{InFlight, Phase};
 use super::memory::Memory;
 use super::planner::PlannerHandle;
 use super::routes::{refusals, router};
-use super::table::{Connections, Table, Wish};
+use super::table::{Connections, RoomRequest, Table};
 use super::thread::Thread;
 use super::usage::Survey;
 use crate::supervise::handle::Handle;
 use crate::supervise::share::Shared;
 
-/// So many connections at once; for one more, another has to go.
+/// The number of open connections. For one more, another is closed.
 const MAX_CONNECTIONS: usize = 256;
-/// A client that has read nothing for so long makes room for a new one.
+/// How long a client may read nothing before it makes room for a new one.
 const STALLED: Duration = Duration::from_secs(1);
 /// The pause before it is tried again to find room.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
@@ -67,7 +67,7 @@ pub fn start(
     let phase = watch::Sender::new(Phase::Serving);
     let server = Server { phase: phase.clone(), in_flight: in_flight.clone() };
     thread.spawn(async move {
-        let (table, wishes) = Table::new();
+        let (table, room_requests) = Table::new();
         let app = App {
             engine,
             planner,
@@ -80,7 +80,9 @@ pub fn start(
             in_flight,
         };
         if let Ok(listener) = UnixListener::from_std(listener) {
-            Acceptor { app, wishes, connections: Connections::default() }.run(listener).await;
+            Acceptor { app, room_requests, connections: Connections::default() }
+                .run(listener)
+                .await;
         }
     });
     server
@@ -89,7 +91,7 @@ pub fn start(
 /// Makes tasks of clients.
 struct Acceptor {
     app: App,
-    wishes: mpsc::Receiver<Wish>,
+    room_requests: mpsc::Receiver<RoomRequest>,
     connections: Connections,
 }
 
@@ -101,8 +103,8 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                Some(wish) = self.wishes.recv() => {
-                    self.connections.grant(wish);
+                Some(request) = self.room_requests.recv() => {
+                    self.connections.grant(request);
                     continue;
                 }
                 _ = phase.wait_for(|phase| *phase != Phase::Serving) => break,
@@ -123,9 +125,9 @@ impl Acceptor {
             });
         }
         drop(listener);
-        // Those that are there may still need room.
-        while let Some(wish) = self.wishes.recv().await {
-            self.connections.grant(wish);
+        // Connected clients may still need room.
+        while let Some(request) = self.room_requests.recv().await {
+            self.connections.grant(request);
         }
     }
 
@@ -137,7 +139,7 @@ impl Acceptor {
             self.connections.make_room(STALLED);
             tokio::select! {
                 permit = Arc::clone(room).acquire_owned() => return permit.ok(),
-                Some(wish) = self.wishes.recv() => self.connections.grant(wish),
+                Some(request) = self.room_requests.recv() => self.connections.grant(request),
                 () = tokio::time::sleep(TRY_AGAIN) => {}
             }
         }

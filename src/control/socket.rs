@@ -78,10 +78,10 @@ fn remove(path: &Path, inode: u64) {
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else listens there.
+    /// Another ganger listens there.
     #[error(
         "{} already runs here: change it with `ganger scale` or `ganger reload`, or give this one \
-         a socket of its own with `-s`", who(*.0)
+         a socket of its own with `-s`", describe_owner(*.0)
     )]
     Taken(Option<i32>),
     /// The system refuses it.
@@ -106,8 +106,8 @@ pub enum Error {
     ForeignLock(PathBuf),
 }
 
-fn who(pid: Option<i32>) -> String {
-    // Who is in another namespace has no number here.
+fn describe_owner(pid: Option<i32>) -> String {
+    // A process in another namespace has no id here.
     let pid = pid.filter(|pid| *pid > 0);
     pid.map_or_else(|| "a ganger".to_owned(), |pid| format!("a ganger (pid {pid})"))
 }

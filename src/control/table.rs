@@ -7,27 +7,27 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connection::Connection;
 
-/// So many wishes for room may wait; what is more finds none.
-const WISHES: usize = 64;
+/// The number of requests for room that may wait. Further ones are refused.
+const MAX_ROOM_REQUESTS: usize = 64;
 
 /// The open connections, to others than their owner.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    wishes: mpsc::Sender<Wish>,
+    room_requests: mpsc::Sender<RoomRequest>,
 }
 
-/// That one makes room which its client has not read from for so long.
+/// A request that a connection be closed whose client has read nothing for a while.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct RoomRequest {
     stalled: Duration,
     is_follower: bool,
     granted: oneshot::Sender<bool>,
 }
 
 impl Table {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Wish>) {
-        let (wishes, receive) = mpsc::channel(WISHES);
-        (Self { wishes }, receive)
+    pub(super) fn new() -> (Self, mpsc::Receiver<RoomRequest>) {
+        let (room_requests, receive) = mpsc::channel(MAX_ROOM_REQUESTS);
+        (Self { room_requests }, receive)
     }
 
     /// Closes the connection with an answer that has not been read from for the longest time,
@@ -43,8 +43,8 @@ impl Table {
 
     async fn evict(&self, stalled: Duration, is_follower: bool) -> bool {
         let (granted, answer) = oneshot::channel();
-        let wish = Wish { stalled, is_follower, granted };
-        self.wishes.try_send(wish).is_ok() && answer.await.unwrap_or_default()
+        let request = RoomRequest { stalled, is_follower, granted };
+        self.room_requests.try_send(request).is_ok() && answer.await.unwrap_or_default()
     }
 }
 
@@ -58,8 +58,8 @@ impl Connections {
         self.0.push(Arc::downgrade(connection));
     }
 
-    pub(super) fn grant(&mut self, wish: Wish) {
-        let Wish { stalled, is_follower, granted } = wish;
+    pub(super) fn grant(&mut self, request: RoomRequest) {
+        let RoomRequest { stalled, is_follower, granted } = request;
         let is_one = |it: &Connection| it.is_follower() == is_follower;
         let _ = granted.send(self.evict_stalled(stalled, is_one));
     }

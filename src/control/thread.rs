@@ -6,7 +6,7 @@ use std::io;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// What takes long, such as reading files and `/proc`, is done on so many threads beside it:
+/// The number of threads beside it for slow work, such as reading files and `/proc`:
 /// one for the planner, and two for clients, which leaves the machine to the app.
 const WORKERS: usize = 3;
 

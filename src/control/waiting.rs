@@ -1,4 +1,4 @@
-//! Waiting for processes, and when there is nothing to wait for.
+//! Waits for processes to be ready or to exit, as long as that is possible.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::plan;
 use crate::supervise::handle::{Snapshot, Stopping};
 use crate::supervise::supervisor::{DownReason, Status, Want};
 
-/// Until when somebody waits.
+/// What a client waits for.
 #[derive(Clone, Copy, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 enum For {
@@ -31,8 +31,7 @@ pub(super) struct Wait {
     timeout: Option<f64>,
 }
 
-/// A process as it was when a client began to wait for it: what others know of it, a client
-/// doesn't keep.
+/// A process as it was when a client began to wait for it.
 pub(super) struct Awaited {
     plan: Arc<plan::Process>,
     pub(super) restarts: u32,
@@ -94,7 +93,7 @@ pub(super) async fn wait(
     describe(&app, now, chosen).await
 }
 
-/// Fails for one that will not be ready, or not in its time.
+/// Fails for a process that will not be ready, or was not ready in time.
 pub(super) fn ensure_can_become_ready(status: &Status) -> Result<(), Error> {
     let name = &status.plan.name;
     let message = match (status.want, status.last) {
@@ -115,13 +114,14 @@ pub(super) fn is_not_in_plan(name: &str) -> Error {
     Error::timed_out(format!("{name} is not in the formation any more"))
 }
 
-/// So many seconds, if they are a time.
+/// A duration, if the number is valid.
 pub(super) fn seconds(seconds: f64) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(seconds)
         .map_err(|_| Error::bad_request(format!("`{seconds}` is not a valid number of seconds")))
 }
 
-/// Waits until it is so; REQUEST TIMEOUT if it isn't for so many seconds, or won't be.
+/// Waits until a condition is met. Fails with REQUEST TIMEOUT if it takes longer than `longest`,
+/// or can't be met any more.
 pub(super) async fn wait_until(
     app: &App,
     longest: Option<Duration>,

@@ -1,4 +1,4 @@
-//! How it is said.
+//! The wording of all messages.
 
 use std::fmt;
 
@@ -15,16 +15,16 @@ use crate::plan::Advice;
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whatever stands in it, and wherever that comes from.
+        // Whatever a value holds, and wherever it comes from.
         f.write_str(&escape_controls_in_lines(&Words(self).to_string()))
     }
 }
 
-/// A notice in words. What comes from outside is on one line.
+/// The text of a message, in which values from outside stand on one line.
 struct Words<'a>(&'a Notice);
 
 impl fmt::Display for Words<'_> {
-    #[expect(clippy::too_many_lines, reason = "an arm for each sentence")]
+    #[expect(clippy::too_many_lines, reason = "an arm for each message")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Notice::EnvConflict { keys, files_win } => {

@@ -51,7 +51,7 @@ impl Clock {
         }
     }
 
-    /// It is known to have stood still for so long, until now.
+    /// Adds a pause that has just ended.
     pub(super) fn add_pause(&mut self, pause: Duration) {
         self.paused += pause;
         self.last_seen = None;

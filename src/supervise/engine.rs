@@ -39,11 +39,11 @@ use crate::plan::sources::folder_error;
 use crate::plan::{self, Plan, shell};
 
 /// Pipes of this size are worth their memory, for as many as an unprivileged
-/// user may have without harming others' (pipe(7), `pipe-user-pages-soft`).
+/// user may have without harming other programs (pipe(7), `pipe-user-pages-soft`).
 const PIPE_SIZE: i32 = 256 << 10;
 const LARGE_PIPES: usize = 64;
 
-/// So many reports are taken in before a signal or a request has its turn.
+/// How many reports are handled before a signal or a request has its turn.
 const MAX_REPORTS: usize = 1024;
 
 /// How long ganger waits for its processes to be suspended before it is suspended itself.
@@ -361,7 +361,7 @@ impl Engine {
         self.logs.add_source(ChildId::from(id).0, process.name.as_str().into(), read, label);
     }
 
-    /// Takes in a report, and those that are there behind it: the supervisor looks at
+    /// Handles a report, and those that have arrived behind it: the supervisor looks at
     /// all processes once for all of them.
     fn on_reports(&mut self, first: Report) -> Result<(), KeeperError> {
         let mut next = Some(first);

@@ -1,5 +1,5 @@
 //! The sockets that ganger itself listens on, and passes to all processes of a
-//! type: they share one port, and while one is started again, who connects waits
+//! type: they share one port, and while one is restarted, a client waits
 //! for the next instead of being refused (`sd_listen_fds(3)`).
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub struct Error {
 }
 
 impl Listeners {
-    /// Those that `plan` needs: of these, the ones that it still does, and new ones
+    /// The listeners that `plan` needs: those of these that it keeps, and new ones
     /// on all addresses of this machine.
     pub fn for_plan(&self, plan: &Plan) -> Result<Self, Error> {
         let mut sockets = BTreeMap::new();
@@ -63,7 +63,7 @@ fn bind(port: u16) -> io::Result<OwnedFd> {
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => TcpListener::bind(any[1]),
         bound => bound,
     }?;
-    // As long as the queue may be: it holds who comes while nobody accepts.
+    // As long as the queue may be: it holds the clients while no process accepts.
     listen(&listener, Backlog::MAXCONN)?;
     Ok(listener.into())
 }

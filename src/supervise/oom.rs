@@ -1,4 +1,4 @@
-//! Whether the kernel has killed something because memory ran out.
+//! Finds out whether the kernel has killed a process because memory ran out.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::state::ProcessId;
 use crate::exit::Exit;
 
-/// How often it has, as of the last look.
+/// The number of such kills.
 #[derive(Clone, Debug)]
 struct OomKills {
     /// The file that counts: that of ganger's control group, which its processes
@@ -70,7 +70,7 @@ impl OomWatch {
     }
 }
 
-/// Where a process of these control groups may find its count.
+/// The files that may have the count for a process of these control groups.
 fn files(groups: &str) -> Vec<PathBuf> {
     let file = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);

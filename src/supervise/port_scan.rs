@@ -1,5 +1,5 @@
-//! Who listens on which port, and which processes belong to whom, as the system
-//! tells it.
+//! The owners of ports in use, and the descendants of processes, as the system
+//! reports them.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ pub type Listening = HashMap<u16, Vec<Socket>>;
 pub struct Socket {
     /// The number by which `/proc` knows it.
     pub inode: u64,
-    /// The user who made it.
+    /// The user that made it.
     pub uid: u32,
 }
 
-/// Who listens.
+/// The program that uses a port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PortOwner {
     /// A process.
@@ -27,9 +27,9 @@ pub enum PortOwner {
         /// Its name, as `ps` shows it.
         name: String,
     },
-    /// One that this user may not look into.
+    /// A program that this user may not look into.
     Hidden {
-        /// Whose.
+        /// The user that it belongs to.
         uid: u32,
     },
 }
@@ -199,7 +199,7 @@ mod linux {
         /// Whether a process or one that belongs to it listens on this port: also a daemon,
         /// which nothing but its environment ties to where it came from. Of one with
         /// privileges of its own, this user may not know which sockets it has: the port is
-        /// its own if it is that of its user and of nobody else.
+        /// its own if only its user has it.
         #[must_use]
         pub fn listens(&self, leader: i32, port: u16, listening: &Listening) -> bool {
             let Some(sockets) = listening.get(&port) else { return false };
@@ -226,7 +226,7 @@ mod linux {
             process.environ().ok()?.remove(OsStr::new(SESSION_VAR))
         }
 
-        /// Who listens on this port, if anybody does.
+        /// The program that listens on this port, if there is one.
         #[must_use]
         pub fn owner(&self, port: u16, listening: &Listening) -> Option<PortOwner> {
             let listen = listening.get(&port)?;

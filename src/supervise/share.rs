@@ -1,4 +1,4 @@
-//! Work that is done once for all who want what comes of it.
+//! Work that is done once for all clients that want its result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-/// Makes a value for all who ask for it until the making begins: what that costs doesn't
-/// depend on how many they are, and what one gets was made after it asked.
+/// Makes a value for all clients that ask for it before the making begins. Its cost does not
+/// depend on their number, and each gets a value that was made after it asked.
 #[derive(Debug)]
 pub struct Shared<T>(mpsc::UnboundedSender<oneshot::Sender<Arc<T>>>);
 
@@ -34,7 +34,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             while asking.recv_many(&mut waiting, usize::MAX).await > 0 {
                 let Some(value) = make().await.map(Arc::new) else { return };
                 for one in waiting.drain(..) {
-                    // It may have left.
+                    // The client may have left.
                     let _ = one.send(Arc::clone(&value));
                 }
                 let rest = rest(&value);

@@ -1,4 +1,4 @@
-//! From a process of the plan to what the keeper is asked for.
+//! Makes the request that has the keeper start a process of the plan.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,7 +9,8 @@ use crate::keeper::protocol::{ChildId, SpawnRequest, Stdin};
 use crate::plan::env::Var;
 use crate::plan::{self, Process, shell};
 
-/// Runs `command` as this process is run: its own, or one that looks after it.
+/// A request to run `command` in the way of this process: its own command, or its probe
+/// command.
 pub(super) fn new(
     id: ChildId,
     process: &Process,

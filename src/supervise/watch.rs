@@ -2,7 +2,7 @@
 //!
 //! A thread of its own does it. It watches the folders one by one, and not those
 //! that git ignores: what tools put there may be more than everything else, and is
-//! nobody's source.
+//! not a source.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::plan::Process;
 
-/// What was seen.
+/// What the watch has found.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum FileChange {
     /// Files changed that these process types watch, one of them this.
@@ -55,7 +55,7 @@ enum Message {
 }
 
 impl Watch {
-    /// Watches for the process types of these that want it; none, if none does.
+    /// Watches for the types of these processes; none, if no type has files to watch.
     pub(super) fn start(
         root: &Path,
         processes: &[Arc<Process>],
@@ -145,7 +145,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Until nobody wants to know any more.
+    /// Until the watch is dropped.
     fn run(&mut self, messages: &Receiver<Message>) {
         let mut kinds = BTreeSet::new();
         let mut change: Option<(PathBuf, Instant)> = None;

@@ -172,9 +172,9 @@ fn stopped_process_stays_down_until_restart() {
     assert_eq!(running.run_client("restart --wait web"), both);
     assert_eq!(running.states(), ["web.1 up", "web.2 up", "worker.1 down"]);
     assert_ne!(pid(&running), before);
-    let nobody = "ganger: there is no process `weg` (did you mean `web`?)\n";
+    let expected = "ganger: there is no process `weg` (did you mean `web`?)\n";
     for verb in ["stop", "restart", "signal USR1", "wait --ready"] {
-        assert_eq!(running.run_client(&format!("{verb} weg")), client_output(nobody, 2));
+        assert_eq!(running.run_client(&format!("{verb} weg")), client_output(expected, 2));
     }
     running.quit();
 }
@@ -643,11 +643,14 @@ fn file_that_is_no_stale_socket_is_not_replaced() {
     running.wait_until("an answer", |running| running.run_client("-s other.sock ps").1 == 0);
     assert_eq!(running.run_client("-s other.sock quit").1, 0);
     assert_eq!(std::fs::read_to_string(folder.join("other.lock")).unwrap(), "mine");
-    let nobody = format!(
+    let expected = format!(
         "ganger: no ganger runs at `{}` (start one with `ganger start`, or name its socket: `-s`)\n",
         path.display()
     );
-    assert_eq!(running.run_client(&format!("-s {} ps", path.display())), client_output(&nobody, 3));
+    assert_eq!(
+        running.run_client(&format!("-s {} ps", path.display())),
+        client_output(&expected, 3)
+    );
     running.finish().code(0);
 }
 
@@ -965,8 +968,8 @@ fn logs_command_shows_the_output_of_start() {
     let stamped = colored.as_bytes().get(2) == Some(&b':');
     assert!(colored.contains("\x1b[38;5;") && stamped, "{colored:?}");
     for args in ["logs wep", "logs -f wep", "logs web wep"] {
-        let nobody = "ganger: there is no process `wep` (did you mean `web`?)\n";
-        assert_eq!(running.run_client(args), client_output(nobody, 2));
+        let expected = "ganger: there is no process `wep` (did you mean `web`?)\n";
+        assert_eq!(running.run_client(args), client_output(expected, 2));
     }
     assert!(!running.folder().join("Procfile.log").exists());
     running.quit();

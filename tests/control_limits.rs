@@ -584,7 +584,7 @@ fn unread_answer_is_aborted() {
     assert_eq!(nix::poll::poll(&mut polled, 60_000u16).unwrap(), 1);
     let took = since.elapsed();
     assert!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&took), "{took:?}");
-    // A client of our own reads, also when nobody reads what it writes.
+    // The client reads even if its own output is not read.
     let mut logs = Command::new(GANGER);
     logs.arg("logs").current_dir(running.folder());
     use_runtime_dir(&mut logs, running.folder());
@@ -707,7 +707,7 @@ fn client_of_an_exiting_ganger_reports_it() {
         clients.into_iter().flat_map(|client| client.join().unwrap())
     {
         match code {
-            // One that is stopped before it is ready is waited for in vain.
+            // If ganger is stopped before it is ready, the client waits until its timeout.
             0 | 4 => {}
             3 if text == "ganger: ganger is shutting down\n" => ending += 1,
             3 => assert!(text.starts_with("ganger: no ganger runs "), "{verb}: {text}"),

@@ -91,7 +91,7 @@ fn connections_wait_while_the_only_instance_restarts() {
     assert!(!waiting.is_finished());
     running.run_client("restart web");
     assert_eq!(waiting.join().unwrap().unwrap(), "web.1");
-    // With nobody to take it any more, the port is free again.
+    // Without a process that listens, the port is free again.
     running.run_client("scale web=0");
     running.wait_until("free", |_| TcpListener::bind(("127.0.0.1", port)).is_ok());
     running.run_client("quit");

@@ -326,7 +326,7 @@ fn suspended_start_continues() {
         std::thread::sleep(Duration::from_micros(micros));
         running.signal(Signal::SIGTSTP);
         // It may be suspended any time from now on, or not at all, if it does not
-        // listen yet and nobody is there to continue it (an orphaned group).
+        // listen yet and no process can continue it (an orphaned group).
         running.wait_until("three", |running| {
             running.signal(Signal::SIGCONT);
             tagged(&tag).len() == 3 && running.count_in_output(" started, pid ") == 3

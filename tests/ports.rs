@@ -61,7 +61,7 @@ fn port_in_use_is_an_error_for_a_type_that_is_ready_by_port() {
     assert_eq!(finished.lines_of("worker.1"), [port.to_string()]);
     let expected = format!("ganger   | worker.1 needs port {port}, which nginx (pid N) is using\n");
     assert!(finished.stderr().starts_with(&expected), "{}", finished.stderr());
-    // And who has none has no trouble.
+    // A type without a port is not affected.
     start("web: true\n", "-N").code(0);
 }
 
@@ -120,7 +120,7 @@ fn scale_to_a_port_in_use_names_its_owner() {
     other.wait_for(&format!("worker.1 needs port {taken}, which {owner} is using\n"));
     run_client(running.folder(), "quit");
     drop(nginx);
-    // What ganger's own still have, on their way down, nobody has taken.
+    // A port that a stopping process of ganger still has is not in use by another one.
     let slow = "web: trap '' TERM; exec $HOSTILE listen $PORT\n";
     fs::write(running.folder().join("Procfile"), slow).unwrap();
     let mut slow = again("-m web=2 -t 1");

@@ -50,7 +50,7 @@ fn server_on_another_port_is_reported() {
     running
         .wait_for(&format!("web.1 was given port {given}, but so far listens only on {found}\n"));
     running.wait_for(&format!("web.1 has not bound port {given} after 4s\n"));
-    // It runs on, and whoever waits is told at once.
+    // It keeps running, and a waiting client is answered at once.
     let late = "ganger: web.1 is not ready after 4s\n";
     assert_eq!(
         running.run_client("wait web --ready"),

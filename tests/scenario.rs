@@ -353,7 +353,7 @@ impl Running {
         while !is(self) {
             assert!(
                 Instant::now() < deadline,
-                "waited in vain for `{what}`; so far:\n{}",
+                "timed out waiting for `{what}`; so far:\n{}",
                 tail(&self.output())
             );
             match self.pieces.recv_timeout(Duration::from_millis(20)) {

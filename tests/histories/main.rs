@@ -55,7 +55,7 @@ struct Done {
 }
 
 /// How all of them are kept: `a` comes back, `b` when it fails, `c` never, and has
-/// somebody who outlives it; `d` ends everything.
+/// a descendant that outlives it; `d` ends everything.
 const CONFIG: &str = "
 [process.a]
 on_exit = 'restart'
@@ -287,7 +287,7 @@ impl World {
         let mut real = system::children(self.pid);
         believed.sort_unstable();
         real.sort_unstable();
-        // What outlives a `c` that is up is its child, and nobody else is there.
+        // Only the child of a `c` that is up may be left.
         assert_eq!(real, believed, "those below the keeper are not those believed up");
     }
 }

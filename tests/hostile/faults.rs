@@ -72,7 +72,7 @@ pub fn bytewise(lines: usize) {
 /// Never stops talking.
 pub fn flood() -> ! {
     let mut out = crate::raw_stdout();
-    let lines = "a line of a flood that nobody asked for\n".repeat(200);
+    let lines = "a line of a flood without an end\n".repeat(200);
     loop {
         if out.write_all(lines.as_bytes()).is_err() {
             std::process::exit(1);

@@ -21,11 +21,11 @@ pub fn serve() {
     is("LISTEN_PID", std::process::id().to_string());
     is("LISTEN_FDNAMES", "web".into());
     #[expect(unsafe_code, reason = "this is how a socket is handed over")]
-    // SAFETY: whoever set these variables has put a socket there.
+    // SAFETY: the process that set these variables has opened a socket there.
     let listener = unsafe { TcpListener::from_raw_fd(3) };
     let port = listener.local_addr().expect("an address").port();
     is("PORT", port.to_string());
-    // All who share it wait together, and one of them gets it.
+    // All processes that share the socket wait, and one of them gets the connection.
     listener.set_nonblocking(true).expect("a socket");
     let mut blocked = SigSet::empty();
     blocked.add(Signal::SIGTERM);

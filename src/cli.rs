@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, stderr, stdin, stdout};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,7 +75,7 @@ impl Cli {
         if !is_terminal && std::env::var_os("COLUMNS").is_none() {
             command = command.term_width(DEFAULT_WIDTH);
         }
-        let mut matches = command.try_get_matches_from_mut(follow(args))?;
+        let mut matches = command.try_get_matches_from_mut(args)?;
         Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }
 }
@@ -91,33 +90,6 @@ pub fn variables() -> Vec<(String, String)> {
         Some((arg.get_env()?.to_str()?.to_owned(), flag))
     };
     command.get_arguments().chain(start).filter_map(pair).collect()
-}
-
-/// `-f` is the Procfile everywhere but after `logs`, where everybody expects that
-/// it follows: one of them has to be spelled out for clap.
-fn follow(mut args: Vec<OsString>) -> Vec<OsString> {
-    const WITH_VALUE: [&str; 11] = [
-        "-f",
-        "-d",
-        "-e",
-        "-s",
-        "--procfile",
-        "--root",
-        "--env",
-        "--config",
-        "--socket",
-        "--color",
-        "--colour",
-    ];
-    let takes_value = |arg: &OsString| WITH_VALUE.iter().any(|flag| arg == flag);
-    let is_verb = |at: usize| !takes_value(&args[at - 1]) && !args[at].as_bytes().starts_with(b"-");
-    let verb = (1..args.len()).find(|at| is_verb(*at));
-    if let Some(verb) = verb.filter(|at| args[*at] == "logs") {
-        for arg in args[verb..].iter_mut().filter(|arg| *arg == "-f") {
-            *arg = "--follow".into();
-        }
-    }
-    args
 }
 
 /// Flags that stand before or after any verb.
@@ -481,9 +453,14 @@ pub struct Logs {
     /// None that is older than this
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub since: Option<Duration>,
-    /// Go on with what comes; after `logs`, `-f` is this, and not the Procfile
-    #[arg(long)]
+    /// Follow the output; `-f` is not the Procfile here
+    #[arg(short = 'f', long)]
     pub follow: bool,
+    /// The Procfile; `-` is standard input
+    // The same id shadows the global flag, whose short name is that of `--follow`.
+    #[arg(help_heading = FILES, long = "procfile", id = "procfile", value_name = "FILE")]
+    #[arg(env = "GANGER_PROCFILE")]
+    procfile: Option<PathBuf>,
     /// Begin every line with the time
     #[arg(short = 'T', long)]
     pub timestamp: bool,
@@ -541,10 +518,15 @@ mod tests {
 
     #[test]
     fn after_logs_f_follows() {
-        let read = |line: &str| Cli::parse_from(follow(line.split(' ').map(Into::into).collect()));
+        let read = |line: &str| Cli::parse_from(line.split(' '));
         for line in ["ganger logs -f", "ganger -f my logs -f web", "ganger -f logs logs web -f"] {
             let Verb::Logs(logs) = read(line).verb else { panic!("{line}") };
             assert!(logs.follow, "{line}");
+        }
+        for line in
+            ["ganger logs --procfile x -f", "ganger -f x logs -f", "ganger -f y logs --procfile x"]
+        {
+            assert_eq!(read(line).global.procfile, Some("x".into()), "{line}");
         }
         let cli = read("ganger -f logs start -f x");
         assert_eq!(cli.global.procfile, Some("x".into()));

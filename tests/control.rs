@@ -585,11 +585,14 @@ fn client_waits_longer_than_the_answer_timeout_for_a_slow_operation() {
 fn second_start_in_a_folder_is_refused_and_a_stale_socket_replaced() {
     let running = up(SLEEPERS, "");
     let pid = running.pid();
-    let refusal = format!(
-        "ganger: a ganger (pid {pid}) already runs here: change it with `ganger scale` or `ganger \
-         reload`, or give this one a socket of its own with `-s`\n"
+    let ClientOutput(refusal, code) = running.run_client("start");
+    let (age, rest) = refusal.split_once(" (pid ").unwrap();
+    assert!(age.starts_with("ganger: already running for ") && age.ends_with('s'), "{age}");
+    let expected = format!(
+        "{pid}): `ganger ps` shows it, `ganger quit` stops it, and `-s` gives this one a socket of \
+         its own\n"
     );
-    assert_eq!(running.run_client("start"), ClientOutput(refusal, 2));
+    assert_eq!((rest, code), (expected.as_str(), 2));
     let folder = running.folder().to_owned();
     let mut other = Scenario::procfile("a: exec sleep 1000\n")
         .in_folder(&folder)
@@ -714,7 +717,11 @@ fn client_of_another_user_is_refused() {
     assert!(said.contains("other users can write to `/tmp/ganger-0`"), "{said}");
     // But a second one would be no less wrong.
     let ClientOutput(refusal, 2) = running.run_client("start") else { panic!("a second one runs") };
-    assert!(refusal.contains(&format!("(pid {}) already runs here", running.pid())), "{refusal}");
+    assert!(
+        refusal.contains("already running for ")
+            && refusal.contains(&format!(" (pid {}): ", running.pid())),
+        "{refusal}"
+    );
     let folder = socket.parent().unwrap();
     std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
     running.quit();

@@ -43,7 +43,7 @@ fn daemon_returns_when_all_is_up_and_stops_on_quit() {
     assert_eq!(running.run_client("logs --no-prefix a").0, "hello\n");
     let second = Scenario::procfile("a: true\n").in_folder(running.folder());
     let refusal = second.args("start").run().code(2).stderr();
-    assert!(refusal.starts_with("ganger: a ganger (pid N) already runs here"), "{refusal}");
+    assert!(refusal.starts_with("ganger: already running for "), "{refusal}");
     assert_eq!(running.run_client("quit").1, 0);
     running.wait_until("its end", |_| !is_alive(pid));
     assert_eq!(tagged(&tag), []);

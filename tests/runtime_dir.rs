@@ -47,8 +47,10 @@ fn listener(path: &Path) -> Option<i32> {
 /// Asserts that another one is refused, which names the one that runs.
 #[track_caller]
 fn assert_runs_already(refusal: &ClientOutput, pid: impl std::fmt::Display) {
-    let expected = format!("ganger: a ganger (pid {pid}) already runs here: ");
-    assert!(refusal.0.starts_with(&expected) && refusal.1 == 2, "{refusal:?}, not {expected}");
+    let ClientOutput(text, code) = refusal;
+    let is_named =
+        text.starts_with("ganger: already running") && text.contains(&format!(" (pid {pid}): "));
+    assert!(is_named && *code == 2, "{refusal:?}, not {pid}");
 }
 
 /// ganger of this user, up.

@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
         .build()
         .context("failed to start the engine")?;
     runtime.block_on(async {
-        // StartGate there is a child that a signal would leave alone.
+        // Before there is a child that a signal would leave alone.
         let signals = Signals::listen().context("failed to listen for signals")?;
         match command.spawn() {
             Ok(child) => wait(child, signals).await,

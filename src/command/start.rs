@@ -148,7 +148,7 @@ fn listen(path: Option<&Path>, root: &AppRoot, in_background: bool) -> anyhow::R
         (Some(path), _) => Ok((socket::bind(&std::path::absolute(path)?)?, None)),
         (None, Ok(dir)) => match bind(&dir.path, root) {
             Ok((bound, aliases)) => Ok((bound, Some(aliases))),
-            Err(taken @ socket::Error::Taken(_)) => return Err(taken.into()),
+            Err(running @ socket::Error::AlreadyRunning { .. }) => return Err(running.into()),
             Err(
                 other @ (socket::Error::Refused { .. }
                 | socket::Error::Occupied(_)

@@ -19,6 +19,7 @@ use nix::unistd::Uid;
 use nix::unistd::{Pid, geteuid};
 
 use super::app_root::AppRoot;
+use crate::notice::time;
 use crate::runtime_dir;
 
 /// A socket that this process listens on; it goes when this is dropped.
@@ -80,10 +81,15 @@ fn remove(path: &Path, inode: u64) {
 pub enum Error {
     /// Another ganger listens there.
     #[error(
-        "{} already runs here: change it with `ganger scale` or `ganger reload`, or give this one \
-         a socket of its own with `-s`", describe_owner(*.0)
+        "already running{}{}: `ganger ps` shows it, `ganger quit` stops it, and `-s` gives this \
+         one a socket of its own", describe_age(*.age), describe_owner(*.owner)
     )]
-    Taken(Option<i32>),
+    AlreadyRunning {
+        /// Its process id, if that is known.
+        owner: Option<i32>,
+        /// For how long it has listened, if that is known.
+        age: Option<Duration>,
+    },
     /// The system refuses it.
     #[error("failed to listen on `{}`: {error}", path.display())]
     Refused {
@@ -109,7 +115,16 @@ pub enum Error {
 fn describe_owner(pid: Option<i32>) -> String {
     // A process in another namespace has no id here.
     let pid = pid.filter(|pid| *pid > 0);
-    pid.map_or_else(|| "a ganger".to_owned(), |pid| format!("a ganger (pid {pid})"))
+    pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
+}
+
+fn describe_age(age: Option<Duration>) -> String {
+    age.map_or_else(String::new, |age| format!(" for {}", time(age)))
+}
+
+/// For how long the socket at this path has been there.
+fn age_of(path: &Path) -> Option<Duration> {
+    fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
 /// What the socket for an app in the folder `root` is called: after the folder,
@@ -135,7 +150,8 @@ pub fn find(root: &AppRoot) -> Option<PathBuf> {
 /// Fails if a ganger runs the app in the folder `root`.
 pub fn check_vacant(root: &AppRoot) -> Result<(), Error> {
     let found = find_in(runtime_dir::search_path(), root);
-    found.map_or(Ok(()), |path| Err(Error::Taken(listener_pid(&path))))
+    let Some(path) = found else { return Ok(()) };
+    Err(Error::AlreadyRunning { owner: listener_pid(&path), age: age_of(&path) })
 }
 
 fn find_in(folders: impl Iterator<Item = PathBuf>, root: &AppRoot) -> Option<PathBuf> {
@@ -234,7 +250,7 @@ fn lock(path: &Path) -> Result<Lock, Error> {
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let owner = listener_pid(path).or_else(|| read_pid(&mut file));
                 if owner.is_some() || since.elapsed() > OWNER_TIMEOUT {
-                    return Err(Error::Taken(owner));
+                    return Err(Error::AlreadyRunning { owner, age: age_of(path) });
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -73,6 +73,9 @@ pub(super) struct Children {
     leaders: HashMap<ChildId, Pid>,
     /// Leaders that have not executed their program yet.
     starting: Vec<Pid>,
+    /// Processes that could not execute their program and are about to exit. They never were a
+    /// child's, and are no orphans either.
+    failed: HashSet<Pid>,
     /// Descendants that were seen to belong to a leader and are outside of its session.
     known: HashMap<Identity, Pid>,
     orphan_policy: OrphanPolicy,
@@ -105,6 +108,7 @@ impl Children {
             by_leader: BTreeMap::new(),
             leaders: HashMap::new(),
             starting: Vec::new(),
+            failed: HashSet::new(),
             known: HashMap::new(),
             orphan_policy: OrphanPolicy::Ignored,
             suspended: false,
@@ -179,10 +183,7 @@ impl Children {
                 reports.push(Report::Spawned { id, pid: leader.as_raw() });
             }
             Err(failed) => {
-                // It is exiting, and the next check reaps it.
-                if cfg!(not(target_os = "linux")) {
-                    wait::reap_exiting(leader);
-                }
+                self.failed.insert(leader);
                 self.by_leader.remove(&leader);
                 self.leaders.remove(&id);
                 let (step, errno) = (failed.step, failed.errno as i32);
@@ -439,8 +440,8 @@ impl Children {
             }
         }
         for pid in self.child_pids() {
-            if !self.by_leader.contains_key(&pid) && !self.is_init(pid) {
-                wait::reap(pid);
+            if !self.by_leader.contains_key(&pid) && !self.is_init(pid) && wait::reap(pid) {
+                self.failed.remove(&pid);
             }
         }
     }
@@ -451,7 +452,7 @@ impl Children {
             let is_leader = |pid: &Pid| self.by_leader.contains_key(pid);
             let roots = self.child_pids().into_iter().filter(|pid| !is_leader(pid));
             let mut found = descendants(roots);
-            found.retain(|stat| !self.is_init(stat.pid));
+            found.retain(|stat| !self.is_init(stat.pid) && !self.failed.contains(&stat.pid));
             let by_marker = |pid| self.owner_by_marker(pid);
             let owners = find_owners(&found, |pid| is_leader(&pid), &self.known, by_marker);
             DescendantSnapshot::new(found, owners)
@@ -490,7 +491,7 @@ impl Children {
         if cfg!(target_os = "linux") {
             process_table::children(getpid())
         } else {
-            self.by_leader.keys().copied().collect()
+            self.by_leader.keys().chain(&self.failed).copied().collect()
         }
     }
 

@@ -35,6 +35,9 @@ const CHECK_PAUSE_FACTOR: u32 = 2;
 /// How many requests are handled before progress is reported.
 const MAX_BATCH: usize = 256;
 
+/// How much is read from the socket at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// Runs the keeper; its standard input is the socket to ganger.
 ///
 /// Returns when ganger is gone and no process is left, or on a system error at the start.
@@ -54,6 +57,7 @@ pub fn run() -> nix::Result<()> {
     let mut server = Server {
         socket,
         decoder: Decoder::default(),
+        buffer: vec![0; BUFFER_BYTES],
         files: VecDeque::new(),
         queue: Queue::default(),
         unsent,
@@ -151,6 +155,8 @@ struct Disconnected;
 struct Server {
     socket: UnixStream,
     decoder: Decoder,
+    /// For what is read. It is kept, because each page that is written after a fork is copied.
+    buffer: Vec<u8>,
     /// Descriptors whose request is still to be read; `None` for one that the system dropped.
     files: VecDeque<Option<OwnedFd>>,
     /// Requests that are not handled yet.
@@ -289,13 +295,15 @@ impl Server {
 
     /// Queues all requests that have arrived. A stop cancels a start that is still queued.
     fn read(&mut self) -> Result<(), Disconnected> {
-        let mut bytes = vec![0; 64 << 10];
         loop {
-            let count = self.receive(&mut bytes)?;
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let received = self.receive(&mut buffer);
+            self.buffer = buffer;
+            let count = received?;
             if count == 0 {
                 return Ok(());
             }
-            self.decoder.push(&bytes[..count]);
+            self.decoder.push(&self.buffer[..count]);
             while let Some(request) = self.decoder.take().map_err(|_| Disconnected)? {
                 let files = match &request {
                     Request::Spawn(spawn) => {

@@ -44,14 +44,9 @@ pub(super) fn is_suspended(child: Pid) -> bool {
     matches!(wait(Some(child), libc::WSTOPPED | libc::WNOHANG), Ok(Some(_)))
 }
 
-/// Reaps a child, if it has exited.
-pub(super) fn reap(child: Pid) {
-    let _ = wait(Some(child), libc::WEXITED | libc::WNOHANG);
-}
-
-/// Waits for a child that is about to exit, and reaps it.
-pub(super) fn reap_exiting(child: Pid) {
-    while matches!(wait(Some(child), libc::WEXITED), Err(Errno::EINTR)) {}
+/// Reaps a child, if it has exited. Returns whether it had.
+pub(super) fn reap(child: Pid) -> bool {
+    matches!(wait(Some(child), libc::WEXITED | libc::WNOHANG), Ok(Some(_)))
 }
 
 /// Waits at most `timeout` for a child that was killed, and reaps it.

@@ -228,7 +228,7 @@ impl Worker {
         let mut files = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
-            // StartGate it is read: what comes later is an event.
+            // Before it is read: what comes later is an event.
             if let Err(error) = self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
                 match error.kind {
                     // Gone again.

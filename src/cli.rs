@@ -1,4 +1,4 @@
-//! Every verb and flag, as clap types. Nothing is resolved here.
+//! Every command and flag, as clap types. Nothing is resolved here.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, stderr, stdin, stdout};
@@ -23,7 +23,7 @@ const ENVIRONMENT: &str = "Environment";
 const FILES: &str = "Files";
 const GENERAL: &str = "General";
 
-/// The width of `--help` where the terminal's is not known.
+/// The width of `--help` if the terminal's width is unknown.
 const DEFAULT_WIDTH: usize = 80;
 
 /// Runs the processes of a Procfile, merges their output into one stream, and stops
@@ -41,10 +41,10 @@ const DEFAULT_WIDTH: usize = 80;
 )]
 #[command(arg_required_else_help = true, infer_long_args = false, max_term_width = 100)]
 pub struct Cli {
-    /// What holds for every verb.
+    /// The flags of every command.
     #[command(flatten)]
     pub global: Global,
-    /// The verb.
+    /// The command.
     #[command(subcommand)]
     pub verb: Verb,
     /// Print the version
@@ -58,7 +58,7 @@ impl Cli {
     pub fn read() -> Self {
         let args: Vec<OsString> = std::env::args_os().collect();
         let mut cli = Self::parse_args(args.clone()).unwrap_or_else(|error| {
-            // The same error as it may be shown: a shell makes arguments of the names of files.
+            // Arguments may be file names with control characters, from a glob: the error is printed without.
             let shown = |arg: OsString| escape_controls(&arg.to_string_lossy()).into_owned().into();
             let args = args.into_iter().map(shown).collect();
             Self::parse_args(args).err().unwrap_or(error).exit()
@@ -92,23 +92,23 @@ pub fn variables() -> Vec<(String, String)> {
     command.get_arguments().chain(start).filter_map(pair).collect()
 }
 
-/// Flags that stand before or after any verb.
+/// Flags before or after any command.
 #[derive(Args, Debug)]
 pub struct Global {
-    /// The Procfile; `-` is standard input
+    /// The Procfile; `-` reads standard input
     #[arg(help_heading = FILES, short = 'f', long, value_name = "FILE", env = "GANGER_PROCFILE", global = true)]
     pub procfile: Option<PathBuf>,
-    /// The folder that processes run in [default: that of the Procfile]
+    /// The folder in which processes run [default: that of the Procfile]
     #[arg(help_heading = FILES, short = 'd', long, value_name = "DIR", env = "GANGER_ROOT", global = true)]
     pub root: Option<PathBuf>,
-    /// Files of variables, the later over the earlier [default: .env]
+    /// Files with environment variables; later files win [default: .env]
     #[arg(help_heading = FILES, short = 'e', long, value_name = "FILES", env = "GANGER_ENV", global = true)]
     #[arg(value_delimiter = ',')]
     pub env: Vec<PathBuf>,
-    /// The configuration [default: ganger.toml in the root]
+    /// The configuration file [default: ganger.toml in the root]
     #[arg(help_heading = FILES, long, value_name = "FILE", env = "GANGER_CONFIG", global = true)]
     pub config: Option<PathBuf>,
-    /// Where ganger listens for `ps`, `scale` and the like [default: by the folder]
+    /// The control socket, for `ps`, `scale` and so on [default: by the root folder]
     #[arg(help_heading = GENERAL, short = 's', long, value_name = "PATH", env = "GANGER_SOCKET", global = true)]
     pub socket: Option<PathBuf>,
     /// When to use colours
@@ -118,15 +118,15 @@ pub struct Global {
     /// The same as `--color never`
     #[arg(help_heading = GENERAL, long, global = true, overrides_with = "color", visible_alias = "no-colour")]
     pub no_color: bool,
-    /// Say on standard error what ganger decides and does
+    /// Print on standard error what ganger decides and does
     #[arg(long, env = "GANGER_VERBOSE", global = true, value_parser = BoolishValueParser::new())]
     pub verbose: bool,
 }
 
-/// When to do something that depends on where the output goes.
+/// Whether to use colours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum When {
-    /// On a terminal
+    /// If the output is a terminal
     Auto,
     /// Always
     Always,
@@ -134,91 +134,91 @@ pub enum When {
     Never,
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Run the processes in the foreground
+    /// Run the processes of the Procfile
     #[command(visible_alias = "s")]
     Start(Start),
-    /// Run one command, or one entry of the Procfile, in the app's environment
+    /// Run one command, or one Procfile entry, in the app's environment
     #[command(visible_alias = "exec")]
     Run(Run),
-    /// Check Procfile, `.env` files, configuration, formation and ports
+    /// Validate Procfile, `.env` files, ganger.toml, formation and ports
     Check(Check),
-    /// Show what runs here
+    /// Show the processes of the running app
     #[command(visible_alias = "status")]
     Ps(Ps),
-    /// Stop processes, and keep them down
+    /// Stop processes; they stay down
     Stop(Stop),
-    /// Restart processes, or start those that are down
+    /// Restart processes, and start those that are down
     Restart(Restart),
-    /// Change how many run: `web=2 worker+1 clock-1 all=0`
+    /// Change the number of instances: `web=2 worker+1 clock-1 all=0`
     Scale(Scale),
-    /// Read all files again, and start, stop or restart what that changes
+    /// Re-read all files, and restart only what changed
     Reload(Reload),
     /// Send a signal to processes
-    Signal(Signalled),
-    /// Show what processes said, and with `-f` what they say
+    Signal(SignalArgs),
+    /// Print recent output; `-f` follows it
     Logs(Logs),
-    /// Wait for processes
+    /// Wait until processes are ready or have exited
     Wait(Wait),
-    /// Stop everything, and wait for it
+    /// Stop everything, and wait until ganger has exited
     Quit,
     /// Print the version
     Version,
-    /// A word that is no command.
+    /// An unknown command.
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
 }
 
-/// What decides which processes there are, and what they get.
+/// The flags that decide which processes run, and with which environment.
 #[derive(Args, Debug)]
-pub struct Formed {
-    /// Process types to run, with a number if you like: `web=2 worker` [default: all]
+pub struct PlanArgs {
+    /// Process types to run, each with an optional number: `web=2 worker` [default: all]
     #[arg(help_heading = RUNS, value_name = "PROCESS", env = "GANGER_PROCESSES", value_delimiter = ',')]
     pub processes: Vec<Formation>,
-    /// How many of each type, as in `web=2,worker=4`; those left out run once (`all=0` changes that)
+    /// The formation, as in `web=2,worker=4`; other types run once (`all=0`: not at all)
     #[arg(help_heading = RUNS, short = 'm', long, visible_alias = "concurrency", env = "GANGER_FORMATION")]
     pub formation: Option<Formation>,
-    /// Which ports.
+    /// The port flags.
     #[command(flatten)]
     pub ports: PortArgs,
-    /// The same as naming process types, by a flag
+    /// Process types to run, as a flag
     #[arg(help_heading = RUNS, short = 'l', long = "processes", value_name = "NAMES", value_delimiter = ',')]
     #[arg(id = "only")]
     pub only: Vec<Formation>,
-    /// Process types that don't run
+    /// Process types that do not run
     #[arg(help_heading = RUNS, short = 'x', long, value_name = "NAMES", value_delimiter = ',')]
     #[arg(env = "GANGER_IGNORED_PROCESSES")]
     pub ignored_processes: Vec<String>,
-    /// What every command gets.
+    /// The flags that `start` and `run` share.
     #[command(flatten)]
-    pub given: Given,
-    /// Why `-c` is nothing
-    #[arg(short = 'c', hide = true, num_args = 0..=1, value_parser = no_c)]
+    pub given: CommonArgs,
+    /// `-c` is an error, which explains why
+    #[arg(short = 'c', hide = true, num_args = 0..=1, value_parser = refuse_c)]
     c: Option<String>,
 }
 
-/// What decides on ports.
+/// The flags that decide on ports.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct PortArgs {
-    /// The base of all ports, or `auto` for one where they are free [default: PORT, else 5000]
+    /// The base port, or `auto` for a base where all ports are free [default: PORT, else 5000]
     #[arg(help_heading = PORTS, short = 'p', long, env = "GANGER_PORT", value_parser = Base::parse)]
     pub port: Option<Base>,
     /// The distance between the ports of two process types [default: 100]
     #[arg(help_heading = PORTS, short = 'P', long, value_name = "STEP", env = "GANGER_PORT_STEP", value_parser = parse_port)]
     pub port_step: Option<u16>,
-    /// Give out no ports
+    /// Set no PORT
     #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
     pub no_port: bool,
 }
 
-/// Where ports begin.
+/// The base port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Base {
-    /// Where they would without a flag, if they are free there, or else above.
+    /// The base without a flag, or another one if a port is in use.
     Auto,
-    /// Here.
+    /// This one.
     At(u16),
 }
 
@@ -227,7 +227,7 @@ impl Base {
         if text == "auto" { Ok(Self::Auto) } else { parse_port(text).map(Self::At) }
     }
 
-    /// The port that was named, if one was.
+    /// The port, if it is fixed.
     #[must_use]
     pub fn port(self) -> Option<u16> {
         match self {
@@ -237,16 +237,16 @@ impl Base {
     }
 }
 
-/// What every command gets, whether it is kept running or not.
+/// The flags that `start` and `run` share.
 #[derive(Args, Debug)]
-pub struct Given {
-    /// Let the files win over the real environment
+pub struct CommonArgs {
+    /// Files win over the real environment
     #[arg(help_heading = ENVIRONMENT, long, env = "GANGER_ENV_OVERRIDE", value_parser = BoolishValueParser::new())]
     pub env_override: bool,
-    /// Also set the names that other runners set: `FOREMAN_WORKER_NAME`, `HONCHO_PROCESS_NAME`, `DYNO`
+    /// Also set the variables of other runners: `FOREMAN_WORKER_NAME`, `HONCHO_PROCESS_NAME`, `DYNO`
     #[arg(help_heading = ENVIRONMENT, long, env = "GANGER_COMPAT_ENV", value_parser = BoolishValueParser::new())]
     pub compat_env: bool,
-    /// The shell that commands are given to [default: /bin/sh]
+    /// The shell that runs the commands [default: /bin/sh]
     #[arg(short = 'H', long, env = "GANGER_SHELL")]
     pub shell: Option<PathBuf>,
 }
@@ -254,13 +254,13 @@ pub struct Given {
 /// `ganger start`
 #[derive(Args, Debug)]
 pub struct Start {
-    /// Which processes.
+    /// The processes.
     #[command(flatten)]
-    pub formed: Formed,
-    /// How long a process may take to stop before it is killed [default: 5s]
+    pub formed: PlanArgs,
+    /// The grace period before SIGKILL when a process is stopped [default: 5s]
     #[arg(help_heading = STOPPING, short = 't', long, value_name = "TIME", env = "GANGER_TIMEOUT", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
-    /// Process types that are started again when they exit, or `all`
+    /// Process types that are restarted when they exit, or `all`
     #[arg(
         help_heading = STOPPING, short = 'r',
         long,
@@ -275,42 +275,42 @@ pub struct Start {
     /// Any process may exit without stopping the others
     #[arg(help_heading = STOPPING, long, env = "GANGER_ANY_CAN_DIE", value_parser = BoolishValueParser::new())]
     pub any_can_die: bool,
-    /// What asks a process type to stop, as in `web=INT,worker=QUIT` [default: TERM]
+    /// The stop signals, as in `web=INT,worker=QUIT` [default: TERM]
     #[arg(help_heading = STOPPING, short = 'i', long, value_name = "SIGNALS", value_delimiter = ',')]
     #[arg(env = "GANGER_STOP_SIGNALS", value_parser = stop_signal)]
     pub stop_signals: Vec<(String, Signal)>,
-    /// Begin every line with the time
+    /// Print the time before each line
     #[arg(help_heading = OUTPUT, short = 'T', long, env = "GANGER_TIMESTAMP", value_parser = BoolishValueParser::new())]
     #[arg(alias = "show-timestamps")]
     pub timestamp: bool,
-    /// Begin no line with the time, as is the default
+    /// Print no time before lines, which is the default
     #[arg(help_heading = OUTPUT, long)]
     pub no_timestamp: bool,
-    /// Don't begin lines with the name of their process
+    /// Print lines without the name of their process
     #[arg(help_heading = OUTPUT, long, env = "GANGER_NO_PREFIX", value_parser = BoolishValueParser::new())]
     pub no_prefix: bool,
-    /// Process types for which ganger itself listens on PORT: all instances share the
-    /// socket, and get it as from systemd (`LISTEN_FDS`)
+    /// Process types for which ganger listens on PORT: all instances share the socket, and
+    /// inherit it as from systemd (`LISTEN_FDS`)
     #[arg(help_heading = PORTS, long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_LISTEN")]
     pub listen: Vec<String>,
-    /// Process types whose output isn't shown
+    /// Process types whose output is not printed
     #[arg(help_heading = OUTPUT, short = 'q', long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_QUIET")]
     pub quiet: Vec<String>,
     /// Colours for the process types, as xterm numbers: `2,3,4`
     #[arg(help_heading = OUTPUT, short = 'b', long, value_name = "COLORS", value_delimiter = ',', env = "GANGER_COLORS")]
     #[arg(value_parser = color_number)]
     pub colors: Vec<u8>,
-    /// Keep all processes in a namespace that nothing leaves and nothing outlives (Linux)
+    /// Run all processes in a PID namespace, which no descendant can leave or outlive (Linux)
     #[arg(help_heading = RUNS, long, env = "GANGER_ISOLATE", value_parser = BoolishValueParser::new())]
     pub isolate: bool,
-    /// Go on in the background, and return when all processes are up; see `logs`, `quit`
+    /// Run in the background; return when all processes are ready (then use `logs`, `quit`)
     #[arg(help_heading = RUNS, short = 'D', long, env = "GANGER_DAEMONIZE", value_parser = BoolishValueParser::new())]
     pub daemonize: bool,
-    /// How much of what each process said is kept in memory for `ganger logs`, as in `1M`
+    /// How much recent output of each process is kept for `ganger logs`, as in `1M`
     /// [default: 256K]
     #[arg(help_heading = OUTPUT, long, value_name = "SIZE", env = "GANGER_RECENT", value_parser = parse_size)]
     pub recent: Option<usize>,
-    /// What to call the terminal's window
+    /// The title of the terminal's window
     #[arg(short = 'w', long, env = "GANGER_TITLE")]
     pub title: Option<String>,
 }
@@ -318,13 +318,13 @@ pub struct Start {
 /// `ganger run`
 #[derive(Args, Debug)]
 pub struct Run {
-    /// What the command gets.
+    /// Its environment.
     #[command(flatten)]
-    pub given: Given,
-    /// The PORT of an entry, which is that of its process type.
+    pub given: CommonArgs,
+    /// The PORT of a Procfile entry.
     #[command(flatten)]
     pub ports: PortArgs,
-    /// The command and its arguments, or the name of a process type; flags stand before it
+    /// The command and its arguments, or a process type; flags come before it
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -337,10 +337,10 @@ pub struct Run {
 /// `ganger check`
 #[derive(Args, Debug)]
 pub struct Check {
-    /// Which processes.
+    /// The processes.
     #[command(flatten)]
-    pub formed: Formed,
-    /// Show every process with its command and port, and where its variables come from
+    pub formed: PlanArgs,
+    /// Show each process with its command and port, and the source of its variables
     #[arg(long)]
     pub explain: bool,
 }
@@ -348,29 +348,29 @@ pub struct Check {
 /// `ganger ps`
 #[derive(Args, Debug)]
 pub struct Ps {
-    /// Which: `web.1`, `web` for all of `web.*`, or a pattern [default: all]
+    /// Processes: `web.1`, `web` for all of `web.*`, or a glob [default: all]
     #[arg(value_name = "PROCESS")]
     pub names: Vec<String>,
-    /// How the answer is shown.
+    /// The output flags.
     #[command(flatten)]
-    pub shown: Shown,
+    pub shown: OutputArgs,
 }
 
-/// Which processes.
+/// The processes.
 #[derive(Args, Debug)]
-pub struct Named {
-    /// Which: `web.1`, `web` for all of `web.*`, or a pattern
+pub struct NameArgs {
+    /// Processes: `web.1`, `web` for all of `web.*`, or a glob
     #[arg(value_name = "PROCESS", required = true)]
     pub names: Vec<String>,
-    /// How the answer is shown.
+    /// The output flags.
     #[command(flatten)]
-    pub shown: Shown,
+    pub shown: OutputArgs,
 }
 
-/// How an answer is shown.
+/// The output flags.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct Shown {
-    /// As JSON
+pub struct OutputArgs {
+    /// Print the response as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -378,27 +378,27 @@ pub struct Shown {
 /// `ganger stop`
 #[derive(Args, Debug)]
 pub struct Stop {
-    /// Which: `web.1`, `web` for all of `web.*`, a pattern, or `all` [default: all]
+    /// Processes: `web.1`, `web` for all of `web.*`, a glob, or `all` [default: all]
     #[arg(value_name = "PROCESS")]
     pub names: Vec<String>,
-    /// How the answer is shown.
+    /// The output flags.
     #[command(flatten)]
-    pub shown: Shown,
+    pub shown: OutputArgs,
 }
 
 /// `ganger restart`
 #[derive(Args, Debug)]
 pub struct Restart {
-    /// Which: `web.1`, `web` for all of `web.*`, a pattern, or `all` [default: all]
+    /// Processes: `web.1`, `web` for all of `web.*`, a glob, or `all` [default: all]
     #[arg(value_name = "PROCESS")]
     pub names: Vec<String>,
-    /// How the answer is shown.
+    /// The output flags.
     #[command(flatten)]
-    pub shown: Shown,
-    /// One at a time, the next when the last is ready
+    pub shown: OutputArgs,
+    /// Restart one process at a time, each when the one before is ready
     #[arg(long)]
     pub rolling: bool,
-    /// Return when all are ready, or fail after this time
+    /// Return when all are ready; fail after this time
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "1m", value_parser = parse_duration)]
     pub wait: Option<Duration>,
@@ -410,61 +410,61 @@ pub struct Scale {
     /// `web=2`, `worker+1`, `clock-1`, `all=0`
     #[arg(value_name = "CHANGE", required = true, value_delimiter = ',')]
     pub changes: Vec<Change>,
-    /// How the answer is shown.
+    /// The output flags.
     #[command(flatten)]
-    pub shown: Shown,
+    pub shown: OutputArgs,
 }
 
 /// `ganger reload`
 #[derive(Args, Debug)]
 pub struct Reload {
-    /// Restart one at a time, the next when the last is ready
+    /// Restart one process at a time, each when the one before is ready
     #[arg(long)]
     pub rolling: bool,
-    /// Return when all that were started or restarted are ready, or fail after this time
+    /// Return when all started and restarted processes are ready; fail after this time
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "1m", value_parser = parse_duration)]
     pub wait: Option<Duration>,
-    /// How the answer is shown.
+    /// The output flags.
     #[command(flatten)]
-    pub shown: Shown,
+    pub shown: OutputArgs,
 }
 
 /// `ganger signal`
 #[derive(Args, Debug)]
-pub struct Signalled {
+pub struct SignalArgs {
     /// The signal: `USR1`, `SIGUSR1` or a number
     #[arg(value_name = "SIGNAL", value_parser = parse_signal)]
     pub signal: Signal,
-    /// Which.
+    /// The processes.
     #[command(flatten)]
-    pub named: Named,
+    pub named: NameArgs,
 }
 
 /// `ganger logs`
 #[derive(Args, Debug)]
 pub struct Logs {
-    /// Which: `web.1`, `web` for all of `web.*`, or a pattern [default: all]
+    /// Processes: `web.1`, `web` for all of `web.*`, or a glob [default: all]
     #[arg(value_name = "PROCESS")]
     pub names: Vec<String>,
-    /// How many lines at most [default: all that are kept]
+    /// The maximum number of lines [default: all that are kept]
     #[arg(short = 'n', long, value_name = "N", value_parser = line_count)]
     pub lines: Option<usize>,
-    /// None that is older than this
+    /// Only output that is not older than this
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub since: Option<Duration>,
-    /// Follow the output; `-f` is not the Procfile here
+    /// Follow the output (`-f` is not the Procfile here)
     #[arg(short = 'f', long)]
     pub follow: bool,
-    /// The Procfile; `-` is standard input
+    /// The Procfile; `-` reads standard input
     // The same id shadows the global flag, whose short name is that of `--follow`.
     #[arg(help_heading = FILES, long = "procfile", id = "procfile", value_name = "FILE")]
     #[arg(env = "GANGER_PROCFILE")]
     procfile: Option<PathBuf>,
-    /// Begin every line with the time
+    /// Print the time before each line
     #[arg(short = 'T', long)]
     pub timestamp: bool,
-    /// Don't begin lines with the name of their process
+    /// Print lines without the name of their process
     #[arg(long)]
     pub no_prefix: bool,
 }
@@ -473,13 +473,13 @@ pub struct Logs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("until").required(true)))]
 pub struct Wait {
-    /// Which.
+    /// The processes.
     #[command(flatten)]
-    pub named: Named,
-    /// Until they are ready
+    pub named: NameArgs,
+    /// Wait until they are ready
     #[arg(long, group = "until")]
     pub ready: bool,
-    /// Until they have exited
+    /// Wait until they have exited
     #[arg(long, group = "until")]
     pub exit: bool,
     /// Fail after this time
@@ -500,8 +500,8 @@ fn stop_signal(text: &str) -> Result<(String, Signal), String> {
     Ok((name.to_owned(), parse_signal(signal)?))
 }
 
-/// One letter, three meanings: whoever types it is told, rather than surprised.
-fn no_c(_: &str) -> Result<String, String> {
+/// Refuses `-c`, which has three meanings in three runners.
+fn refuse_c(_: &str) -> Result<String, String> {
     Err("`-c` is a colour in foreman, `can die` in overmind and a concurrency in honcho: \
          say `--color`, `--can-die` or `--concurrency`"
         .to_owned())
@@ -564,7 +564,7 @@ mod tests {
             .filter(|arg| arg.get_env().is_none() && !arg.is_hide_set())
             .filter_map(clap::Arg::get_long)
             .collect();
-        // What `--processes` names can be said by GANGER_PROCESSES, and what
+        // GANGER_PROCESSES is the variable of `--processes`, and what
         // `--no-timestamp` says is the default.
         assert_eq!(without, ["processes", "no-timestamp"]);
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use ganger::keeper::protocol::{Decoder, Report, Request, encode};
 use ganger::logs::lines::{LineSplitter, Prefix};
 use ganger::plan::env::Layer;
-use ganger::plan::formation::{Formation, Wanted, count};
+use ganger::plan::formation::{Formation, FormationRequest, count_instances};
 use ganger::plan::needs::Need;
 use ganger::plan::{config, dotenv, env, procfile, shell};
 
@@ -44,7 +44,7 @@ pub fn procfile(bytes: &[u8]) {
 pub fn needs(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let shown = |text: &str| {
-        let var = env::Var::given(text.to_owned());
+        let var = env::Variable::from_ganger(text.to_owned());
         let need = Need::parse("SERVICE_URL", |_| Some(&var));
         need.map(|need| need.to_string()).map_err(|error| error.to_string())
     };
@@ -101,13 +101,15 @@ pub fn formation(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(formation) = text.parse::<Formation>() else { return };
     let types = ["web", "worker", "release"];
-    let wanted = Wanted { formation: Some(&formation), chosen: &[], ignored: &[], scaled: None };
-    if let Ok(counts) = count(&types, &wanted) {
+    let wanted =
+        FormationRequest { formation: Some(&formation), chosen: &[], ignored: &[], scaled: None };
+    if let Ok(counts) = count_instances(&types, &wanted) {
         assert_eq!(counts.of.len(), types.len());
         assert!(counts.of[2] == 0 && counts.of.iter().any(|count| *count > 0));
     }
-    let chosen = Wanted { formation: None, chosen: &formation.0, ignored: &[], scaled: None };
-    let _ = count(&types, &chosen);
+    let chosen =
+        FormationRequest { formation: None, chosen: &formation.0, ignored: &[], scaled: None };
+    let _ = count_instances(&types, &chosen);
 }
 
 /// A configuration is read or refused, with a line.

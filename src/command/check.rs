@@ -1,4 +1,4 @@
-//! `ganger check`: is everything there and does it fit together?
+//! `ganger check`: validates all files, the formation and the ports.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use crate::notice::escape_controls;
 use crate::plan::env::Origin;
 use crate::plan::needs::Need;
 use crate::plan::ready::Ready;
-use crate::plan::{self, Plan, Process, formation};
+use crate::plan::{self, Plan, ProcessPlan, formation};
 
 pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
     let (sources, options) = (read(&places(global))?, check.formed.options()?);
@@ -32,8 +32,8 @@ pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// When it starts and when it counts as ready, as far as there is something to say.
-fn conditions(process: &Process) -> impl Iterator<Item = String> {
+/// The process's dependencies, needs and readiness probe, one line for each that is set.
+fn conditions(process: &ProcessPlan) -> impl Iterator<Item = String> {
     let ready = match &process.ready {
         Ready::Started => None,
         Ready::Port => Some("its port is bound".to_owned()),
@@ -52,8 +52,8 @@ fn conditions(process: &Process) -> impl Iterator<Item = String> {
     .filter_map(|(what, text)| text.map(|text| format!("  {what:<8} {text}")))
 }
 
-/// Every process with all that it gets. Values that come from a file or from the
-/// environment may be secrets, and stay where they are.
+/// Every process with its command, folder and variables. Values from files and from the
+/// environment may be secrets and are not shown.
 fn explain(plan: &Plan) -> String {
     let mut text = String::new();
     let mut add = |line: String| {
@@ -76,7 +76,7 @@ fn explain(plan: &Plan) -> String {
                 {
                     add(format!("  {key} ({}, over a file)", var.origin));
                 }
-                // Not worth a line each: nobody would look for them here.
+                // Inherited as it is, and not worth a line.
                 Origin::Environment => {}
                 Origin::Ganger => add(format!("  {key}={}", var.value.display())),
                 Origin::File { .. } | Origin::Config => add(format!("  {key} ({})", var.origin)),

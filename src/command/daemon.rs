@@ -1,9 +1,9 @@
-//! `start -D`: the app goes on in the background, and whoever started it returns
-//! when all of it is up.
+//! `start -D`: the app runs in the background, and the command returns when all processes are
+//! ready.
 //!
-//! Until then the two share their output, so that an error is seen where the app was started.
-//! Then ganger releases every terminal, pipe and socket of its caller: a script that captures the
-//! output waits for its end. Output to a regular file stays.
+//! Until then both processes share their output, so that an error is printed where the app was
+//! started. Then ganger releases every terminal, pipe and socket of its caller, because a script
+//! that captures the output waits until it is closed. Output to a regular file stays.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,7 +20,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-use super::ask::TIMED_OUT;
+use super::client_commands::TIMED_OUT;
 use crate::control::planner::PlannerHandle;
 use crate::exit::Exit;
 use crate::notice::{Notice, ProbeFailure};
@@ -28,52 +28,52 @@ use crate::plan::ready::Ready;
 use crate::supervise::handle::{Handle, Stopping};
 use crate::supervise::supervisor::{RestartMode, State, Status};
 
-/// One of the two that there are after [`split`].
-pub(super) enum Side {
-    /// The one that was started, with its exit code.
+/// One of the two processes after [`fork_background`].
+pub(super) enum ForkSide {
+    /// The process that the user started, with its exit code.
     Foreground(u8),
-    /// The one that goes on.
+    /// The process that runs the app.
     Background(Background),
 }
 
-/// How the background tells the foreground that it may return.
+/// The pipe through which the background process sends the exit code to the foreground.
 pub(super) struct Background(OwnedFd);
 
-/// Makes two of this process, which has only one thread yet.
-pub(super) fn split() -> anyhow::Result<Side> {
+/// Forks this process, which has only one thread yet.
+pub(super) fn fork_background() -> anyhow::Result<ForkSide> {
     let (read, write) = std::io::pipe().context("failed to make a pipe")?;
     #[expect(unsafe_code, reason = "this is how a process is made")]
-    // SAFETY: there is one thread, so the child may do whatever the parent could.
+    // SAFETY: there is one thread, so the child may do what the parent could.
     match unsafe { fork() }.context("failed to go into the background")? {
         ForkResult::Child => {
             drop(read);
             setsid().context("failed to leave the terminal")?;
-            Ok(Side::Background(Background(write.into())))
+            Ok(ForkSide::Background(Background(write.into())))
         }
         ForkResult::Parent { child } => {
             drop(write);
-            Ok(Side::Foreground(attend(child, read.into())?))
+            Ok(ForkSide::Foreground(await_startup(child, read.into())?))
         }
     }
 }
 
-/// Waits until all is up, or it has ended; passes on who wants it to stop.
-fn attend(background: Pid, told: OwnedFd) -> anyhow::Result<u8> {
+/// Waits until the background process reports an exit code or exits, and forwards INT and TERM.
+fn await_startup(background: Pid, progress: OwnedFd) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.context("failed to wait for the start")?.block_on(async {
         let listen = |kind| signal(kind).context("failed to listen for signals");
         let (mut int, mut term) =
             (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        let told = pipe::Receiver::from_owned_fd(told)?;
+        let progress = pipe::Receiver::from_owned_fd(progress)?;
         let mut code = [0];
         loop {
             tokio::select! {
-                _ = told.readable() => match told.try_read(&mut code) {
+                _ = progress.readable() => match progress.try_read(&mut code) {
                     Ok(1) => return Ok(code[0]),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Ok(_) | Err(_) => return Ok(exit_code(background)),
                 },
-                // The background has a session of its own, which no terminal signals.
+                // The background process has its own session, which no terminal signals.
                 Some(()) = int.recv() => drop(kill(background, Signal::SIGINT)),
                 Some(()) = term.recv() => drop(kill(background, Signal::SIGTERM)),
             }
@@ -91,13 +91,13 @@ fn exit_code(background: Pid) -> u8 {
 }
 
 impl Background {
-    /// Releases the standard streams and the foreground when all are up.
+    /// Releases the standard streams and the foreground process when all processes are ready.
     pub(super) async fn release(self, mut engine: Handle) -> Result<(), Stopping> {
         let mut start = StartProgress::default();
         let code = loop {
             let snapshot = engine.snapshot().await?;
             let mut check_again = None;
-            // What ends now never was up: its end is what the foreground returns.
+            // If the app ends now, its exit code is what the foreground process returns.
             if !snapshot.ending {
                 match start.check(&snapshot.processes, snapshot.now) {
                     Progress::Done { code, not_ready, late } => {
@@ -120,7 +120,7 @@ impl Background {
         };
         engine.release_output().await?;
         release_streams();
-        // What started it may be gone.
+        // The foreground process may have exited.
         let _ = File::from(self.0).write_all(&[code]);
         Ok(())
     }
@@ -133,8 +133,8 @@ const MIN_UPTIME: Duration = Duration::from_secs(1);
 /// How far the start of all processes has come.
 #[derive(Debug, Eq, PartialEq)]
 enum Progress {
-    /// It is over: with an exit code, the names of the processes that are not ready, and what was
-    /// not reported yet of those that took too long.
+    /// The start is over: the exit code, the processes that are not ready, and the late ones that
+    /// were not reported yet.
     Done { code: u8, not_ready: Vec<String>, late: Vec<Notice> },
     /// It may be over at this time.
     CheckAt(Instant),

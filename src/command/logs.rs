@@ -1,4 +1,4 @@
-//! `ganger logs`: what processes said, and say.
+//! `ganger logs`: prints recent output, and follows it.
 
 use std::io::Write;
 use std::sync::mpsc::{Sender, channel};
@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use hyper::Method;
 use hyper::body::Bytes;
 
-use super::ask::{ask, escape};
+use super::client_commands::{percent_encode, run_client};
 use super::use_color;
 use crate::cli::{Global, Logs};
 
@@ -17,14 +17,14 @@ pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
         "/logs?color={color}&follow={}&timestamp={}&no_prefix={}",
         logs.follow, logs.timestamp, logs.no_prefix
     );
-    let names = escape(&logs.names.join(","));
+    let names = percent_encode(&logs.names.join(","));
     let more = [
         (!names.is_empty()).then(|| format!("&names={names}")),
         logs.lines.map(|lines| format!("&n={lines}")),
         logs.since.map(|since| format!("&since={}", since.as_secs_f64())),
     ];
     uri.extend(more.into_iter().flatten());
-    ask(global, async |client| {
+    run_client(global, async |client| {
         let mut answer = client.send(Method::GET, &uri, Vec::new()).await?;
         let output = if logs.follow { Output::Direct } else { Output::behind() };
         // It ends with ganger, at the latest.
@@ -46,9 +46,9 @@ pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
 
 /// Standard output, which may be slow: a pager reads a page, and waits for its user.
 enum Output {
-    /// What comes is read no faster than it is written. ganger counts what is missed.
+    /// The response is read no faster than it is written; ganger counts what this misses.
     Direct,
-    /// What there is is read at once, and written by a thread: ganger has no need to keep it.
+    /// The response is read at once and written by a thread, so that ganger need not keep it.
     Behind(Sender<Bytes>, JoinHandle<()>),
 }
 
@@ -63,7 +63,7 @@ impl Output {
         Self::Behind(sender, writer)
     }
 
-    /// False if nobody reads it any more.
+    /// Returns false if the reader is gone.
     fn write(&self, bytes: Bytes) -> bool {
         match self {
             Self::Direct => write(&bytes),
@@ -71,7 +71,7 @@ impl Output {
         }
     }
 
-    /// Waits until all is written.
+    /// Waits until everything is written.
     fn finish(self) {
         if let Self::Behind(sender, writer) = self {
             drop(sender);

@@ -1,7 +1,7 @@
-//! One thin file per verb: gather, call, print.
+//! One thin file per command: gather, call, print.
 
-mod ask;
 mod check;
+mod client_commands;
 mod daemon;
 mod logs;
 mod ports;
@@ -19,16 +19,16 @@ use anyhow::{Context, bail};
 use clap::CommandFactory;
 use nix::errno::Errno;
 
-use crate::cli::{self, Base, Cli, Formed, Given, Global, PortArgs, Verb, When};
+use crate::cli::{self, Base, Cli, CommonArgs, Global, PlanArgs, PortArgs, Verb, When};
 use crate::notice::escape_controls;
 use crate::plan::formation::{RELEASE, did_you_mean, nearest};
-use crate::plan::sources::{Places, Sources};
+use crate::plan::sources::{FileLocations, Sources};
 use crate::plan::{Options, Plan};
 
-/// The exit code for what ganger was told and can't do.
+/// The exit code for a mistake in flags or files.
 pub const USAGE: u8 = 2;
 
-/// Does what the command line says, and returns ganger's exit code.
+/// Runs the command, and returns ganger's exit code.
 pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     if cli.global.verbose {
         let subscriber =
@@ -40,14 +40,14 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Run(run) => run::run(&cli.global, &run)?,
         Verb::Check(check) => check::check(&cli.global, check)?,
         Verb::Ps(ps) => ps::ps(&cli.global, &ps)?,
-        Verb::Stop(stop) => ask::stop(&cli.global, &stop)?,
-        Verb::Restart(restart) => ask::restart(&cli.global, &restart)?,
-        Verb::Scale(scale) => ask::scale(&cli.global, &scale)?,
-        Verb::Reload(reload) => ask::reload(&cli.global, &reload)?,
-        Verb::Signal(signal) => ask::signal(&cli.global, &signal)?,
+        Verb::Stop(stop) => client_commands::stop(&cli.global, &stop)?,
+        Verb::Restart(restart) => client_commands::restart(&cli.global, &restart)?,
+        Verb::Scale(scale) => client_commands::scale(&cli.global, &scale)?,
+        Verb::Reload(reload) => client_commands::reload(&cli.global, &reload)?,
+        Verb::Signal(signal) => client_commands::signal(&cli.global, &signal)?,
         Verb::Logs(logs) => logs::logs(&cli.global, &logs)?,
-        Verb::Wait(wait) => ask::wait(&cli.global, &wait)?,
-        Verb::Quit => ask::quit(&cli.global)?,
+        Verb::Wait(wait) => client_commands::wait(&cli.global, &wait)?,
+        Verb::Quit => client_commands::quit(&cli.global)?,
         Verb::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
         Verb::Version => {
             writeln!(std::io::stdout(), "ganger {}", env!("CARGO_PKG_VERSION"))?;
@@ -57,8 +57,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Commands of other runners and tools, and what does the same here.
-const ELSEWHERE: [(&str, &str); 16] = [
+/// Commands of other runners and tools, and the ganger command that does the same.
+const FOREIGN_COMMANDS: [(&str, &str); 16] = [
     ("kill", "signal KILL"),
     ("k", "signal KILL"),
     ("up", "start"),
@@ -77,7 +77,7 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("console", "run"),
 ];
 
-/// What is wrong with a word in place of a command, and what was meant.
+/// The error for an unknown command, with the command that was probably meant.
 fn unknown_command(global: &Global, words: &[OsString]) -> String {
     let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
     let places = places(global);
@@ -90,7 +90,7 @@ fn unknown_command(global: &Global, words: &[OsString]) -> String {
         let verb = if word == RELEASE { "run" } else { "start" };
         return format!("{no_command}; to start it: `ganger {verb} {word}`");
     }
-    if let Some((_, ours)) = ELSEWHERE.iter().find(|(theirs, _)| *theirs == word) {
+    if let Some((_, ours)) = FOREIGN_COMMANDS.iter().find(|(theirs, _)| *theirs == word) {
         return format!("{no_command}; use `ganger {ours}`");
     }
     let command = Cli::command();
@@ -102,8 +102,8 @@ fn unknown_command(global: &Global, words: &[OsString]) -> String {
     }
 }
 
-/// The working directory by the path that the shell knows it by, else by its real path;
-/// empty if no path leads there.
+/// The working directory: the path in PWD if it is that folder, else its real path; empty if it
+/// has no path.
 fn working_dir() -> PathBuf {
     let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
     let here = identity(Path::new("."));
@@ -112,12 +112,12 @@ fn working_dir() -> PathBuf {
     known.or_else(|| std::env::current_dir().ok().filter(is_here)).unwrap_or_default()
 }
 
-/// Prints why nothing more is done, on one line and without control characters.
+/// Prints an error on one line, without control characters.
 pub fn print_error(error: &impl std::fmt::Display) {
     eprintln!("ganger: {}", escape_controls(&format!("{error:#}")));
 }
 
-/// Names the way out where descriptors ran out: any open may be the one too many.
+/// Adds a hint to an error that was caused by the limit of open files.
 #[must_use]
 pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
     let is_limit = |errno| matches!(Errno::from_raw(errno), Errno::EMFILE | Errno::ENFILE);
@@ -131,9 +131,9 @@ pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
     if hit_limit { anyhow::anyhow!("{error:#} (raise the limit with `ulimit -n`)") } else { error }
 }
 
-/// Where the flags say that the files are.
-fn places(global: &Global) -> Places {
-    Places {
+/// The locations of all files, by the flags.
+fn places(global: &Global) -> FileLocations {
+    FileLocations {
         base: working_dir(),
         procfile: global.procfile.clone(),
         root: global.root.clone(),
@@ -142,18 +142,18 @@ fn places(global: &Global) -> Places {
     }
 }
 
-/// Reads all files; a command to run takes no Procfile.
+/// Reads all files; the Procfile may be missing.
 fn read_for_run(global: &Global) -> anyhow::Result<Sources> {
     Ok(Sources::read_for_run(&places(global), std::env::vars_os().collect())?)
 }
 
 /// Reads all files.
-fn read(places: &Places) -> anyhow::Result<Sources> {
+fn read(places: &FileLocations) -> anyhow::Result<Sources> {
     Ok(Sources::read(places, std::env::vars_os().collect())?)
 }
 
-impl Formed {
-    /// What these flags say of the plan.
+impl PlanArgs {
+    /// These flags as options of the plan.
     fn options(self) -> anyhow::Result<Options> {
         // A flag wins over a variable, and the names have that of `--processes`.
         let from_variable = std::env::var_os("GANGER_PROCESSES").is_some();
@@ -174,15 +174,15 @@ impl Formed {
 }
 
 impl PortArgs {
-    /// These options, with what these flags say of ports.
+    /// These options, with the port flags.
     fn options(self, options: Options) -> Options {
         let port = self.port.and_then(Base::port);
         Options { port, port_step: self.port_step, no_port: self.no_port, ..options }
     }
 }
 
-impl Given {
-    /// What these flags say of the plan.
+impl CommonArgs {
+    /// These flags as options of the plan.
     fn options(&self) -> anyhow::Result<Options> {
         Ok(Options {
             shell: self.shell.as_deref().map(find_shell).transpose()?,
@@ -207,8 +207,8 @@ fn find_shell(shell: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Whether to use colours: `NO_COLOR` and `CLICOLOR_FORCE` are what
-/// no-color.org and bixense.com/clicolors say.
+/// Whether to use colours, by the flag, `NO_COLOR` (no-color.org) and `CLICOLOR_FORCE`
+/// (bixense.com/clicolors).
 fn use_color(when: When, on: &impl IsTerminal) -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let forced = std::env::var_os("CLICOLOR_FORCE");

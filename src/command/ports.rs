@@ -1,4 +1,4 @@
-//! Whether the ports of a plan are free, before anything starts.
+//! Checks that the ports of a plan are free, before anything starts.
 
 use crate::notice::Notice;
 use crate::plan::sources::Sources;
@@ -6,9 +6,9 @@ use crate::plan::{Options, Plan};
 use crate::supervise::port_conflict::port_conflicts;
 use crate::supervise::port_scan::{Listening, listening};
 
-/// The plan, with its ports where they are free if they may be anywhere, and what is
-/// to be said of that. Fails where a process would be nothing without its port.
-pub(super) fn settle(
+/// Checks the ports of the plan, and with `anywhere` moves them to a base where all are free.
+/// Returns the plan and the messages about conflicts. Fails if a process needs a port in use.
+pub(super) fn resolve_ports(
     plan: Plan,
     sources: &Sources,
     options: &mut Options,
@@ -24,7 +24,7 @@ pub(super) fn settle(
     };
     if anywhere {
         let conflict = first.clone();
-        let (plan, base) = move_away(&plan, sources, options, &listening)?;
+        let (plan, base) = find_free_base(&plan, sources, options, &listening)?;
         return Ok((plan, vec![Notice::PortsMoved { conflict, base }]));
     }
     if first.required {
@@ -36,25 +36,24 @@ pub(super) fn settle(
     Ok((plan, notices))
 }
 
-/// How far the ports move at a time, and where they begin again: below are those that
-/// take a privilege.
-const BLOCK: u32 = 1000;
-const LOWEST: u32 = 1024;
+/// How far the base moves at a time, and the lowest base: ports below need a privilege.
+const BLOCK_SIZE: u32 = 1000;
+const MIN_PORT: u32 = 1024;
 
-/// The first base above at which all ports are free, or else below.
-fn move_away(
+/// The first higher base at which all ports are free, or else the first lower one.
+fn find_free_base(
     plan: &Plan,
     sources: &Sources,
     options: &mut Options,
     listening: &Listening,
 ) -> anyhow::Result<(Plan, u16)> {
     let first = u32::from(plan.base_port.unwrap_or_default());
-    let above = (first + BLOCK..=u32::from(u16::MAX)).step_by(BLOCK as usize);
-    let lowest = LOWEST + (first + BLOCK - LOWEST % BLOCK) % BLOCK;
-    let below = (lowest..first).step_by(BLOCK as usize);
+    let above = (first + BLOCK_SIZE..=u32::from(u16::MAX)).step_by(BLOCK_SIZE as usize);
+    let lowest = MIN_PORT + (first + BLOCK_SIZE - MIN_PORT % BLOCK_SIZE) % BLOCK_SIZE;
+    let below = (lowest..first).step_by(BLOCK_SIZE as usize);
     for base in above.chain(below).filter_map(|base| u16::try_from(base).ok()) {
         options.port = Some(base);
-        // The last ones may not be enough for all.
+        // Near 65535 there may not be enough ports for all.
         let Ok(moved) = Plan::new(sources, options) else { continue };
         let mut ports = moved.processes.iter().filter_map(|process| process.port);
         if ports.all(|port| !listening.contains_key(&port)) {
@@ -67,12 +66,12 @@ fn move_away(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::sources::{EnvFiles, Text};
+    use crate::plan::sources::{EnvFiles, SourceFile};
     use crate::supervise::port_scan::Socket;
 
     #[test]
     fn ports_move_up_and_then_begin_again_below() {
-        let text = |name: &str, text: &str| Text { name: name.into(), bytes: text.into() };
+        let text = |name: &str, text: &str| SourceFile { name: name.into(), bytes: text.into() };
         let sources = Sources {
             root: "/app".into(),
             procfile: text("Procfile", "web: serve\nworker: work\n"),
@@ -88,7 +87,7 @@ mod tests {
             let plan = Plan::new(&sources, &options).unwrap();
             let socket = vec![Socket { inode: 1, uid: 0 }];
             let listening = taken.iter().map(|port| (*port, socket.clone())).collect();
-            move_away(&plan, &sources, &mut options, &listening).ok().map(|(_, base)| base)
+            find_free_base(&plan, &sources, &mut options, &listening).ok().map(|(_, base)| base)
         };
         assert_eq!(moved(5000, &[5000]), Some(6000));
         assert_eq!(moved(5000, &[5000, 6100]), Some(7000));

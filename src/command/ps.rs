@@ -1,13 +1,13 @@
-//! `ganger ps`: what runs here.
+//! `ganger ps`: shows the processes of the running app.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use hyper::Method;
 
-use super::ask::{ask, ask_and_show, path};
+use super::client_commands::{path, request_and_print, run_client};
 use crate::cli::{Global, Ps};
-use crate::control::api::{Process, State};
+use crate::control::api::{ProcessStatus, State};
 use crate::notice::escape_controls;
 use crate::plan::OnExit;
 
@@ -18,21 +18,26 @@ const HEADER: [&str; COLUMNS] =
 
 pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
     let uri = if ps.names.is_empty() { "/processes".to_owned() } else { path(&ps.names, "") };
-    ask(global, async |client| {
-        ask_and_show(&client, Method::GET, &uri, Vec::new(), ps.shown, |all: &Vec<Process>| {
-            table(all, terminal_width())
-        })
+    run_client(global, async |client| {
+        request_and_print(
+            &client,
+            Method::GET,
+            &uri,
+            Vec::new(),
+            ps.shown,
+            |all: &Vec<ProcessStatus>| table(all, terminal_width()),
+        )
         .await
     })
 }
 
-/// The columns that are left out first where the terminal is too narrow for all.
+/// The columns that are left out if the terminal is too narrow, in this order.
 const LEFT_OUT_FIRST: [&str; 7] =
     ["ON EXIT", "RESTARTS", "MEMORY", "CPU", "LAST EXIT", "UPTIME", "PORT"];
 
 /// The table of these processes. If it is wider than `width`, columns are left out: first those
 /// that say the same of every process and least of all.
-fn table(all: &[Process], width: Option<usize>) -> String {
+fn table(all: &[ProcessStatus], width: Option<usize>) -> String {
     let header = HEADER.map(str::to_owned);
     let shown = |row: [String; COLUMNS]| row.map(|cell| escape_controls(&cell).into_owned());
     let rows: Vec<[String; COLUMNS]> =
@@ -70,7 +75,7 @@ fn terminal_width() -> Option<usize> {
     Some(width.0.into())
 }
 
-fn row(process: &Process) -> [String; COLUMNS] {
+fn row(process: &ProcessStatus) -> [String; COLUMNS] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let port = process.port.map(|port| match (process.bound, process.state) {
         (false, State::Up) => format!("{port} (unbound)"),
@@ -98,8 +103,8 @@ fn row(process: &Process) -> [String; COLUMNS] {
     ]
 }
 
-/// What follows an exit; of crashes in a row also how many there were, and can be.
-fn policy(process: &Process) -> String {
+/// The restart policy, with the number of crashes in a row and their limit.
+fn policy(process: &ProcessStatus) -> String {
     let name = match process.on_exit {
         OnExit::StopAll => return "stop-all".to_owned(),
         OnExit::Ignore => return "ignore".to_owned(),
@@ -131,7 +136,7 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// The two largest units.
+/// A duration in its two largest units.
 fn age(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
@@ -148,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned() {
-        let up = Process {
+        let up = ProcessStatus {
             name: "web.1".into(),
             r#type: "web".into(),
             state: State::Up,
@@ -167,7 +172,7 @@ mod tests {
             cpu: 1.25,
             memory: 50 << 20,
         };
-        let down = Process {
+        let down = ProcessStatus {
             name: "worker.10".into(),
             state: State::Down,
             pid: None,
@@ -180,7 +185,8 @@ mod tests {
             last_exit: Some("was killed by SIGSEGV".into()),
             ..up.clone()
         };
-        let unbound = Process { bound: false, ready: false, uptime: Some(59.9), ..up.clone() };
+        let unbound =
+            ProcessStatus { bound: false, ready: false, uptime: Some(59.9), ..up.clone() };
         let all = [up, down, unbound];
         insta::assert_snapshot!(table(&all, None));
         insta::assert_snapshot!("a_narrow_table_has_fewer_columns", table(&all, Some(80)));

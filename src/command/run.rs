@@ -1,7 +1,7 @@
-//! `ganger run`: one command in the app's environment, on the user's terminal.
+//! `ganger run`: runs one command in the app's environment, on the user's terminal.
 //!
-//! It is forked from ganger itself, into the same session and process group, so
-//! that the terminal and the shell treat the two as one job.
+//! It is forked from ganger itself, in the same session and process group, so that the terminal
+//! and the shell treat both as one job.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -19,10 +19,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{print_error, read_for_run};
 use crate::cli::{Global, Run};
-use crate::plan::env::{Env, Var};
+use crate::plan::env::{Env, Variable};
 use crate::plan::formation::{did_you_mean, nearest};
 use crate::plan::program::exec_error;
-use crate::plan::{self, Options, Plan, identity, shell};
+use crate::plan::{self, Options, Plan, identity_variables, shell};
 use crate::supervise::signals::is_ignored;
 
 pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
@@ -35,7 +35,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
         [single] => single.to_str(),
         _ => None,
     };
-    let plan = Plan::for_run(&sources, &options, NAME, entry)?;
+    let plan = Plan::for_run(&sources, &options, RUN_NAME, entry)?;
     let program = Program::new(&plan, &run.command, &options)?;
     let mut command = Command::new(&program.argv[0]);
     command.args(&program.argv[1..]).current_dir(&program.dir).env_clear();
@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
         .build()
         .context("failed to start the engine")?;
     runtime.block_on(async {
-        // Before there is a child that a signal would leave alone.
+        // Before the child exists: a signal must not end ganger alone.
         let signals = Signals::listen().context("failed to listen for signals")?;
         match command.spawn() {
             Ok(child) => wait(child, signals).await,
@@ -60,7 +60,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
     })
 }
 
-/// What is run.
+/// The program to run.
 struct Program {
     argv: Vec<OsString>,
     dir: PathBuf,
@@ -70,8 +70,8 @@ struct Program {
 }
 
 impl Program {
-    /// The entry of the plan; else a single word that a shell would read otherwise, which is
-    /// given to one; else the words as they stand.
+    /// A Procfile entry, if the first word names one; a single word with shell syntax, which goes to
+    /// the shell; else the words as they are.
     fn new(plan: &Plan, command: &[OsString], options: &Options) -> Result<Self, plan::Error> {
         let through_shell = |text: &str| shell::argv(&plan.shell, text);
         if let Some(process) = plan.processes.first() {
@@ -84,12 +84,12 @@ impl Program {
             });
         }
         let argv = match command {
-            [single] => single.to_str().filter(|text| text.contains(SHELLS_BUSINESS)),
+            [single] => single.to_str().filter(|text| text.contains(SHELL_METACHARS)),
             _ => None,
         };
-        let mut env = identity(NAME, &plan.root, options.compat_env);
+        let mut env = identity_variables(RUN_NAME, &plan.root, options.compat_env);
         if let Some(port) = options.port.filter(|_| !options.no_port) {
-            env.insert("PORT".into(), Var::given(port.to_string()));
+            env.insert("PORT".into(), Variable::from_ganger(port.to_string()));
         }
         let argv = argv.map_or_else(|| command.to_vec(), through_shell);
         Ok(Self { argv, dir: plan.root.clone(), env, is_entry: false })
@@ -120,15 +120,15 @@ impl Program {
     }
 }
 
-/// What a single command is called, as `web.1` is by its name.
-const NAME: &str = "run.1";
+/// The name of a command that is not a Procfile entry.
+const RUN_NAME: &str = "run.1";
 
-/// A word that has one of these is no program's name.
-const SHELLS_BUSINESS: &[char] =
+/// A word with one of these goes to the shell.
+const SHELL_METACHARS: &[char] =
     &[' ', '\t', '\n', '$', '|', '&', ';', '<', '>', '(', ')', '`', '"', '\''];
 
-/// What ganger is sent while the command runs; none where whoever started ganger
-/// chose to ignore it, as nohup(1) does, and the command is to do the same.
+/// The signals that ganger handles while the command runs. Signals that were ignored when ganger
+/// was started, as by nohup(1), stay ignored for the command, too.
 struct Signals {
     int: Option<Signal>,
     quit: Option<Signal>,
@@ -158,14 +158,13 @@ async fn next(signals: &mut Option<Signal>) {
     }
 }
 
-/// Waits for the child, and gives its exit code. The terminal sends INT and QUIT
-/// to it as well as to ganger, which leaves the answer to it; TERM and HUP come
-/// to ganger alone, and are passed on.
+/// Waits for the child, and returns its exit code. The terminal sends INT and QUIT to both, so
+/// ganger leaves them to the child; TERM and HUP are sent to ganger alone, which forwards them.
 async fn wait(mut child: Child, mut signals: Signals) -> anyhow::Result<u8> {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     let forward = |signal| {
         if let Some(pid) = pid {
-            // Not waited for yet, so the number is still its own.
+            // It is not reaped yet, so the process id is still its own.
             let _ = kill(pid, signal);
         }
     };

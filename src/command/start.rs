@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::daemon::{self, Background, Side};
+use super::daemon::{self, Background, ForkSide};
 use super::{places, ports, read, use_color};
 use crate::cli::{Base, Global, Start};
 use crate::control::app_root::AppRoot;
@@ -23,7 +23,7 @@ use crate::logs::format::Style;
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
 use crate::plan::sources::Sources;
-use crate::plan::{Options, Plan, foreign};
+use crate::plan::{Options, Plan, other_runners};
 use crate::runtime_dir::{self, RuntimeDir};
 use crate::supervise::display::Show;
 use crate::supervise::engine::Engine;
@@ -31,14 +31,14 @@ use crate::supervise::handle::Handle;
 use crate::supervise::listeners::Listeners;
 use crate::supervise::signals::Signals;
 
-/// What ganger itself needs open at once, before the first process.
-const DESCRIPTORS: usize = 16;
+/// How many descriptors ganger itself needs before the first process.
+const NEEDED_DESCRIPTORS: usize = 16;
 
 pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
-    let background = match start.daemonize.then(daemon::split).transpose()? {
+    let background = match start.daemonize.then(daemon::fork_background).transpose()? {
         None => None,
-        Some(Side::Background(background)) => Some(background),
-        Some(Side::Foreground(code)) => return Ok(code),
+        Some(ForkSide::Background(background)) => Some(background),
+        Some(ForkSide::Foreground(code)) => return Ok(code),
     };
     let anywhere = start.formed.ports.port == Some(Base::Auto);
     let options = Options {
@@ -60,19 +60,19 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let mut options = Options { control: path, ..options };
     let plan = Plan::new(&sources, &options)?;
     plan.check_folders()?;
-    // Its way up takes longer than all that follows here.
+    // It starts while ganger does the following.
     let keeper = start_keeper(start.isolate)?;
-    // What an earlier ganger left may have the ports.
+    // Orphans of an earlier ganger may use the ports.
     let stale_sessions: Vec<_> = runtime_dir::search_path()
         .flat_map(|folder| stale_sessions::kill_stale_orphans(&folder))
         .collect();
-    let (plan, on_ports) = ports::settle(plan, &sources, &mut options, anywhere)?;
+    let (plan, on_ports) = ports::resolve_ports(plan, &sources, &mut options, anywhere)?;
     let mut notices = first;
     if !stale_sessions.is_empty() {
         notices.push(Notice::StaleSessions { members: stale_sessions });
     }
     notices.extend(on_ports);
-    notices.extend(foreign(&sources));
+    notices.extend(other_runners_notices(&sources));
     let sockets = Listeners::default().for_plan(&plan)?;
     let style = Style {
         color: use_color(global.color, &std::io::stdout()),
@@ -100,16 +100,16 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     supervise(run, planner, bound)
 }
 
-/// Whose files of defaults lie here without being read.
-fn foreign(sources: &Sources) -> impl Iterator<Item = Notice> {
+/// Messages about settings files of other runners, which ganger does not read.
+fn other_runners_notices(sources: &Sources) -> impl Iterator<Item = Notice> {
     sources.foreign.iter().filter_map(|text| {
-        let settings = foreign::settings(&text.name, &text.bytes);
+        let settings = other_runners::list_settings(&text.name, &text.bytes);
         let file = text.name.clone();
         (!settings.is_empty()).then_some(Notice::OtherRunner { file, settings })
     })
 }
 
-/// What runs, and how it is shown and kept.
+/// What runs, and how its output is printed and kept.
 struct Run {
     plan: Plan,
     sockets: Listeners,
@@ -119,21 +119,21 @@ struct Run {
     keeper: StartedKeeper,
     background: Option<Background>,
     runtime_dir: Option<RuntimeDir>,
-    /// What there is to say before anything runs.
+    /// Messages to print before anything runs.
     notices: Vec<Notice>,
 }
 
-/// How a running ganger is found.
+/// How clients find this ganger.
 struct Control {
     bound: Option<Bound>,
     aliases: Option<Aliases>,
     runtime_dir: Option<RuntimeDir>,
-    /// What there is to say of that.
+    /// Messages about it.
     notices: Vec<Notice>,
 }
 
-/// Binds the control socket of the app in the folder `root`, at `path` if one is given.
-/// Where there is no place for one, ganger runs without, unless it goes to the background.
+/// Binds the control socket of the app in the folder `root`, or at `path`. If no folder can be
+/// used, ganger runs without a socket, unless it runs in the background.
 fn listen(path: Option<&Path>, root: &AppRoot, in_background: bool) -> anyhow::Result<Control> {
     if path.is_none() {
         socket::check_vacant(root)?;
@@ -175,7 +175,7 @@ fn bind(folder: &Path, root: &AppRoot) -> Result<(Bound, Aliases), socket::Error
     Ok((bound, aliases))
 }
 
-/// Runs the plan to its end, and returns the exit code that it gives.
+/// Runs the plan to its end, and returns the exit code.
 fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
     let Run { plan, sockets, show, keeper, background, runtime_dir, .. } = run;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -198,7 +198,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
             engine.survive_closed_stdout();
         }
         engine.begin();
-        // What follows takes time that is the keeper's now.
+        // The keeper starts processes while ganger does the following.
         let _trace =
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
         let (handle, root) = (engine.handle(), planner.sources.root.clone());
@@ -220,7 +220,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         planner.finish().await;
         Ok((code, server, clients))
     });
-    // What is left of this ganger is this process.
+    // Nothing but this process is left now.
     let code = ended.map(|(code, server, _clients)| {
         runtime.block_on(async {
             if let Some(server) = server {
@@ -229,7 +229,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         });
         code
     });
-    // Whoever still asks is not waited for.
+    // Clients that are still connected are not waited for.
     runtime.shutdown_background();
     code
 }
@@ -242,13 +242,13 @@ fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
         "failed to start the keeper"
     })?;
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // A refusal shows when descriptors run out.
+        // If this is refused, an error comes when descriptors run out.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
     Ok(keeper)
 }
 
-/// Answers whoever asks, as long as the socket is kept.
+/// Serves clients as long as the socket exists.
 fn serve(
     bound: Bound,
     clients: &Thread,
@@ -260,19 +260,19 @@ fn serve(
     Ok((bound, server::start(clients, listener, engine, planner, root)))
 }
 
-/// Fails where the limit of open files leaves no room to begin with.
+/// Fails if the limit of open files is too low to start.
 fn spare_descriptors() -> anyhow::Result<()> {
     let stdin = std::io::stdin();
     let spare: Result<Vec<_>, _> =
-        (0..DESCRIPTORS).map(|_| stdin.as_fd().try_clone_to_owned()).collect();
+        (0..NEEDED_DESCRIPTORS).map(|_| stdin.as_fd().try_clone_to_owned()).collect();
     match spare {
         Ok(_) => Ok(()),
         Err(error) => Err(error).context("failed to start"),
     }
 }
 
-/// The title of the terminal's window, which is put back at the end (xterm's
-/// control sequences, "window manipulation").
+/// Sets the title of the terminal's window, and restores it at the end (xterm control sequences,
+/// "window manipulation").
 struct Title;
 
 impl Title {

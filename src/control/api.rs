@@ -45,7 +45,7 @@ pub enum State {
 
 /// One process, as in `GET /processes`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Process {
+pub struct ProcessStatus {
     /// `web.1`.
     pub name: String,
     /// `web`.

@@ -9,7 +9,7 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use crate::plan::sources::Places;
+use crate::plan::sources::FileLocations;
 
 /// A folder, by its paths.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,7 +22,7 @@ pub struct AppRoot {
 
 impl AppRoot {
     /// The root of the app whose files are there.
-    pub fn find(places: &Places) -> io::Result<Self> {
+    pub fn find(places: &FileLocations) -> io::Result<Self> {
         Ok(Self::new(&places.root(), places.find_root()?))
     }
 

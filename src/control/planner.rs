@@ -16,7 +16,7 @@ use super::thread::Thread;
 use crate::changes::Changes;
 use crate::notice::{Notice, PortConflict};
 use crate::plan::scale::{Change, scale};
-use crate::plan::sources::{Places, Sources};
+use crate::plan::sources::{FileLocations, Sources};
 use crate::plan::{Options, Plan};
 use crate::supervise::handle::{Handle, Snapshot, Stopping};
 use crate::supervise::listeners::Listeners;
@@ -83,7 +83,7 @@ const MAX_WAITING: usize = 64;
 #[derive(Debug)]
 pub struct Planner {
     /// Where the files are.
-    pub places: Places,
+    pub places: FileLocations,
     /// The files, as they were last read.
     pub sources: Sources,
     /// The flags, and the scaling since then.
@@ -152,7 +152,7 @@ impl Planner {
         let (sources, scaled) = (self.sources.clone(), options.clone());
         let plan = spawn_blocking(move || {
             let known = Plan::types_of(&sources).map_err(invalid)?;
-            Plan::new(&sources, &scaled.about(&known)).map_err(invalid)
+            Plan::new(&sources, &scaled.restricted_to(&known)).map_err(invalid)
         });
         let plan = plan.await.map_err(invalid)??;
         let changes = apply_plan(before, plan, RestartMode::AtOnce, engine).await?;
@@ -171,7 +171,7 @@ impl Planner {
             let sources = Sources::read(&places, environment).map_err(invalid)?;
             let known = Plan::types_of(&sources).map_err(invalid)?;
             // A removed type may come back, and then the flags count again.
-            let plan = Plan::new(&sources, &options.about(&known)).map_err(invalid)?;
+            let plan = Plan::new(&sources, &options.restricted_to(&known)).map_err(invalid)?;
             plan.check_folders().map_err(invalid)?;
             Ok::<_, Error>((sources, plan))
         });

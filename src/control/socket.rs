@@ -293,7 +293,7 @@ fn read_pid(file: &mut File) -> Option<i32> {
     kill(Pid::from_raw(pid), None).is_ok().then_some(pid)
 }
 
-/// A connection to a ganger of this user, or of root, who may do the same.
+/// A connection to a ganger of this user, or of root.
 fn connect(path: &Path) -> Option<UnixStream> {
     let stream = UnixStream::connect(path).ok()?;
     #[cfg(target_os = "linux")]

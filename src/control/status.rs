@@ -27,9 +27,10 @@ pub(super) async fn describe(
     let room = app.memory.for_list(estimate).await?;
     let survey = app.survey.get().await;
     let list = spawn_blocking(move || {
-        let describe =
-            |place: &usize| process(&snapshot.processes[*place], survey.as_deref(), &snapshot);
-        let list: Vec<api::Process> = chosen.iter().map(describe).collect();
+        let describe = |place: &usize| {
+            describe_process(&snapshot.processes[*place], survey.as_deref(), &snapshot)
+        };
+        let list: Vec<api::ProcessStatus> = chosen.iter().map(describe).collect();
         serde_json::to_vec(&list)
     });
     Ok(json(list.await.map_err(Error::bad_request)?.map_err(Error::bad_request)?, room))
@@ -40,7 +41,11 @@ fn estimate(status: &Status) -> usize {
     DESCRIPTION_BYTES + 2 * status.plan.name.len() + 2 * status.plan.kind.len() + names
 }
 
-fn process(status: &Status, survey: Option<&Survey>, snapshot: &Snapshot) -> api::Process {
+fn describe_process(
+    status: &Status,
+    survey: Option<&Survey>,
+    snapshot: &Snapshot,
+) -> api::ProcessStatus {
     let used = status.pid().zip(survey).map(|(pid, survey)| survey.usage(pid, status.plan.port));
     let used = used.unwrap_or_default();
     let (state, since) = match &status.state {
@@ -53,7 +58,7 @@ fn process(status: &Status, survey: Option<&Survey>, snapshot: &Snapshot) -> api
         State::Killed { .. } => (api::State::Killed, None),
         State::Stuck { .. } => (api::State::Stuck, None),
     };
-    api::Process {
+    api::ProcessStatus {
         name: status.plan.name.clone(),
         r#type: status.plan.kind.clone(),
         state,

@@ -33,7 +33,7 @@ pub(super) struct Wait {
 
 /// A process as it was when a client began to wait for it.
 pub(super) struct Awaited {
-    plan: Arc<plan::Process>,
+    plan: Arc<plan::ProcessPlan>,
     pub(super) restarts: u32,
     pub(super) ran: bool,
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::config::Config;
 use super::env::{Env, Origin};
-use super::formation::{ALL, Counts, Term};
+use super::formation::{ALL, InstanceCounts, Term};
 use super::options::Options;
 use super::sources::Sources;
 
@@ -92,7 +92,7 @@ pub(super) fn on_files(
 /// What is to be said of the types that run, and of those that don't.
 pub(super) fn on_formation(
     types: &[&str],
-    counts: &Counts,
+    counts: &InstanceCounts,
     config: &Config,
     options: &Options,
 ) -> Vec<Advice> {
@@ -118,7 +118,9 @@ pub(super) fn on_formation(
         }
     }
     for name in types.iter().filter(|name| runs(name)) {
-        for after in config.process(name).map(super::config::Process::after).unwrap_or_default() {
+        for after in
+            config.process(name).map(super::config::ProcessConfig::after).unwrap_or_default()
+        {
             if !runs(after) {
                 let (name, after) = ((*name).to_owned(), after.to_owned());
                 advice.push(Advice::NotAwaited { name, after });

@@ -13,36 +13,36 @@ use toml::Spanned;
 use super::formation::{Formation, RELEASE, check_name, did_you_mean, nearest};
 use super::needs::NeedText;
 use super::policy::{OnExit, Stdin};
-use super::ready::{Ready, circle};
+use super::ready::{Ready, find_cycle};
 
 /// What stands in the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// How many of each type.
-    #[serde(default, deserialize_with = "formation")]
+    #[serde(default, deserialize_with = "deserialize_formation")]
     formation: Option<Spanned<Formation>>,
     /// The base of all ports.
-    #[serde(default, deserialize_with = "port")]
+    #[serde(default, deserialize_with = "deserialize_port")]
     pub port: Option<u16>,
     /// The `.env` files, relative to the root, the later over the earlier.
     pub env: Option<Vec<PathBuf>>,
     /// What concerns one process type.
     #[serde(default)]
-    process: BTreeMap<Spanned<String>, Process>,
+    process: BTreeMap<Spanned<String>, ProcessConfig>,
 }
 
 /// `[process.NAME]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Process {
+pub struct ProcessConfig {
     /// What happens when it exits.
     pub on_exit: Option<OnExit>,
     /// What asks it to stop.
-    #[serde(default, deserialize_with = "signal")]
+    #[serde(default, deserialize_with = "deserialize_signal")]
     pub stop_signal: Option<Signal>,
     /// The time between the stop signal and SIGKILL.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "deserialize_duration")]
     pub grace: Option<Duration>,
     /// Pauses between restarts.
     #[serde(default)]
@@ -54,7 +54,7 @@ pub struct Process {
     /// When it counts as ready.
     pub ready: Option<Ready>,
     /// How long that may take, and how long it waits for what it needs.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "deserialize_duration")]
     pub ready_timeout: Option<Duration>,
     /// Types that are ready before it starts, and stopped after it.
     #[serde(default)]
@@ -77,13 +77,13 @@ pub struct Process {
 #[serde(deny_unknown_fields)]
 pub struct Backoff {
     /// The pause after the first crash.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "deserialize_duration")]
     pub min: Option<Duration>,
     /// The longest pause.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "deserialize_duration")]
     pub max: Option<Duration>,
     /// So many crashes in a row, and it stays down.
-    #[serde(default, deserialize_with = "crashes")]
+    #[serde(default, deserialize_with = "deserialize_crashes")]
     pub give_up_after: Option<u32>,
 }
 
@@ -107,7 +107,7 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     })?;
     let config: Config = toml::from_str(text_of_it).map_err(|error| Error {
         line: line_of(error.span().map_or(0, |span| span.start)),
-        message: describe(error, types),
+        message: describe_error(error, types),
     })?;
     let error = |key: &Spanned<String>, message| Error { line: line_of(key.span().start), message };
     for (key, process) in &config.process {
@@ -137,10 +137,10 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
             })?;
         }
     }
-    check_order(&config, types, procfile).map_err(|(key, message)| error(key, message))?;
+    check_after(&config, types, procfile).map_err(|(key, message)| error(key, message))?;
     for (key, process) in &config.process {
         for pattern in &process.watch {
-            if let Err(wrong) = check_pattern(pattern.get_ref()) {
+            if let Err(wrong) = check_glob(pattern.get_ref()) {
                 let message = format!("`watch` of `{}`: {wrong}", key.get_ref());
                 return Err(error(pattern, message));
             }
@@ -156,7 +156,7 @@ pub fn line_of(text: &[u8], at: usize) -> usize {
 }
 
 /// Whether it is a pattern, of files in the app's folder.
-fn check_pattern(pattern: &str) -> Result<(), String> {
+fn check_glob(pattern: &str) -> Result<(), String> {
     if pattern.is_empty() || pattern.starts_with('!') || pattern.ends_with('/') {
         return Err(format!("`{pattern}` means no file; expected a pattern such as `src/**/*.rb`"));
     }
@@ -170,7 +170,7 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
 }
 
 /// Whether every type that others come after is there, and comes after none of them.
-fn check_order<'a>(
+fn check_after<'a>(
     config: &'a Config,
     types: &[&str],
     procfile: &str,
@@ -190,17 +190,16 @@ fn check_order<'a>(
         }
     }
     let names: Vec<&str> = config.process.keys().map(|key| key.get_ref().as_str()).collect();
-    let after = |name: &str| config.process(name).map(Process::after).unwrap_or_default();
-    let Some(circle) = circle(&names, after) else { return Ok(()) };
-    let place = config.process.iter().find(|(key, _)| key.get_ref() == circle[0]);
-    let place =
-        place.and_then(|(_, first)| first.after.iter().find(|it| it.get_ref() == circle[1]));
-    let circle: Vec<String> = circle.iter().map(|name| format!("`{name}`")).collect();
-    let message = format!("`after` goes in a circle: {}", circle.join(" comes after "));
+    let after = |name: &str| config.process(name).map(ProcessConfig::after).unwrap_or_default();
+    let Some(cycle) = find_cycle(&names, after) else { return Ok(()) };
+    let place = config.process.iter().find(|(key, _)| key.get_ref() == cycle[0]);
+    let place = place.and_then(|(_, first)| first.after.iter().find(|it| it.get_ref() == cycle[1]));
+    let cycle: Vec<String> = cycle.iter().map(|name| format!("`{name}`")).collect();
+    let message = format!("`after` goes in a cycle: {}", cycle.join(" comes after "));
     place.map_or(Ok(()), |place| Err((place, message)))
 }
 
-impl Process {
+impl ProcessConfig {
     /// The types that it comes after.
     #[must_use]
     pub fn after(&self) -> Vec<&str> {
@@ -227,25 +226,25 @@ impl Config {
 
     /// Whether a type comes after this one.
     #[must_use]
-    pub fn comes_before_others(&self, name: &str) -> bool {
+    pub fn is_dependency(&self, name: &str) -> bool {
         self.process.values().any(|process| process.after().contains(&name))
     }
 
     /// What is said of the process type `name`.
     #[must_use]
-    pub fn process(&self, name: &str) -> Option<&Process> {
+    pub fn process(&self, name: &str) -> Option<&ProcessConfig> {
         self.process.iter().find(|(key, _)| key.get_ref() == name).map(|(_, process)| process)
     }
 }
 
 /// The error in the words of TOML, with its key and the nearest known one. A value is not
 /// shown, since it may be a secret, unless the type of the key says that it can't be.
-fn describe(mut error: toml::de::Error, types: &[&str]) -> String {
+fn describe_error(mut error: toml::de::Error, types: &[&str]) -> String {
     // Without the text, the error is shown with the path of its key.
     error.set_input(None);
     let shown = error.to_string();
     let path = shown.rsplit_once("\nin `").and_then(|(_, path)| path.trim_end().strip_suffix('`'));
-    let key = path.map(key_of);
+    let key = path.map(last_key);
     let message = error.message().trim_end();
     for (prefix, what) in [("unknown field", "unknown key"), ("unknown variant", "unknown value")] {
         let Some(rest) = message.strip_prefix(prefix) else { continue };
@@ -275,7 +274,7 @@ fn describe(mut error: toml::de::Error, types: &[&str]) -> String {
         return format!("`{key}` must be {expected}, not {found}");
     }
     let leaf = key.rsplit('.').next().unwrap_or_default();
-    let message = message.replace(KEY, leaf);
+    let message = message.replace(KEY_PLACEHOLDER, leaf);
     if ["must ", "needs ", "takes "].iter().any(|verb| message.starts_with(verb)) {
         return format!("`{key}` {message}");
     }
@@ -283,20 +282,22 @@ fn describe(mut error: toml::de::Error, types: &[&str]) -> String {
 }
 
 /// What stands for the key in an error.
-const KEY: &str = "<key>";
+const KEY_PLACEHOLDER: &str = "<key>";
 
 /// The key as it stands in its table: `grace` in `process.web.grace`.
-fn key_of(path: &str) -> &str {
+fn last_key(path: &str) -> &str {
     let in_process = path.strip_prefix("process.").and_then(|rest| rest.split_once('.'));
     in_process.map_or(path, |(_, key)| key)
 }
 
 /// Keys whose values are lists of strings.
-const LISTS: [&str; 4] = ["env", "after", "needs", "watch"];
+const LIST_KEYS: [&str; 4] = ["env", "after", "needs", "watch"];
 
 fn type_expected<'a>(key: &str, expected: &'a str) -> &'a str {
     match expected {
-        "a sequence" | "a string" | "path string" if LISTS.contains(&key) => "a list of strings",
+        "a sequence" | "a string" | "path string" if LIST_KEYS.contains(&key) => {
+            "a list of strings"
+        }
         "i64" => "a whole number",
         "u32" => "a whole number that is not negative",
         "path string" => "a string",
@@ -340,11 +341,11 @@ fn nearest_signal(text: &str) -> Option<&'static str> {
 
 /// The longest time that can be asked for: what is added to a clock must not
 /// pass its end.
-const LONGEST: Duration = Duration::from_hours(24 * 365);
+const MAX_DURATION: Duration = Duration::from_hours(24 * 365);
 
 /// A time: `500ms`, `1m 30s`, or bare seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    duration_of(text).map_err(|error| match error {
+    parse_humantime(text).map_err(|error| match error {
         DurationError::TooLong => format!("`{text}` is too long; expected a year at most"),
         DurationError::Malformed => {
             format!("`{text}` is not a duration; expected `30s` or `500ms`")
@@ -357,10 +358,10 @@ enum DurationError {
     Malformed,
 }
 
-fn duration_of(text: &str) -> Result<Duration, DurationError> {
+fn parse_humantime(text: &str) -> Result<Duration, DurationError> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match seconds.or_else(|| humantime::parse_duration(text).ok()) {
-        Some(duration) if duration <= LONGEST => Ok(duration),
+        Some(duration) if duration <= MAX_DURATION => Ok(duration),
         Some(_) => Err(DurationError::TooLong),
         None => Err(DurationError::Malformed),
     }
@@ -389,7 +390,7 @@ pub fn parse_port(text: &str) -> Result<u16, String> {
     }
 }
 
-fn formation<'de, D: Deserializer<'de>>(
+fn deserialize_formation<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Spanned<Formation>>, D::Error> {
     let text = Spanned::<String>::deserialize(deserializer)?;
@@ -397,14 +398,18 @@ fn formation<'de, D: Deserializer<'de>>(
     Ok(Some(Spanned::new(text.span(), formation)))
 }
 
-fn crashes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+fn deserialize_crashes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u32>, D::Error> {
     match u32::deserialize(deserializer)? {
         0 => Err(de::Error::custom("must be a number of crashes, 1 or more")),
         crashes => Ok(Some(crashes)),
     }
 }
 
-fn signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Signal>, D::Error> {
+fn deserialize_signal<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Signal>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let error = |_| {
         let meant = did_you_mean(nearest_signal(&text));
@@ -413,7 +418,9 @@ fn signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Signal>, 
     parse_signal(&text).map(Some).map_err(error)
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+fn deserialize_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     deserializer.deserialize_any(DurationVisitor).map(Some)
 }
 
@@ -428,7 +435,7 @@ impl de::Visitor<'_> for DurationVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-        duration_of(text).map_err(|error| match error {
+        parse_humantime(text).map_err(|error| match error {
             DurationError::TooLong => E::custom(format!("must be a year at most, not `{text}`")),
             DurationError::Malformed => {
                 E::custom(format!("must be a duration such as `30s`, not `{text}`"))
@@ -437,15 +444,15 @@ impl de::Visitor<'_> for DurationVisitor {
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Duration, E> {
-        Err(E::custom(format!("needs a unit, as in `{KEY} = \"{number}s\"`")))
+        Err(E::custom(format!("needs a unit, as in `{KEY_PLACEHOLDER} = \"{number}s\"`")))
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Duration, E> {
-        Err(E::custom(format!("needs a unit, as in `{KEY} = \"{number}s\"`")))
+        Err(E::custom(format!("needs a unit, as in `{KEY_PLACEHOLDER} = \"{number}s\"`")))
     }
 }
 
-fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+fn deserialize_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
     let port = i64::deserialize(deserializer)?;
     let error = |_| de::Error::custom(format!("must be a port from 1 to 65535, not `{port}`"));
     parse_port(&port.to_string()).map(Some).map_err(error)
@@ -518,8 +525,8 @@ mod tests {
                 "line 2: `listen` must be true or false, not a number with a point",
             ),
             (
-                "[process.web]\nenv = { KEY = 12 }",
-                "line 2: `env.KEY` must be a string, not a whole number",
+                "[process.web]\nenv = { KEY_PLACEHOLDER = 12 }",
+                "line 2: `env.KEY_PLACEHOLDER` must be a string, not a whole number",
             ),
             (
                 "[process.web]\nbackoff = { give_up_after = -1 }",
@@ -561,7 +568,7 @@ mod tests {
             ),
             (
                 "[process.web]\nafter = ['worker']\n[process.worker]\nafter = ['web']",
-                "line 2: `after` goes in a circle: `web` comes after `worker` comes after `web`",
+                "line 2: `after` goes in a cycle: `web` comes after `worker` comes after `web`",
             ),
             (
                 "[process.web]\nafter = 'worker'",

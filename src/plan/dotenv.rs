@@ -93,7 +93,7 @@ pub enum Error {
         key: String,
     },
     /// A quote closes on a later line, and something follows it.
-    #[error("line {line}: something follows the closing quote of `{key}`")]
+    #[error("line {line}: something follows the find_closing_quote quote of `{key}`")]
     AfterQuote {
         /// The line on which the quote closes.
         line: usize,
@@ -178,7 +178,7 @@ fn split(text: &str, line: usize) -> Result<Head<'_>, Error> {
             (Some(key), _) if is_key(key) => Ok(Head::Inherited(key)),
             (_, Some((key, rest)))
                 if is_key(key)
-                    && key.len() <= MAX_SHOWN
+                    && key.len() <= MAX_SHOWN_CHARS
                     && !rest.starts_with(|char: char| !char.is_whitespace()) =>
             {
                 Err(Error::Colon { line, key: key.to_owned() })
@@ -196,12 +196,12 @@ fn split(text: &str, line: usize) -> Result<Head<'_>, Error> {
     }
     // Words are a mistyped key; anything else may be the rest of a secret.
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b" _.-".contains(&byte);
-    let is_shown = !key.is_empty() && key.len() <= MAX_SHOWN && key.bytes().all(is_word);
+    let is_shown = !key.is_empty() && key.len() <= MAX_SHOWN_CHARS && key.bytes().all(is_word);
     Err(Error::Key { line, key: is_shown.then(|| key.to_owned()) })
 }
 
 /// The longest text before a `=` or `:` that an error shows.
-const MAX_SHOWN: usize = 40;
+const MAX_SHOWN_CHARS: usize = 40;
 
 fn is_key(key: &str) -> bool {
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
@@ -220,7 +220,7 @@ fn take_body<'a>(
         return Ok(value.into());
     };
     let value = value.trim_start();
-    if closing(&value[1..], quote).is_some() {
+    if find_closing_quote(&value[1..], quote).is_some() {
         return Ok(value.into());
     }
     let mut body = value.to_owned();
@@ -228,8 +228,8 @@ fn take_body<'a>(
         let text = text.strip_suffix('\r').unwrap_or(text);
         body.push('\n');
         body.push_str(text);
-        if let Some(end) = closing(text, quote) {
-            if !ends_at(&text[end + 1..]) {
+        if let Some(end) = find_closing_quote(text, quote) {
+            if !is_end_of_value(&text[end + 1..]) {
                 return Err(Error::AfterQuote { line: here, key: key.to_owned() });
             }
             return Ok(body.into());
@@ -239,7 +239,7 @@ fn take_body<'a>(
 }
 
 /// The position of the `quote` that closes the quoted text at the start of `text`.
-fn closing(text: &str, quote: char) -> Option<usize> {
+fn find_closing_quote(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (at, char) in text.char_indices() {
         if escaped {
@@ -253,13 +253,13 @@ fn closing(text: &str, quote: char) -> Option<usize> {
     None
 }
 
-/// Whether the value has ended where this follows.
-fn ends_at(text: &str) -> bool {
-    before_comment(text).is_empty()
+/// Whether the value ends before this text.
+fn is_end_of_value(text: &str) -> bool {
+    strip_comment(text).is_empty()
 }
 
-/// The value without the comment behind it and the blanks around it.
-fn before_comment(value: &str) -> &str {
+/// The value without a trailing comment and the blanks around it.
+fn strip_comment(value: &str) -> &str {
     let blank = |byte: u8| byte == b' ' || byte == b'\t';
     let bytes = value.as_bytes();
     let comment = (1..bytes.len()).find(|&at| bytes[at] == b'#' && blank(bytes[at - 1]));
@@ -273,23 +273,23 @@ fn parse_value(key: &str, head: &str, body: &str) -> Option<Vec<Piece>> {
         && key.bytes().all(accepted);
     // A key that dotenvy refuses (`1A`, `A-B`): its value is read under another.
     let head = if is_accepted { head } else { "_=" };
-    let text = format!("{head}{}\n", prepare(body));
+    let text = format!("{head}{}\n", prepare_for_dotenvy(body));
     let (_, value) = dotenvy::from_read_iter(text.as_bytes()).next()?.ok()?;
-    Some(pieces(&value))
+    Some(split_pieces(&value))
 }
 
 /// The value as dotenvy reads it just as foreman does, references marked.
-fn prepare(after_equals: &str) -> Cow<'_, str> {
+fn prepare_for_dotenvy(after_equals: &str) -> Cow<'_, str> {
     let body = after_equals.trim_start();
     let (value, quoting) = match body.chars().next() {
         Some(quote @ ('\'' | '"')) => {
-            let end = closing(&body[1..], quote).map_or(body.len(), |end| end + 2);
+            let end = find_closing_quote(&body[1..], quote).map_or(body.len(), |end| end + 2);
             let quoting = if quote == '"' { Quoting::Double } else { Quoting::Single };
-            if ends_at(&body[end..]) {
+            if is_end_of_value(&body[end..]) {
                 (&body[..end], quoting)
             } else {
                 // foreman takes the outermost quotes (`'it's'`), or none (`"a" b`).
-                let whole = before_comment(body);
+                let whole = strip_comment(body);
                 return match whole[1..].strip_suffix(quote) {
                     Some(inner) => quoted(inner, quoting).into(),
                     None => quoted(whole, Quoting::Bare).into(),
@@ -297,13 +297,13 @@ fn prepare(after_equals: &str) -> Cow<'_, str> {
             }
         }
         // A `#` right behind the `=` begins no comment.
-        Some(_) | None => (before_comment(after_equals), Quoting::Bare),
+        Some(_) | None => (strip_comment(after_equals), Quoting::Bare),
     };
     let inner = match quoting {
         Quoting::Bare => value,
         Quoting::Single | Quoting::Double => &value[1..value.len() - 1],
     };
-    if !is_read_alike(inner, quoting) {
+    if !is_read_equally(inner, quoting) {
         return quoted(inner, quoting).into();
     }
     let comment = if value.is_empty() { after_equals } else { &body[value.len()..] };
@@ -322,7 +322,7 @@ enum Quoting {
 }
 
 /// Whether dotenvy reads the value just as foreman does, and finds no reference in it.
-fn is_read_alike(inner: &str, quoting: Quoting) -> bool {
+fn is_read_equally(inner: &str, quoting: Quoting) -> bool {
     match quoting {
         Quoting::Bare => {
             let is_special = |char: char| char.is_whitespace() || "'\"\\$".contains(char);
@@ -330,14 +330,14 @@ fn is_read_alike(inner: &str, quoting: Quoting) -> bool {
         }
         // Where it looks for the end of the line, dotenvy takes `\'` for an escape.
         Quoting::Single => !inner.contains('\\'),
-        Quoting::Double => !inner.contains('$') && escapes_are_known(inner),
+        Quoting::Double => !inner.contains('$') && has_known_escapes(inner),
     }
 }
 
 /// The escapes in double quotes that dotenvy reads as foreman does.
 const ESCAPES: &str = "\\'\" n";
 
-fn escapes_are_known(inner: &str) -> bool {
+fn has_known_escapes(inner: &str) -> bool {
     let mut chars = inner.chars();
     while let Some(char) = chars.next() {
         if char == '\\' && !chars.next().is_some_and(|escaped| ESCAPES.contains(escaped)) {
@@ -348,7 +348,7 @@ fn escapes_are_known(inner: &str) -> bool {
 }
 
 /// Before and after a reference: the name, in braces if the file has them.
-const MARK: char = '\0';
+const REFERENCE_MARK: char = '\0';
 
 /// The value in double quotes, as dotenvy reads it.
 fn quoted(inner: &str, quoting: Quoting) -> String {
@@ -373,12 +373,12 @@ fn quoted(inner: &str, quoting: Quoting) -> String {
             }
             ('$', Some(_))
                 if quoting != Quoting::Single
-                    && let Some(length) = reference(rest) =>
+                    && let Some(length) = reference_length(rest) =>
             {
                 used = length;
-                text.push(MARK);
+                text.push(REFERENCE_MARK);
                 text.push_str(&rest[1..length]);
-                text.push(MARK);
+                text.push(REFERENCE_MARK);
             }
             (other, _) => push(other, &mut text),
         }
@@ -397,7 +397,7 @@ fn push(char: char, text: &mut String) {
 }
 
 /// The length of the reference, `$X` or `${X}`, that the text begins with.
-fn reference(text: &str) -> Option<usize> {
+fn reference_length(text: &str) -> Option<usize> {
     let text = text.strip_prefix('$')?;
     let braced = text.strip_prefix('{');
     let name = braced.unwrap_or(text);
@@ -412,7 +412,7 @@ fn reference(text: &str) -> Option<usize> {
 }
 
 /// A value as dotenvy has read it, cut at the marks.
-fn pieces(value: &str) -> Vec<Piece> {
+fn split_pieces(value: &str) -> Vec<Piece> {
     let piece = |(index, part): (usize, &str)| match index % 2 {
         0 => (!part.is_empty()).then(|| Piece::Text(part.to_owned())),
         _ => {
@@ -420,7 +420,7 @@ fn pieces(value: &str) -> Vec<Piece> {
             Some(Piece::Reference { name, spelling: format!("${part}") })
         }
     };
-    value.split(MARK).enumerate().filter_map(piece).collect()
+    value.split(REFERENCE_MARK).enumerate().filter_map(piece).collect()
 }
 
 #[cfg(test)]
@@ -526,7 +526,7 @@ mod tests {
         assert_eq!(error(b"export A hunter2\n"), "line 1: expected `KEY=value`, found no `=`");
         let open = "line 1: the value of `A` opens a quote that never closes";
         assert_eq!(error(b"A=\"hunter2\nB=1\n"), open);
-        let after = "line 2: something follows the closing quote of `A`";
+        let after = "line 2: something follows the find_closing_quote quote of `A`";
         assert_eq!(error(b"A='hunter2\nB='1'\n"), after);
         assert_eq!(error(b"A=1\nB=\xff\n"), "line 2: is not UTF-8 text");
         assert_eq!(error(b"A=1\n\nB=\0\n"), "line 3: is not UTF-8 text");

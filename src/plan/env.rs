@@ -46,30 +46,30 @@ impl fmt::Display for Origin {
 
 /// A variable's value and origin.
 #[derive(Clone, Eq, PartialEq)]
-pub struct Var {
+pub struct Variable {
     /// The value.
     pub value: OsString,
     /// Where it comes from.
     pub origin: Origin,
 }
 
-impl Var {
+impl Variable {
     /// A value of ganger's own.
     #[must_use]
-    pub fn given(value: String) -> Self {
+    pub fn from_ganger(value: String) -> Self {
         Self { value: value.into(), origin: Origin::Ganger }
     }
 }
 
 /// A value may be a secret: only its origin is shown.
-impl fmt::Debug for Var {
+impl fmt::Debug for Variable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "({})", self.origin)
     }
 }
 
 /// Variables by name.
-pub type Env = BTreeMap<OsString, Var>;
+pub type Env = BTreeMap<OsString, Variable>;
 
 /// The environment that all processes share.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +86,7 @@ pub struct Resolved {
 pub enum Error {
     #[error(
         "`{file}` line {line}: the value of `{key}` is longer than a variable can be ({} KiB)",
-        MAX_VALUE >> 10
+        MAX_VALUE_BYTES >> 10
     )]
     Long { file: String, line: usize, key: String },
     #[error("`{file}` line {line}: `{key}` has no value to export (`export {key}=value`)")]
@@ -95,7 +95,7 @@ pub enum Error {
 
 /// The longest string that a program is given (execve(2), `MAX_ARG_STRLEN`). A value that
 /// doubles from line to line would else take all memory.
-const MAX_VALUE: usize = 128 << 10;
+const MAX_VALUE_BYTES: usize = 128 << 10;
 
 /// Layers the files, the later over the earlier, under the real environment, or over it if
 /// `files_win`.
@@ -110,10 +110,10 @@ pub fn resolve(
     let mut env: Env = real
         .iter()
         .map(|(key, value)| {
-            (key.clone(), Var { value: value.clone(), origin: Origin::Environment })
+            (key.clone(), Variable { value: value.clone(), origin: Origin::Environment })
         })
         .collect();
-    let mut from_files: BTreeMap<&str, Var> = BTreeMap::new();
+    let mut from_files: BTreeMap<&str, Variable> = BTreeMap::new();
     let lines = layers.iter().flat_map(|layer| layer.assignments.iter().map(move |it| (layer, it)));
     for (layer, assignment) in lines {
         let dotenv::Assignment { key, line, value } = assignment;
@@ -126,10 +126,11 @@ pub fn resolve(
             Value::Inherited if find(key).is_some() => {}
             Value::Inherited => return Err(Error::Unset { file, line, key: key.clone() }),
             Value::Pieces(pieces) => {
-                let Some(value) = join(pieces, |name| find(name).map(|var| &*var.value)) else {
+                let Some(value) = join_pieces(pieces, |name| find(name).map(|var| &*var.value))
+                else {
                     return Err(Error::Long { file, line, key: key.clone() });
                 };
-                from_files.insert(key, Var { value, origin: Origin::File { file, line } });
+                from_files.insert(key, Variable { value, origin: Origin::File { file, line } });
             }
         }
     }
@@ -147,7 +148,7 @@ pub fn resolve(
 }
 
 /// The value of these pieces; `None` if it is too long.
-fn join<'a>(pieces: &[Piece], find: impl Fn(&str) -> Option<&'a OsStr>) -> Option<OsString> {
+fn join_pieces<'a>(pieces: &[Piece], find: impl Fn(&str) -> Option<&'a OsStr>) -> Option<OsString> {
     let mut value = OsString::new();
     for piece in pieces {
         match piece {
@@ -156,7 +157,7 @@ fn join<'a>(pieces: &[Piece], find: impl Fn(&str) -> Option<&'a OsStr>) -> Optio
                 value.push(find(name).unwrap_or(OsStr::new(spelling)));
             }
         }
-        if value.len() > MAX_VALUE {
+        if value.len() > MAX_VALUE_BYTES {
             return None;
         }
     }

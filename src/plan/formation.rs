@@ -63,7 +63,7 @@ pub enum Error {
     #[error("the Procfile has only `release`, which runs once: `ganger run release`")]
     OnlyRelease,
     /// More than any machine runs: a typing error.
-    #[error("formation: {count} processes of `{name}` are too many; {MOST} is the most")]
+    #[error("formation: {count} processes of `{name}` are too many; {MAX_INSTANCES} is the most")]
     TooMany {
         /// The process type.
         name: String,
@@ -76,7 +76,7 @@ pub enum Error {
 }
 
 /// The most of one type.
-const MOST: u32 = 10_000;
+const MAX_INSTANCES: u32 = 10_000;
 
 /// ` (did you mean …?)`, or nothing.
 #[must_use]
@@ -105,11 +105,11 @@ impl FromStr for Formation {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let terms = text.split(',').map(str::trim).filter(|term| !term.is_empty());
-        terms.map(term).collect::<Result<_, _>>().map(Self)
+        terms.map(parse_term).collect::<Result<_, _>>().map(Self)
     }
 }
 
-fn term(text: &str) -> Result<Term, Error> {
+fn parse_term(text: &str) -> Result<Term, Error> {
     let Some((name, count)) = text.split_once('=') else {
         return match text.split_once(':') {
             Some((name, count)) if is_name(name) && count.parse::<u32>().is_ok() => {
@@ -128,23 +128,22 @@ fn term(text: &str) -> Result<Term, Error> {
     }
 }
 
-/// What the user asked for, from all sources.
+/// The requested formation, from all sources.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted<'a> {
-    /// `--formation`, or its like in a file.
+pub struct FormationRequest<'a> {
+    /// `--formation`, or `formation` of ganger.toml.
     pub formation: Option<&'a Formation>,
-    /// What was named on the command line: if anything, nothing else runs.
+    /// Types named on the command line; if there are any, no others run.
     pub chosen: &'a [Term],
-    /// Types that don't run.
+    /// Types that do not run.
     pub ignored: &'a [String],
-    /// What the running app was told: this wins over all else, and may be nothing
-    /// at all.
+    /// Numbers set by `scale` while the app runs; they take precedence over everything else.
     pub scaled: Option<&'a BTreeMap<String, u32>>,
 }
 
-/// How many of each type, in the order of the Procfile.
+/// The number of instances of each type, in the order of the Procfile.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Counts {
+pub struct InstanceCounts {
     /// The numbers.
     pub of: Vec<u32>,
     /// Types that run once because a formation leaves them out.
@@ -152,7 +151,7 @@ pub struct Counts {
 }
 
 /// Decides how many processes of each type run.
-pub fn count(types: &[&str], wanted: &Wanted) -> Result<Counts, Error> {
+pub fn count_instances(types: &[&str], wanted: &FormationRequest) -> Result<InstanceCounts, Error> {
     let listed = wanted.formation.map_or(&[][..], |formation| &formation.0);
     for term in listed.iter().chain(wanted.chosen) {
         check_name(&term.name, types)?;
@@ -191,7 +190,7 @@ pub fn count(types: &[&str], wanted: &Wanted) -> Result<Counts, Error> {
                 all.unwrap_or(1)
             }
         };
-        if count > MOST {
+        if count > MAX_INSTANCES {
             return Err(Error::TooMany { name: name.to_owned(), count });
         }
         of.push(count);
@@ -202,7 +201,7 @@ pub fn count(types: &[&str], wanted: &Wanted) -> Result<Counts, Error> {
         let error = |name: &&str| Error::Nothing((*name).to_owned());
         return Err(example.map_or(Error::OnlyRelease, error));
     }
-    Ok(Counts { of, unlisted })
+    Ok(InstanceCounts { of, unlisted })
 }
 
 pub(super) fn check_name(name: &str, types: &[&str]) -> Result<(), Error> {
@@ -228,9 +227,13 @@ mod tests {
         let parse = |text: &str| text.parse::<Formation>().map_err(|error| error.to_string());
         let formation = if formation.is_empty() { None } else { Some(parse(formation)?) };
         let chosen = parse(chosen)?.0;
-        let wanted =
-            Wanted { formation: formation.as_ref(), chosen: &chosen, ignored: &[], scaled: None };
-        match count(&TYPES, &wanted) {
+        let wanted = FormationRequest {
+            formation: formation.as_ref(),
+            chosen: &chosen,
+            ignored: &[],
+            scaled: None,
+        };
+        match count_instances(&TYPES, &wanted) {
             Ok(counts) => Ok(counts.of),
             Err(error) => Err(error.to_string()),
         }
@@ -262,7 +265,10 @@ mod tests {
         assert_eq!(error("web=1,web=2", ""), "formation names `web` twice");
         assert_eq!(error("", "release"), Error::Release.to_string());
         assert_eq!(error("all=0", ""), Error::Nothing("web".into()).to_string());
-        assert_eq!(count(&["release"], &Wanted::default()), Err(Error::OnlyRelease));
+        assert_eq!(
+            count_instances(&["release"], &FormationRequest::default()),
+            Err(Error::OnlyRelease)
+        );
         let many = "formation: 40000000 processes of `web` are too many; 10000 is the most";
         assert_eq!(error("web=40000000", ""), many);
     }
@@ -270,8 +276,9 @@ mod tests {
     #[test]
     fn names_what_runs_once_unasked() {
         let formation = "worker=2".parse().unwrap();
-        let wanted = Wanted { formation: Some(&formation), ..Wanted::default() };
-        let counts = count(&TYPES, &wanted).unwrap();
+        let wanted =
+            FormationRequest { formation: Some(&formation), ..FormationRequest::default() };
+        let counts = count_instances(&TYPES, &wanted).unwrap();
         assert_eq!(counts.unlisted, ["web", "clock"]);
     }
 

@@ -5,10 +5,10 @@ mod advice;
 pub mod config;
 pub mod dotenv;
 pub mod env;
-pub mod foreign;
 pub mod formation;
 pub mod needs;
 mod options;
+pub mod other_runners;
 mod policy;
 pub mod port;
 mod process;
@@ -24,18 +24,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::Config;
-use env::{Env, Layer, Origin, Var};
-use formation::Wanted;
+use env::{Env, Layer, Origin, Variable};
+use formation::FormationRequest;
 use needs::Need;
 use port::Ports;
 use ready::Ready;
-use sources::{EnvFiles, Sources, Text};
+use sources::{EnvFiles, SourceFile, Sources};
 
 pub use advice::Advice;
 pub use options::Options;
 pub use policy::{Backoff, OnExit, Policy, Stdin};
-use process::PORT_OF;
-pub use process::{Process, identity};
+use process::PORT_VAR_PREFIX;
+pub use process::{ProcessPlan, identity_variables};
 
 /// Everything resolved: what runs, and how.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub struct Plan {
     /// All entries of the Procfile, in its order.
     pub entries: Vec<procfile::Entry>,
     /// What runs, in the order of the Procfile.
-    pub processes: Vec<Arc<Process>>,
+    pub processes: Vec<Arc<ProcessPlan>>,
     /// The shell that commands are given to; absolute.
     pub shell: PathBuf,
     /// The environment that all processes share.
@@ -101,26 +101,26 @@ pub enum Error {
 
 /// Variables that have a language runtime write each line at once, although its output is a pipe.
 /// Each is set unless the user sets it.
-const UNBUFFERED: [(&str, &str); 1] = [("PYTHONUNBUFFERED", "1")];
+const UNBUFFERED_VARIABLES: [(&str, &str); 1] = [("PYTHONUNBUFFERED", "1")];
 
 impl Plan {
     /// Resolves everything, the flags over `ganger.toml` over the defaults.
     pub fn new(sources: &Sources, options: &Options) -> Result<Self, Error> {
         let (mut plan, config, ports) =
-            Self::without_processes(sources, options, entries(sources)?)?;
+            Self::new_without_processes(sources, options, parse_entries(sources)?)?;
         let types = plan.types();
-        let wanted = Wanted {
+        let wanted = FormationRequest {
             formation: options.formation.as_ref().or(config.formation()),
             chosen: &options.chosen,
             ignored: &options.ignored,
             scaled: Some(&options.scaled),
         };
-        let counts = formation::count(&types, &wanted)?;
+        let counts = formation::count_instances(&types, &wanted)?;
         let advice = advice::on_formation(&types, &counts, &config, options);
         plan.advice.extend(advice);
         for (index, count) in counts.of.into_iter().enumerate() {
             let entry = &plan.entries[index];
-            let listen = listens(entry, &config, options);
+            let listen = is_listened_for(entry, &config, options);
             if listen && count > 0 {
                 check_listen(entry, ports)?;
             }
@@ -132,8 +132,8 @@ impl Plan {
                 let place = if listen { 1 } else { instance };
                 let port = ports.map(|ports| ports.port(&entry.name, index, place)).transpose()?;
                 let name = format!("{}.{instance}", entry.name);
-                let mut process = plan.process(index, name, port, &config, options);
-                process.needs = needs(&process, &config, sources)?;
+                let mut process = plan.plan_process(index, name, port, &config, options);
+                process.needs = resolve_needs(&process, &config, sources)?;
                 plan.processes.push(Arc::new(process));
             }
         }
@@ -151,12 +151,12 @@ impl Plan {
         entry: Option<&str>,
     ) -> Result<Self, Error> {
         let entries =
-            if sources.procfile.bytes.is_empty() { Vec::new() } else { entries(sources)? };
-        let (mut plan, config, ports) = Self::without_processes(sources, options, entries)?;
+            if sources.procfile.bytes.is_empty() { Vec::new() } else { parse_entries(sources)? };
+        let (mut plan, config, ports) = Self::new_without_processes(sources, options, entries)?;
         if let Some(index) = plan.entries.iter().position(|it| Some(it.name.as_str()) == entry) {
             let port = |ports: Ports| ports.port(&plan.entries[index].name, index, 1);
             let port = ports.map(port).transpose()?;
-            let process = plan.process(index, name.to_owned(), port, &config, options);
+            let process = plan.plan_process(index, name.to_owned(), port, &config, options);
             plan.processes.push(Arc::new(process));
         }
         Ok(plan)
@@ -164,11 +164,11 @@ impl Plan {
 
     /// The names of all process types in the Procfile of these sources.
     pub fn types_of(sources: &Sources) -> Result<Vec<String>, Error> {
-        let entries = entries(sources)?;
+        let entries = parse_entries(sources)?;
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
-    fn without_processes(
+    fn new_without_processes(
         sources: &Sources,
         options: &Options,
         entries: Vec<procfile::Entry>,
@@ -181,18 +181,18 @@ impl Plan {
                 .map_err(|error| Error::Config { file: text.name.clone(), error })?,
         };
         options.check_names(&types, &procfile)?;
-        let layers = layers(sources, &config)?;
+        let layers = env_layers(sources, &config)?;
         let mut resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
-        let ports = ports(&config, options, &resolved.env)?;
+        let ports = resolve_ports(&config, options, &resolved.env)?;
         if options.port.is_some() && ports.is_some() {
             // Neither of them decides.
             resolved.clashes.retain(|key| key != "PORT");
         }
         let advice = advice::on_files(sources, &config, options, &resolved.env);
         let mut env = resolved.env;
-        name_ports(&mut env, &entries, ports);
+        add_port_variables(&mut env, &entries, ports);
         if let Some(path) = &options.control {
-            let control = Var { value: path.into(), origin: Origin::Ganger };
+            let control = Variable { value: path.into(), origin: Origin::Ganger };
             env.insert("GANGER_CONTROL".into(), control);
         }
         let plan = Self {
@@ -222,14 +222,14 @@ impl Plan {
         self.entries.iter().map(|entry| entry.name.as_str()).collect()
     }
 
-    fn process(
+    fn plan_process(
         &self,
         index: usize,
         name: String,
         port: Option<u16>,
         config: &Config,
         options: &Options,
-    ) -> Process {
+    ) -> ProcessPlan {
         let entry = &self.entries[index];
         let from_file = config.process(&entry.name);
         let mut env = Env::new();
@@ -237,67 +237,76 @@ impl Plan {
             let key = OsString::from(key);
             let real = self.env.get(&key).is_some_and(|var| var.origin == Origin::Environment);
             if !real || self.files_win {
-                env.insert(key, Var { value: value.into(), origin: Origin::Config });
+                env.insert(key, Variable { value: value.into(), origin: Origin::Config });
             }
         }
         let dir = from_file.and_then(|process| process.dir.as_ref());
         let dir = dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir));
-        env.extend(identity(&name, &dir, options.compat_env));
-        for (key, value) in UNBUFFERED {
+        env.extend(identity_variables(&name, &dir, options.compat_env));
+        for (key, value) in UNBUFFERED_VARIABLES {
             let key = OsString::from(key);
             if !env.contains_key(&key) && !self.env.contains_key(&key) {
-                env.insert(key, Var::given(value.to_owned()));
+                env.insert(key, Variable::from_ganger(value.to_owned()));
             }
         }
         if let Some(port) = port {
-            env.insert("PORT".into(), Var::given(port.to_string()));
+            env.insert("PORT".into(), Variable::from_ganger(port.to_string()));
         }
-        Process {
+        ProcessPlan {
             kind: entry.name.clone(),
             command: entry.command.clone(),
             dir,
             port,
             shared: Arc::clone(&self.env),
             env,
-            listen: listens(entry, config, options),
+            listen: is_listened_for(entry, config, options),
             shown: !options.quiet.contains(&entry.name),
-            policy: options.policy(&entry.name, from_file),
+            policy: options.resolve_policy(&entry.name, from_file),
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
-            ready: ready(entry, port, config, options),
+            ready: choose_probe(entry, port, config, options),
             ready_timeout: from_file
                 .and_then(|process| process.ready_timeout)
-                .unwrap_or(ready::TIMEOUT),
+                .unwrap_or(ready::DEFAULT_READY_TIMEOUT),
             after: from_file
-                .map(config::Process::after)
+                .map(config::ProcessConfig::after)
                 .unwrap_or_default()
                 .into_iter()
                 .map(Into::into)
                 .collect(),
             needs: Vec::new(),
-            watch: from_file.into_iter().flat_map(config::Process::watch).map(Into::into).collect(),
+            watch: from_file
+                .into_iter()
+                .flat_map(config::ProcessConfig::watch)
+                .map(Into::into)
+                .collect(),
             name,
         }
     }
 }
 
-fn entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
-    let Text { name, bytes } = &sources.procfile;
+fn parse_entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
+    let SourceFile { name, bytes } = &sources.procfile;
     procfile::parse(bytes).map_err(|error| Error::Procfile { file: name.clone(), error })
 }
 
 /// Whether ganger listens for this type.
-fn listens(entry: &procfile::Entry, config: &Config, options: &Options) -> bool {
+fn is_listened_for(entry: &procfile::Entry, config: &Config, options: &Options) -> bool {
     let from_file = config.process(&entry.name).and_then(|process| process.listen);
     options.listen.contains(&entry.name) || from_file.unwrap_or_default()
 }
 
-/// As the file says; else by its port, where somebody counts on that.
-fn ready(entry: &procfile::Entry, port: Option<u16>, config: &Config, options: &Options) -> Ready {
+/// The readiness probe: as configured, else the port for `web` and for dependencies.
+fn choose_probe(
+    entry: &procfile::Entry,
+    port: Option<u16>,
+    config: &Config,
+    options: &Options,
+) -> Ready {
     let from_file = config.process(&entry.name).and_then(|process| process.ready.clone());
-    let counts = entry.name == "web" || config.comes_before_others(&entry.name);
+    let counts = entry.name == "web" || config.is_dependency(&entry.name);
     match from_file {
         // What ganger itself listens on is bound from the beginning.
-        Some(Ready::Port) | None if listens(entry, config, options) => Ready::Started,
+        Some(Ready::Port) | None if is_listened_for(entry, config, options) => Ready::Started,
         Some(Ready::Port | Ready::Http(_)) if port.is_none() => Ready::Started,
         Some(ready) => ready,
         None if counts && port.is_some() => Ready::Port,
@@ -306,10 +315,14 @@ fn ready(entry: &procfile::Entry, port: Option<u16>, config: &Config, options: &
 }
 
 /// What the process needs, by its environment.
-fn needs(process: &Process, config: &Config, sources: &Sources) -> Result<Vec<Need>, Error> {
+fn resolve_needs(
+    process: &ProcessPlan,
+    config: &Config,
+    sources: &Sources,
+) -> Result<Vec<Need>, Error> {
     let from_file = config.process(&process.kind);
     let need = |(text, at): (&str, usize)| {
-        Need::of(text, &process.shared, &process.env).map_err(|error| {
+        Need::from_env(text, &process.shared, &process.env).map_err(|error| {
             let (config, line) = match &sources.config {
                 Some(text) => (text.name.clone(), config::line_of(&text.bytes, at)),
                 None => Default::default(),
@@ -317,7 +330,7 @@ fn needs(process: &Process, config: &Config, sources: &Sources) -> Result<Vec<Ne
             Error::Need { config, line, name: process.kind.clone(), error }
         })
     };
-    from_file.into_iter().flat_map(config::Process::needs).map(need).collect()
+    from_file.into_iter().flat_map(config::ProcessConfig::needs).map(need).collect()
 }
 
 fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Error> {
@@ -332,19 +345,19 @@ fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Err
 /// Tells every process where the first instance of each type listens. Of types that share
 /// a variable, as `foo-bar` and `foo_bar` do, the one whose own name it has wins, else the
 /// first in the Procfile.
-fn name_ports(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
+fn add_port_variables(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
     let Some(ports) = ports else { return };
     let (other, exact): (Vec<_>, Vec<_>) =
         entries.iter().enumerate().partition(|(_, entry)| entry.name.contains('-'));
     for (index, entry) in other.into_iter().rev().chain(exact) {
         if let Ok(port) = ports.port(&entry.name, index, 1) {
-            let key = format!("{PORT_OF}{}_PORT", entry.name.replace('-', "_"));
-            env.insert(key.into(), Var::given(port.to_string()));
+            let key = format!("{PORT_VAR_PREFIX}{}_PORT", entry.name.replace('-', "_"));
+            env.insert(key.into(), Variable::from_ganger(port.to_string()));
         }
     }
 }
 
-fn layers(sources: &Sources, config: &Config) -> Result<Vec<Layer>, Error> {
+fn env_layers(sources: &Sources, config: &Config) -> Result<Vec<Layer>, Error> {
     let texts = match (&sources.env, &config.env) {
         (EnvFiles::Named(texts), _) => texts.clone(),
         (EnvFiles::Default(_), Some(paths)) => {
@@ -352,14 +365,14 @@ fn layers(sources: &Sources, config: &Config) -> Result<Vec<Layer>, Error> {
         }
         (EnvFiles::Default(text), None) => text.iter().cloned().collect(),
     };
-    let parse = |text: sources::Text| match dotenv::parse(&text.bytes) {
+    let parse = |text: sources::SourceFile| match dotenv::parse(&text.bytes) {
         Ok(assignments) => Ok(Layer { file: text.name, assignments }),
         Err(error) => Err(Error::Dotenv { file: text.name, error }),
     };
     texts.into_iter().map(parse).collect()
 }
 
-fn ports(config: &Config, options: &Options, env: &Env) -> Result<Option<Ports>, Error> {
+fn resolve_ports(config: &Config, options: &Options, env: &Env) -> Result<Option<Ports>, Error> {
     if options.no_port {
         return Ok(None);
     }
@@ -387,7 +400,7 @@ mod tests {
     const PROCFILE: &str = "web: serve\nrelease: migrate\nmy-worker: work\nclock: tick\n";
 
     fn sources(config: &str, env: &str, real: &[(&str, &str)]) -> Sources {
-        let text = |name: &str, text: &str| Text { name: name.into(), bytes: text.into() };
+        let text = |name: &str, text: &str| SourceFile { name: name.into(), bytes: text.into() };
         Sources {
             root: "/app".into(),
             procfile: text("Procfile", PROCFILE),
@@ -400,7 +413,10 @@ mod tests {
         }
     }
 
-    fn ports(sources: &Sources, options: &Options) -> Result<Vec<(String, Option<u16>)>, String> {
+    fn resolve_ports(
+        sources: &Sources,
+        options: &Options,
+    ) -> Result<Vec<(String, Option<u16>)>, String> {
         let plan = Plan::new(sources, options).map_err(|error| error.to_string())?;
         Ok(plan.processes.iter().map(|process| (process.name.clone(), process.port)).collect())
     }
@@ -414,14 +430,14 @@ mod tests {
         };
         let expected = [("my-worker.1", 5200), ("my-worker.2", 5201), ("clock.1", 5300)];
         let expected = expected.map(|(name, port)| (name.to_owned(), Some(port)));
-        assert_eq!(ports(&plain, &options).unwrap(), expected);
+        assert_eq!(resolve_ports(&plain, &options).unwrap(), expected);
     }
 
     #[test]
     fn the_base_comes_from_the_first_that_names_one() {
         let base = |config: &str, env: &str, real: &[(&str, &str)], port| {
             let options = Options { port, ..Options::default() };
-            ports(&sources(config, env, real), &options).map(|found| found[0].1.unwrap())
+            resolve_ports(&sources(config, env, real), &options).map(|found| found[0].1.unwrap())
         };
         assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], Some(1000)), Ok(1000));
         assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], None), Ok(3000));
@@ -436,7 +452,7 @@ mod tests {
     #[test]
     fn type_with_the_exact_name_has_the_port_variable() {
         let port = |procfile: &str, key: &str| {
-            let procfile = Text { name: "Procfile".into(), bytes: procfile.into() };
+            let procfile = SourceFile { name: "Procfile".into(), bytes: procfile.into() };
             let sources = Sources { procfile, ..sources("", "", &[]) };
             let plan = Plan::new(&sources, &Options::default()).unwrap();
             plan.env[std::ffi::OsStr::new(key)].value.to_str().unwrap().to_owned()

@@ -17,8 +17,8 @@ use super::env::Env;
 pub struct Need {
     /// The variable that names it, if one does.
     pub variable: Option<String>,
-    /// Where it may be; one that accepts is enough. None: it is a file, say, for which
-    /// nobody has to be there.
+    /// Where it may listen; one address that accepts is enough. Empty if it has no server, such as
+    /// a file.
     pub addresses: Vec<Address>,
 }
 
@@ -57,7 +57,7 @@ pub enum Error {
 }
 
 /// The ports of schemes whose URLs often have none.
-const PORTS: [(&str, u16); 26] = [
+const DEFAULT_PORTS: [(&str, u16); 26] = [
     ("postgres", 5432),
     ("postgresql", 5432),
     ("postgis", 5432),
@@ -87,19 +87,19 @@ const PORTS: [(&str, u16); 26] = [
 ];
 
 /// Schemes of databases that are a file.
-const FILES: [&str; 4] = ["sqlite", "sqlite3", "duckdb", "file"];
+const FILE_SCHEMES: [&str; 4] = ["sqlite", "sqlite3", "duckdb", "file"];
 
 /// Where `PostgreSQL` is without a host in its URL: in Debian, as it is built, and by TCP.
-const POSTGRES: [&str; 3] = ["/var/run/postgresql", "/tmp", "localhost"];
+const POSTGRES_SOCKET_DIRS: [&str; 3] = ["/var/run/postgresql", "/tmp", "localhost"];
 
 impl Need {
     /// What `text` names, in the environment `env`.
     pub fn parse<'a>(
         text: &str,
-        env: impl Fn(&OsStr) -> Option<&'a super::env::Var>,
+        env: impl Fn(&OsStr) -> Option<&'a super::env::Variable>,
     ) -> Result<Self, Error> {
         if text.contains(':') {
-            let addresses = addresses(text).ok_or_else(|| Error::Neither(redact(text)))?;
+            let addresses = parse_addresses(text).ok_or_else(|| Error::Neither(redact(text)))?;
             return Ok(Self { variable: None, addresses });
         }
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
@@ -109,12 +109,12 @@ impl Need {
         let value = env(OsStr::new(text)).map(|var| var.value.to_string_lossy().into_owned());
         let value = value.filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| Error::NotSet(text.to_owned()))?;
-        let addresses = addresses(&value).ok_or_else(|| Error::NoAddress(text.to_owned()))?;
+        let addresses = parse_addresses(&value).ok_or_else(|| Error::NoAddress(text.to_owned()))?;
         Ok(Self { variable: Some(text.to_owned()), addresses })
     }
 
     /// The same, from the environment of a process.
-    pub(super) fn of(text: &str, shared: &Env, own: &Env) -> Result<Self, Error> {
+    pub(super) fn from_env(text: &str, shared: &Env, own: &Env) -> Result<Self, Error> {
         Self::parse(text, |key| own.get(key).or_else(|| shared.get(key)))
     }
 }
@@ -142,18 +142,18 @@ pub(super) fn redact(text: &str) -> String {
 /// The `url` crate reads a URL with one host. Several hosts, a socket and the lack of a host
 /// (libpq's connection URIs) are told apart before, and credentials are cut off: what
 /// follows never sees them.
-fn addresses(url: &str) -> Option<Vec<Address>> {
+fn parse_addresses(url: &str) -> Option<Vec<Address>> {
     let url = url.trim();
     let url = url.strip_prefix("jdbc:").unwrap_or(url);
     let (scheme, rest) = url.split_once(':')?;
     // `postgresql+asyncpg` names a driver, and `redis+unix` a transport.
     let mut words = scheme.split('+');
     let kind = words.next().unwrap_or_default().to_ascii_lowercase();
-    if FILES.contains(&kind.as_str()) {
+    if FILE_SCHEMES.contains(&kind.as_str()) {
         return Some(Vec::new());
     }
     if kind == "unix" || words.clone().any(|word| matches!(word, "unix" | "socket")) {
-        return socket(&kind, rest).map(|socket| vec![socket]);
+        return socket_address(&kind, rest).map(|socket| vec![socket]);
     }
     // A list of brokers may repeat the scheme before each.
     let rest = rest.strip_prefix("//")?.replace(&format!(",{scheme}://"), ",");
@@ -169,7 +169,7 @@ fn addresses(url: &str) -> Option<Vec<Address>> {
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
     let parse = |host: &str| Url::parse(&format!("{kind}://{host}{after}")).ok();
     if !hosts.is_empty() {
-        return hosts.split(',').map(|host| address(&parse(host)?, &kind)).collect();
+        return hosts.split(',').map(|host| tcp_address(&parse(host)?, &kind)).collect();
     }
     // The host may stand in the query, and has a default for PostgreSQL.
     let url = parse("localhost")?;
@@ -182,9 +182,9 @@ fn addresses(url: &str) -> Option<Vec<Address>> {
         None => default_port(&kind)?,
     };
     match value("host") {
-        Some(host) => Some(vec![at(&host, &kind, port)?]),
+        Some(host) => Some(vec![host_address(&host, &kind, port)?]),
         None if kind.starts_with("postg") => {
-            POSTGRES.iter().map(|host| at(host, &kind, port)).collect()
+            POSTGRES_SOCKET_DIRS.iter().map(|host| host_address(host, &kind, port)).collect()
         }
         None => None,
     }
@@ -192,30 +192,30 @@ fn addresses(url: &str) -> Option<Vec<Address>> {
 
 /// The path of a socket, before which credentials may stand:
 /// `redis+unix://:password@/run/redis.sock`.
-fn socket(kind: &str, rest: &str) -> Option<Address> {
+fn socket_address(kind: &str, rest: &str) -> Option<Address> {
     let rest = rest.strip_prefix("//").unwrap_or(rest).split(['?', '#']).next()?;
     let (user, path) = rest.split_at(rest.find('/')?);
     // A `/` of the password would make the path begin in the middle of it.
     let is_path = if kind == "unix" { user.is_empty() } else { !path.contains('@') };
     let is_user = user.is_empty() || user.ends_with('@');
-    (is_path && is_user && path.len() > 1).then(|| Address::Unix(decode(path).into()))
+    (is_path && is_user && path.len() > 1).then(|| Address::Unix(percent_decode(path).into()))
 }
 
 fn default_port(kind: &str) -> Option<u16> {
-    PORTS.iter().find(|(name, _)| *name == kind).map(|(_, port)| *port)
+    DEFAULT_PORTS.iter().find(|(name, _)| *name == kind).map(|(_, port)| *port)
 }
 
-fn address(url: &Url, kind: &str) -> Option<Address> {
+fn tcp_address(url: &Url, kind: &str) -> Option<Address> {
     let port = url.port_or_known_default().or_else(|| default_port(kind))?;
     match url.host()? {
-        Host::Domain(name) => at(decode(name).to_str()?, kind, port),
-        Host::Ipv4(ip) => at(&ip.to_string(), kind, port),
+        Host::Domain(name) => host_address(percent_decode(name).to_str()?, kind, port),
+        Host::Ipv4(ip) => host_address(&ip.to_string(), kind, port),
         Host::Ipv6(ip) => Some(Address::Tcp(ip.to_string(), port)).filter(|_| port > 0),
     }
 }
 
 /// A host that is a path is the folder of `PostgreSQL`'s socket.
-fn at(host: &str, kind: &str, port: u16) -> Option<Address> {
+fn host_address(host: &str, kind: &str, port: u16) -> Option<Address> {
     if host.starts_with('/') && kind.starts_with("postg") {
         return Some(Address::Unix(PathBuf::from(host).join(format!(".s.PGSQL.{port}"))));
     }
@@ -224,7 +224,7 @@ fn at(host: &str, kind: &str, port: u16) -> Option<Address> {
     valid.then(|| Address::Tcp(host.to_owned(), port))
 }
 
-fn decode(text: &str) -> OsString {
+fn percent_decode(text: &str) -> OsString {
     OsString::from_vec(percent_decode_str(text).collect())
 }
 
@@ -252,11 +252,11 @@ impl fmt::Display for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::env::Var;
+    use crate::plan::env::Variable;
     use proptest::prelude::*;
 
     fn shown(url: &str) -> Option<String> {
-        let var = Var::given(url.to_owned());
+        let var = Variable::from_ganger(url.to_owned());
         Need::parse("X", |_| Some(&var)).ok().map(|need| need.to_string())
     }
 
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn errors_show_no_secret() {
-        let var = Var::given("s3cret".to_owned());
+        let var = Variable::from_ganger("s3cret".to_owned());
         let error =
             |text: &str| Need::parse(text, |key| (key == "SET").then_some(&var)).unwrap_err();
         assert!(error("UNSET").to_string().starts_with("`UNSET`, which is not set"));
@@ -360,7 +360,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(url in "\\PC{0,60}", tail in "[a-z:/@?=&%\\[\\],0-9]{0,40}") {
-            let _ = (addresses(&url), addresses(&format!("postgres://{tail}")));
+            let _ = (parse_addresses(&url), parse_addresses(&format!("postgres://{tail}")));
         }
 
         #[test]

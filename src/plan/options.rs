@@ -70,10 +70,10 @@ pub struct UnknownType {
 }
 
 impl Options {
-    /// What of this concerns the types that are `known`: those that it names beside may
-    /// have been there once.
+    /// These options without the types that are not `known`: a running app may have been started
+    /// with types that its Procfile no longer has.
     #[must_use]
-    pub fn about(&self, known: &[String]) -> Self {
+    pub fn restricted_to(&self, known: &[String]) -> Self {
         let is_known = |name: &String| name == "all" || known.contains(name);
         let names = |list: &[String]| list.iter().filter(|it| is_known(it)).cloned().collect();
         let terms = |list: &[Term]| {
@@ -124,7 +124,11 @@ impl Options {
     }
 
     /// How a process of this type is kept: as the flags say, else as `ganger.toml` does.
-    pub(super) fn policy(&self, kind: &str, config: Option<&config::Process>) -> Policy {
+    pub(super) fn resolve_policy(
+        &self,
+        kind: &str,
+        config: Option<&config::ProcessConfig>,
+    ) -> Policy {
         let default = Policy::default();
         let names = |list: &[String]| list.iter().any(|name| name == kind);
         let backoff = config.map(|process| process.backoff).unwrap_or_default();
@@ -132,7 +136,7 @@ impl Options {
             OnExit::Restart
         } else if names(&self.can_die) {
             OnExit::Ignore
-        } else if names_all(&self.auto_restart) {
+        } else if is_all(&self.auto_restart) {
             OnExit::Restart
         } else if self.any_can_die {
             OnExit::Ignore
@@ -160,6 +164,6 @@ impl Options {
     }
 }
 
-fn names_all(list: &[String]) -> bool {
+fn is_all(list: &[String]) -> bool {
     list.iter().any(|name| name == "all")
 }

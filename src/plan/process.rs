@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::env::{Env, Origin, Var};
+use super::env::{Env, Origin, Variable};
 use super::needs::Need;
 use super::policy::{Policy, Stdin};
 use super::ready::Ready;
 use super::{Error, sources};
 
 /// How the variables begin that tell every process where the others listen.
-pub(super) const PORT_OF: &str = "GANGER_PROCESS_";
+pub(super) const PORT_VAR_PREFIX: &str = "GANGER_PROCESS_";
 
 /// One running instance of a process type, to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Process {
+pub struct ProcessPlan {
     /// `web.1`.
     pub name: String,
     /// `web`.
@@ -51,7 +51,7 @@ pub struct Process {
     pub watch: Vec<String>,
 }
 
-impl Process {
+impl ProcessPlan {
     /// All its variables, its own over the shared ones.
     #[must_use]
     pub fn environment(&self) -> Env {
@@ -68,7 +68,7 @@ impl Process {
 
     /// Whether the two wait for the same, and are waited for in the same way.
     #[must_use]
-    pub fn is_awaited_like(&self, other: &Self) -> bool {
+    pub fn has_same_readiness(&self, other: &Self) -> bool {
         self.needs == other.needs
             && self.ready == other.ready
             && self.ready_timeout == other.ready_timeout
@@ -77,24 +77,24 @@ impl Process {
     /// Whether what is kept by the one is kept just so by the other; how it runs may
     /// differ.
     #[must_use]
-    pub fn is_kept_like(&self, other: &Self) -> bool {
+    pub fn has_same_policy(&self, other: &Self) -> bool {
         self.policy == other.policy
             && self.shown == other.shown
             && self.after == other.after
             && self.watch == other.watch
-            && self.is_awaited_like(other)
+            && self.has_same_readiness(other)
     }
 
     /// Whether what runs by the one would run just so by the other; how it is kept
     /// may differ.
     #[must_use]
-    pub fn runs_like(&self, other: &Self) -> bool {
+    pub fn has_same_command(&self, other: &Self) -> bool {
         let rest = |process: &Self| (process.port, process.listen, process.stdin);
         let (ours, theirs) = (self.environment(), other.environment());
         // Where a value stands may have changed, as every line number does. And that
         // there is another type now, or no longer, is no news to those that run.
         let known = |env: &Env, key: &OsString| {
-            env.contains_key(key) || !key.as_encoded_bytes().starts_with(PORT_OF.as_bytes())
+            env.contains_key(key) || !key.as_encoded_bytes().starts_with(PORT_VAR_PREFIX.as_bytes())
         };
         let same = |one: &Env, other: &Env| {
             let mut pairs = one.iter().filter(|(key, _)| known(other, key));
@@ -111,11 +111,11 @@ impl Process {
 /// The variables that tell a process its own name and, as a shell would, where it
 /// is: what was inherited names ganger's own folder.
 #[must_use]
-pub fn identity(name: &str, dir: &Path, compat: bool) -> Env {
+pub fn identity_variables(name: &str, dir: &Path, compat: bool) -> Env {
     let others: &[&str] =
         if compat { &["FOREMAN_WORKER_NAME", "HONCHO_PROCESS_NAME", "DYNO"] } else { &[] };
     let names = ["PS"].iter().chain(others);
-    let names = names.map(|key| (OsString::from(*key), Var::given(name.to_owned())));
-    let folder = Var { value: dir.into(), origin: Origin::Ganger };
+    let names = names.map(|key| (OsString::from(*key), Variable::from_ganger(name.to_owned())));
+    let folder = Variable { value: dir.into(), origin: Origin::Ganger };
     names.chain([("PWD".into(), folder)]).collect()
 }

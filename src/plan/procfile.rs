@@ -160,7 +160,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
             continue;
         }
         let not_an_entry = || Error::NotAnEntry { line, problem: Problem::new(text) };
-        let (name, rest) = split(text).ok_or_else(not_an_entry)?;
+        let (name, rest) = split_entry(text).ok_or_else(not_an_entry)?;
         let mut command = rest.to_owned();
         while is_continued(&command) {
             command.pop();
@@ -198,11 +198,11 @@ pub fn is_name(name: &str) -> bool {
 
 /// The name of the process type, if a continued line looks like an entry. A URL does not.
 fn entry_name(line: &str) -> Option<&str> {
-    let (name, command) = split(line)?;
+    let (name, command) = split_entry(line)?;
     (!command.trim().is_empty() && !command.starts_with("//")).then_some(name)
 }
 
-fn split(line: &str) -> Option<(&str, &str)> {
+fn split_entry(line: &str) -> Option<(&str, &str)> {
     let (name, rest) = line.split_once(':')?;
     is_name(name).then_some((name, rest))
 }

@@ -21,12 +21,12 @@ pub enum Ready {
 }
 
 /// So long a process may take, if nothing else is said.
-pub const TIMEOUT: Duration = Duration::from_mins(1);
+pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// `ready = { … }`, as it stands in the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+struct ReadyTable {
     port: Option<bool>,
     http: Option<String>,
     log: Option<String>,
@@ -36,35 +36,37 @@ struct Table {
 impl<'de> Deserialize<'de> for Ready {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let error = |message: &str| Err(serde::de::Error::custom(message));
-        match Table::deserialize(deserializer)? {
-            Table { port: Some(true), http: None, log: None, command: None } => Ok(Self::Port),
-            Table { port: Some(false), http: None, log: None, command: None } => Ok(Self::Started),
-            Table { port: None, http: Some(path), log: None, command: None } => {
+        match ReadyTable::deserialize(deserializer)? {
+            ReadyTable { port: Some(true), http: None, log: None, command: None } => Ok(Self::Port),
+            ReadyTable { port: Some(false), http: None, log: None, command: None } => {
+                Ok(Self::Started)
+            }
+            ReadyTable { port: None, http: Some(path), log: None, command: None } => {
                 if !path.starts_with('/') || path.contains(|char: char| !char.is_ascii_graphic()) {
                     return error("needs a path for `http`, such as `/healthz`");
                 }
                 Ok(Self::Http(path))
             }
-            Table { port: None, http: None, log: Some(text), command: None } => {
+            ReadyTable { port: None, http: None, log: Some(text), command: None } => {
                 if text.is_empty() || text.contains('\n') {
                     return error("needs a part of one line for `log`, such as `Listening on`");
                 }
                 Ok(Self::Log(text))
             }
-            Table { port: None, http: None, log: None, command: Some(command) } => {
+            ReadyTable { port: None, http: None, log: None, command: Some(command) } => {
                 if command.trim().is_empty() || command.contains('\0') {
                     return error("needs a command for `command`, such as `pg_isready`");
                 }
                 Ok(Self::Command(command))
             }
-            Table { .. } => error("takes one of `port`, `http`, `log` and `command`"),
+            ReadyTable { .. } => error("takes one of `port`, `http`, `log` and `command`"),
         }
     }
 }
 
-/// The types that wait for each other in a circle, if any do: `a`, `b`, `a`.
+/// The types that wait for each other in a cycle, if any do: `a`, `b`, `a`.
 /// `after` says after whom a type comes.
-pub(super) fn circle<'a>(
+pub(super) fn find_cycle<'a>(
     types: &[&'a str],
     after: impl Fn(&str) -> Vec<&'a str>,
 ) -> Option<Vec<&'a str>> {
@@ -102,7 +104,7 @@ mod tests {
             let after = |name: &str| {
                 edges.iter().filter(|(from, _)| *from == name).map(|(_, to)| *to).collect()
             };
-            circle(&["a", "b", "c", "d"], after).map(|names| names.join(" "))
+            find_cycle(&["a", "b", "c", "d"], after).map(|names| names.join(" "))
         };
         assert_eq!(find(&[("a", "b"), ("b", "c"), ("a", "c"), ("d", "a")]), None);
         assert_eq!(find(&[("a", "a")]), Some("a a".into()));

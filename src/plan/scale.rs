@@ -78,7 +78,7 @@ pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled,
     let mut scaled = before.clone();
     let runnable = types.into_iter().filter(|name| *name != formation::RELEASE);
     for name in runnable {
-        let of = |process: &&std::sync::Arc<super::Process>| process.kind == name;
+        let of = |process: &&std::sync::Arc<super::ProcessPlan>| process.kind == name;
         let mut count = u32::try_from(plan.processes.iter().filter(of).count()).unwrap_or(u32::MAX);
         let named = changes.iter().filter(|change| change.name == name);
         let general = changes.iter().filter(|change| change.name == ALL);
@@ -107,10 +107,10 @@ pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled,
 mod tests {
     use super::*;
     use crate::plan::Options;
-    use crate::plan::sources::{EnvFiles, Sources, Text};
+    use crate::plan::sources::{EnvFiles, SourceFile, Sources};
 
     fn plan(procfile: &str, scaled: &Scaled) -> Plan {
-        let text = |name: &str, text: &str| Text { name: name.into(), bytes: text.into() };
+        let text = |name: &str, text: &str| SourceFile { name: name.into(), bytes: text.into() };
         let sources = Sources {
             root: "/app".into(),
             procfile: text("Procfile", procfile),

@@ -164,8 +164,7 @@ fn is_simple(command: &str) -> bool {
     is_program && is_single(command)
 }
 
-/// Whether this is no more than one command, with nothing that the shell would have
-/// to run beside it.
+/// Whether this is exactly one command, without anything that the shell itself would have to do.
 fn is_single(command: &str) -> bool {
     let mut quote = None;
     let mut bytes = command.bytes().peekable();

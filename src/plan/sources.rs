@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 
 /// Which files to read; `None` where the user named none.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct FileLocations {
     /// The folder that relative paths begin at, by the path that the user knows it by; empty
     /// for the working directory. The two differ when that path is a link that now leads
     /// to another folder.
@@ -24,10 +24,10 @@ pub struct Places {
     pub config: Option<PathBuf>,
 }
 
-impl Places {
+impl FileLocations {
     /// The folder of the app, without a look at its files; absolute.
     pub fn find_root(&self) -> io::Result<PathBuf> {
-        let given = self.given_root();
+        let given = self.root_flag();
         let root = self.resolve(given);
         can_enter(&root).map_err(|errno| io::Error::other(folder_error(given, errno)))?;
         // Only this finds out that the current folder has been removed.
@@ -40,10 +40,10 @@ impl Places {
     /// The folder of the app by the path that the user knows it by.
     #[must_use]
     pub fn root(&self) -> PathBuf {
-        self.resolve(self.given_root())
+        self.resolve(self.root_flag())
     }
 
-    fn given_root(&self) -> &Path {
+    fn root_flag(&self) -> &Path {
         self.root.as_deref().or(self.folder_of_procfile()).unwrap_or(Path::new("."))
     }
 
@@ -82,7 +82,7 @@ const PROCFILE: &str = "Procfile";
 
 /// A file's bytes and the name under which the user knows it.
 #[derive(Clone)]
-pub struct Text {
+pub struct SourceFile {
     /// The path as it was given, or the default.
     pub name: String,
     /// What stands in it.
@@ -90,7 +90,7 @@ pub struct Text {
 }
 
 /// A file may hold secrets: only its size is shown.
-impl std::fmt::Debug for Text {
+impl std::fmt::Debug for SourceFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({} bytes)", self.name, self.bytes.len())
     }
@@ -102,17 +102,17 @@ pub struct Sources {
     /// The folder that processes run in; absolute.
     pub root: PathBuf,
     /// The Procfile.
-    pub procfile: Text,
+    pub procfile: SourceFile,
     /// Whether it is the one that is read if none is named.
     pub procfile_is_default: bool,
     /// `ganger.toml`, if there is one.
-    pub config: Option<Text>,
+    pub config: Option<SourceFile>,
     /// The `.env` files that were named on the command line.
     pub env: EnvFiles,
     /// A `.env` file beside the Procfile, which is not that of the current folder.
     pub unread_env: Option<String>,
     /// Files of other runners, which are not followed.
-    pub foreign: Vec<Text>,
+    pub foreign: Vec<SourceFile>,
     /// ganger's own environment.
     pub environment: Vec<(OsString, OsString)>,
 }
@@ -121,9 +121,9 @@ pub struct Sources {
 #[derive(Clone, Debug)]
 pub enum EnvFiles {
     /// These and no others.
-    Named(Vec<Text>),
+    Named(Vec<SourceFile>),
     /// `.env`, if there is one, unless `ganger.toml` names others.
-    Default(Option<Text>),
+    Default(Option<SourceFile>),
 }
 
 /// A file can't be read.
@@ -159,19 +159,22 @@ impl Error {
 
 impl Sources {
     /// Reads the files that `places` names, and the defaults for those it doesn't.
-    pub fn read(places: &Places, environment: Vec<(OsString, OsString)>) -> Result<Self, Error> {
+    pub fn read(
+        places: &FileLocations,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<Self, Error> {
         check_base(places)?;
         Self::with_procfile(places, environment, read_procfile(places)?)
     }
 
     /// The same, with an empty Procfile where the app's folder has none.
     pub fn read_for_run(
-        places: &Places,
+        places: &FileLocations,
         environment: Vec<(OsString, OsString)>,
     ) -> Result<Self, Error> {
         let procfile = match read_procfile(places) {
             Err(error) if places.procfile.is_none() && error.is_missing() => {
-                Text { name: PROCFILE.into(), bytes: Vec::new() }
+                SourceFile { name: PROCFILE.into(), bytes: Vec::new() }
             }
             read => read?,
         };
@@ -179,19 +182,19 @@ impl Sources {
     }
 
     fn with_procfile(
-        places: &Places,
+        places: &FileLocations,
         environment: Vec<(OsString, OsString)>,
-        procfile: Text,
+        procfile: SourceFile,
     ) -> Result<Self, Error> {
         let root = find_root(places)?;
         let config = match &places.config {
             Some(path) => Some(read(&places.resolve(path), path)?),
-            None => read_if_any(&root.join("ganger.toml"), Path::new("ganger.toml"))?,
+            None => read_optional(&root.join("ganger.toml"), Path::new("ganger.toml"))?,
         };
         let env = if places.env.is_empty() {
             let path = places.default_env();
             // A folder of that name is a virtual environment of Python.
-            let text = if path.is_dir() { None } else { read_if_any(&path, Path::new(ENV))? };
+            let text = if path.is_dir() { None } else { read_optional(&path, Path::new(ENV))? };
             EnvFiles::Default(text)
         } else {
             EnvFiles::Named(
@@ -203,9 +206,9 @@ impl Sources {
             )
         };
         let mut foreign = Vec::new();
-        for name in super::foreign::NAMES {
+        for name in super::other_runners::FILE_NAMES {
             // One that can't be read is not worth failing for.
-            foreign.extend(read_if_any(&root.join(name), Path::new(name)).ok().flatten());
+            foreign.extend(read_optional(&root.join(name), Path::new(name)).ok().flatten());
         }
         let unread_env = places.unread_env().map(|path| path.display().to_string());
         let unread_env = unread_env.filter(|_| places.env.is_empty());
@@ -223,26 +226,26 @@ impl Sources {
     }
 
     /// Reads a `.env` file that `ganger.toml` names.
-    pub fn read_env(&self, path: &Path) -> Result<Text, Error> {
+    pub fn read_env(&self, path: &Path) -> Result<SourceFile, Error> {
         read(&self.root.join(path), path)
     }
 }
 
 /// When files are read again, the folder that they were named from may be gone, or a link
 /// to nothing.
-fn check_base(places: &Places) -> Result<(), Error> {
-    if places.given_root().is_relative() && !places.base.as_os_str().is_empty() {
+fn check_base(places: &FileLocations) -> Result<(), Error> {
+    if places.root_flag().is_relative() && !places.base.as_os_str().is_empty() {
         let name = places.base.display().to_string();
         std::fs::metadata(&places.base).map_err(|error| Error::File { name, error, hint: None })?;
     }
     Ok(())
 }
 
-fn find_root(places: &Places) -> Result<PathBuf, Error> {
+fn find_root(places: &FileLocations) -> Result<PathBuf, Error> {
     places.find_root().map_err(|error| Error::Root(error.to_string()))
 }
 
-fn read_procfile(places: &Places) -> Result<Text, Error> {
+fn read_procfile(places: &FileLocations) -> Result<SourceFile, Error> {
     if places.root.is_some() {
         // Without that folder, there is nothing to say of files in it.
         find_root(places)?;
@@ -265,7 +268,7 @@ fn read_procfile(places: &Places) -> Result<Text, Error> {
         let name = "standard input".to_owned();
         let mut bytes = Vec::new();
         return match io::stdin().lock().read_to_end(&mut bytes) {
-            Ok(_) => Ok(Text { name, bytes }),
+            Ok(_) => Ok(SourceFile { name, bytes }),
             Err(error) => Err(Error::File { name, error, hint: None }),
         };
     }
@@ -276,7 +279,7 @@ fn read_procfile(places: &Places) -> Result<Text, Error> {
 }
 
 /// A file such as `Procfile.dev` in this folder: the first by name.
-fn other_procfile(places: &Places, folder: &Path) -> Option<String> {
+fn other_procfile(places: &FileLocations, folder: &Path) -> Option<String> {
     let listed = places.resolve(&Path::new(".").join(folder));
     let files = std::fs::read_dir(listed).ok()?.flatten();
     let names = files.filter_map(|file| file.file_name().into_string().ok());
@@ -284,15 +287,15 @@ fn other_procfile(places: &Places, folder: &Path) -> Option<String> {
     Some(folder.join(other).display().to_string())
 }
 
-fn read(path: &Path, known_as: &Path) -> Result<Text, Error> {
+fn read(path: &Path, known_as: &Path) -> Result<SourceFile, Error> {
     let name = known_as.display().to_string();
     match std::fs::read(path) {
-        Ok(bytes) => Ok(Text { name, bytes }),
+        Ok(bytes) => Ok(SourceFile { name, bytes }),
         Err(error) => Err(Error::File { name, error, hint: None }),
     }
 }
 
-fn read_if_any(path: &Path, known_as: &Path) -> Result<Option<Text>, Error> {
+fn read_optional(path: &Path, known_as: &Path) -> Result<Option<SourceFile>, Error> {
     match read(path, known_as) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.is_missing() => Ok(None),

@@ -13,11 +13,11 @@ use crate::plan;
 pub enum Action {
     /// Probe whether the services that a process needs are reachable; `NeedsProbed` has the
     /// result.
-    ProbeNeeds(ProcessId, Arc<plan::Process>),
+    ProbeNeeds(ProcessId, Arc<plan::ProcessPlan>),
     /// Start a process, as the plan has it.
-    Spawn(ProcessId, Arc<plan::Process>),
+    Spawn(ProcessId, Arc<plan::ProcessPlan>),
     /// Probe until the process is ready; `Ready` says so.
-    Probe(ProcessId, Arc<plan::Process>),
+    Probe(ProcessId, Arc<plan::ProcessPlan>),
     /// End all probes for this process.
     CancelProbe(ProcessId),
     /// Send a signal to a process and its group, and to what left the group once its parent

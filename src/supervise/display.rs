@@ -36,7 +36,7 @@ impl Display {
     }
 
     /// What stands before the lines of a process; none, if its output is not shown.
-    pub(super) fn label(&self, process: &plan::Process) -> Option<Label> {
+    pub(super) fn label(&self, process: &plan::ProcessPlan) -> Option<Label> {
         let color = self.colors.get(&process.kind).copied().unwrap_or_default();
         process.shown.then(|| self.show.style.label(&process.name, color))
     }

@@ -78,7 +78,7 @@ pub struct Engine {
     oom: OomWatch,
     /// The output of processes that are being started: it is read once a message has said
     /// that they are.
-    unread_pipes: HashMap<ProcessId, (OwnedFd, Arc<plan::Process>)>,
+    unread_pipes: HashMap<ProcessId, (OwnedFd, Arc<plan::ProcessPlan>)>,
     /// Whether the app goes on when nothing reads its output any more.
     survives_closed_stdout: bool,
     /// The client that waits until the terminal is released.
@@ -336,7 +336,7 @@ impl Engine {
         self.keeper.send_request(request, Vec::new());
     }
 
-    fn spawn(&mut self, id: ProcessId, process: Arc<plan::Process>) -> io::Result<()> {
+    fn spawn(&mut self, id: ProcessId, process: Arc<plan::ProcessPlan>) -> io::Result<()> {
         self.oom.on_spawn(id);
         let (read, write) = io::pipe()?;
         let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
@@ -517,7 +517,7 @@ impl Engine {
         }
     }
 
-    fn probe(&mut self, id: ProcessId, process: &Arc<plan::Process>) {
+    fn probe(&mut self, id: ProcessId, process: &Arc<plan::ProcessPlan>) {
         if let Some(pid) = self.supervisor.find(id).and_then(|status| status.pid()) {
             self.probes.probe(id, process, pid);
         }

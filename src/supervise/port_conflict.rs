@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::port_scan::Listening;
 use crate::notice::PortConflict;
-use crate::plan::Process;
+use crate::plan::ProcessPlan;
 use crate::plan::ready::Ready;
 
 /// The ports of these processes on which other programs listen.
 pub fn port_conflicts<'a>(
-    processes: impl IntoIterator<Item = &'a Arc<Process>>,
+    processes: impl IntoIterator<Item = &'a Arc<ProcessPlan>>,
     listening: &Listening,
 ) -> Vec<PortConflict> {
     let mut table = None;

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::port_scan;
 use super::state::ProcessId;
 use crate::notice::ProbeFailure;
-use crate::plan::Process;
+use crate::plan::ProcessPlan;
 use crate::plan::needs::{Address, Need};
 use crate::plan::ready::Ready;
 use crate::plan::sources::reason;
@@ -49,7 +49,7 @@ pub(super) enum ProbeResult {
 pub(super) struct Probes {
     tasks: HashMap<ProcessId, AbortHandle>,
     /// The processes that are ready when a command says so.
-    commands: HashMap<ProcessId, Arc<Process>>,
+    commands: HashMap<ProcessId, Arc<ProcessPlan>>,
     sender: UnboundedSender<ProbeResult>,
     results: UnboundedReceiver<ProbeResult>,
 }
@@ -81,14 +81,14 @@ impl Probes {
     }
 
     /// Probes the services that a process needs, until all are reachable.
-    pub(super) fn probe_needs(&mut self, id: ProcessId, process: &Process) {
+    pub(super) fn probe_needs(&mut self, id: ProcessId, process: &ProcessPlan) {
         let (sender, needs) = (self.sender.clone(), process.needs.clone());
         self.start(id, probe_needs(id, needs, sender));
     }
 
     /// Probes until a process is ready. Its output and its probe command belong to the
     /// engine: `CommandDue` asks for the command.
-    pub(super) fn probe(&mut self, id: ProcessId, process: &Arc<Process>, pid: i32) {
+    pub(super) fn probe(&mut self, id: ProcessId, process: &Arc<ProcessPlan>, pid: i32) {
         let sender = self.sender.clone();
         match (&process.ready, process.port) {
             (Ready::Port, Some(port)) => {
@@ -108,7 +108,7 @@ impl Probes {
     }
 
     /// The process and its probe command, if it has one and is still probed.
-    pub(super) fn command(&self, id: ProcessId) -> Option<(&Process, &str)> {
+    pub(super) fn command(&self, id: ProcessId) -> Option<(&ProcessPlan, &str)> {
         let process = self.commands.get(&id)?;
         match &process.ready {
             Ready::Command(command) => Some((process, command)),
@@ -123,7 +123,7 @@ impl Probes {
         }
     }
 
-    fn schedule_command(&mut self, pause: Duration, id: ProcessId, process: &Process) {
+    fn schedule_command(&mut self, pause: Duration, id: ProcessId, process: &ProcessPlan) {
         let (sender, limit) = (self.sender.clone(), attempt_timeout(process));
         self.start(id, async move {
             sleep(pause).await;
@@ -163,7 +163,7 @@ impl Pauses {
     }
 }
 
-fn attempt_timeout(process: &Process) -> Duration {
+fn attempt_timeout(process: &ProcessPlan) -> Duration {
     process.ready_timeout.max(PROBE_TIMEOUT)
 }
 
@@ -236,7 +236,7 @@ impl PortProbe {
         id: ProcessId,
         pid: i32,
         port: u16,
-        process: &Process,
+        process: &ProcessPlan,
         sender: UnboundedSender<ProbeResult>,
     ) -> Self {
         let report_other_ports_at =

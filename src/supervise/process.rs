@@ -26,7 +26,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A process of the plan, through all its lives.
 pub(super) struct Process {
     index: u32,
-    pub(super) plan: Arc<plan::Process>,
+    pub(super) plan: Arc<plan::ProcessPlan>,
     pub(super) want: Want,
     pub(super) state: State,
     readiness: Readiness,
@@ -64,7 +64,7 @@ pub(super) enum PlanChange {
 
 impl Process {
     /// A new process of the plan, wanted up.
-    pub(super) fn new(index: u32, plan: Arc<plan::Process>) -> Self {
+    pub(super) fn new(index: u32, plan: Arc<plan::ProcessPlan>) -> Self {
         Self {
             index,
             plan,
@@ -228,12 +228,12 @@ impl Process {
     /// to be restarted for it.
     pub(super) fn apply_plan(
         &mut self,
-        plan: Arc<plan::Process>,
+        plan: Arc<plan::ProcessPlan>,
         cx: &mut Context<'_>,
     ) -> (PlanChange, bool) {
-        let has_same_command = plan.runs_like(&self.plan);
-        let has_same_policy = plan.is_kept_like(&self.plan);
-        let has_same_probes = plan.is_awaited_like(&self.plan);
+        let has_same_command = plan.has_same_command(&self.plan);
+        let has_same_policy = plan.has_same_policy(&self.plan);
+        let has_same_probes = plan.has_same_readiness(&self.plan);
         let was_removed = self.is_removed();
         self.plan = plan;
         if was_removed {
@@ -588,6 +588,6 @@ impl Process {
 }
 
 /// The port that a process has to itself: a port on which ganger listens is shared.
-pub(super) fn own_port(plan: &plan::Process) -> Option<u16> {
+pub(super) fn own_port(plan: &plan::ProcessPlan) -> Option<u16> {
     plan.port.filter(|_| !plan.listen)
 }

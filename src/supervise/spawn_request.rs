@@ -6,20 +6,20 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use crate::keeper::protocol::{ChildId, SpawnRequest, Stdin};
-use crate::plan::env::Var;
-use crate::plan::{self, Process, shell};
+use crate::plan::env::Variable;
+use crate::plan::{self, ProcessPlan, shell};
 
 /// A request to run `command` in the way of this process: its own command, or its probe
 /// command.
 pub(super) fn new(
     id: ChildId,
-    process: &Process,
+    process: &ProcessPlan,
     command: &str,
     shell: &Path,
     listener: bool,
 ) -> io::Result<SpawnRequest> {
     let pair =
-        |(key, var): (&OsString, &Var)| [key.as_bytes(), b"=", var.value.as_bytes()].concat();
+        |(key, var): (&OsString, &Variable)| [key.as_bytes(), b"=", var.value.as_bytes()].concat();
     let spawn = SpawnRequest {
         id,
         argv: shell::argv(shell, command).into_iter().map(OsStringExt::into_vec).collect(),

@@ -13,7 +13,7 @@ pub struct Status {
     /// The id of its present life.
     pub id: ProcessId,
     /// Its entry in the plan.
-    pub plan: Arc<plan::Process>,
+    pub plan: Arc<plan::ProcessPlan>,
     /// Its actual state.
     pub state: State,
     /// Whether others can count on it, and until when they wait for it.

@@ -375,7 +375,7 @@ impl Supervisor {
         self.processes.len()
     }
 
-    fn add(&mut self, plan: Arc<plan::Process>) {
+    fn add(&mut self, plan: Arc<plan::ProcessPlan>) {
         self.processes.push(Process::new(self.next_index, plan));
         self.next_index += 1;
     }

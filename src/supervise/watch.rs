@@ -17,7 +17,7 @@ use notify::event::ModifyKind;
 use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::plan::Process;
+use crate::plan::ProcessPlan;
 
 /// What the watch has found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,7 +58,7 @@ impl Watch {
     /// Watches for the types of these processes; none, if no type has files to watch.
     pub(super) fn start(
         root: &Path,
-        processes: &[Arc<Process>],
+        processes: &[Arc<ProcessPlan>],
         seen: UnboundedSender<FileChange>,
     ) -> Option<Self> {
         let patterns = patterns(processes);
@@ -93,13 +93,13 @@ impl Watch {
     }
 
     /// Whether this is what these processes want in this folder, too.
-    pub(super) fn is_for(&self, root: &Path, processes: &[Arc<Process>]) -> bool {
+    pub(super) fn is_for(&self, root: &Path, processes: &[Arc<ProcessPlan>]) -> bool {
         self.root == root && self.patterns == patterns(processes)
     }
 }
 
 /// For each process type what it watches.
-fn patterns(processes: &[Arc<Process>]) -> Vec<(String, Vec<String>)> {
+fn patterns(processes: &[Arc<ProcessPlan>]) -> Vec<(String, Vec<String>)> {
     let mut patterns: Vec<(String, Vec<String>)> = Vec::new();
     for process in processes.iter().filter(|process| !process.watch.is_empty()) {
         if patterns.iter().all(|(kind, _)| *kind != process.kind) {

@@ -19,7 +19,7 @@ use ganger::keeper;
 use ganger::keeper::client::Keeper;
 use ganger::keeper::protocol::{Report, Request, Scope, SpawnRequest, Stdin};
 use ganger::keeper::start;
-use ganger::plan::sources::{EnvFiles, Sources, Text};
+use ganger::plan::sources::{EnvFiles, SourceFile, Sources};
 use ganger::plan::{Options, Plan, shell};
 use ganger::supervise::supervisor::{Action, Event, RestartMode, State, Status, Supervisor};
 use nix::sys::signal::{Signal, kill};
@@ -70,7 +70,7 @@ grace = '1s'
 
 /// The plan for so many of each, of this edition of the Procfile.
 fn plan(counts: [u64; 4], edition: u64) -> Plan {
-    let text = |name: &str, text: String| Text { name: name.into(), bytes: text.into() };
+    let text = |name: &str, text: String| SourceFile { name: name.into(), bytes: text.into() };
     let sleep = format!("sleep 1000.{edition}");
     let procfile = format!("a: {sleep}\nb: sleep 1000\nc: {sleep} & exec {sleep}\nd: sleep 1000\n");
     let sources = Sources {
@@ -181,7 +181,7 @@ impl World {
         for action in actions {
             let request = match action {
                 Action::Spawn(id, process) => {
-                    let pair = |(key, var): (OsString, ganger::plan::env::Var)| {
+                    let pair = |(key, var): (OsString, ganger::plan::env::Variable)| {
                         [key.as_encoded_bytes(), b"=", var.value.as_encoded_bytes()].concat()
                     };
                     let argv = shell::argv(&self.plan.shell, &process.command);

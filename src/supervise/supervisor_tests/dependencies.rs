@@ -8,9 +8,9 @@ use super::*;
 
 /// `p0.1`, `p1.1` and so on: each comes after the one before it, and is ready when it
 /// says so.
-pub(super) fn chain(policies: &[Policy]) -> Vec<Arc<plan::Process>> {
+pub(super) fn chain(policies: &[Policy]) -> Vec<Arc<plan::ProcessPlan>> {
     let link = |(index, policy): (usize, &Policy)| {
-        let mut link = plan::Process::clone(&process(index, "run", *policy));
+        let mut link = plan::ProcessPlan::clone(&process(index, "run", *policy));
         (link.kind, link.name) = (format!("p{index}"), format!("p{index}.1"));
         link.after = index.checked_sub(1).map(|before| format!("p{before}")).into_iter().collect();
         link.ready = Ready::Log("ready".into());
@@ -20,7 +20,7 @@ pub(super) fn chain(policies: &[Policy]) -> Vec<Arc<plan::Process>> {
 }
 
 impl Bench {
-    pub(super) fn of(processes: Vec<Arc<plan::Process>>) -> Self {
+    pub(super) fn of(processes: Vec<Arc<plan::ProcessPlan>>) -> Self {
         let plan = Plan { processes, ..plan(&[]) };
         Self { supervisor: Supervisor::new(&plan, 1), now: Instant::now() }
     }
@@ -191,9 +191,8 @@ fn who_has_not_been_asked_to_go_is_not_waited_for_yet() {
     assert_eq!(b.said(Event::Tick), ["waiting for p2.1 (pid 102): SIGKILL in 4s"]);
 }
 
-/// In any history nobody starts before those it comes after are ready or not to be
-/// waited for, nobody is asked to go before those behind it are gone, and the end
-/// comes.
+/// In any history, no process starts before its dependencies are ready or have failed, none is
+/// stopped before its dependents are down, and the run ends.
 fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
     let mut b = Bench::of(chain(policies));
     let count = u32::try_from(policies.len()).unwrap();
@@ -274,7 +273,7 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
         check(&b, &actions, &mut lives, false);
     }
     let all = &b.supervisor.processes;
-    assert!(all.iter().all(|it| it.state.is_down()), "somebody is never asked to go");
+    assert!(all.iter().all(|it| it.state.is_down()), "a process was never stopped");
 }
 
 proptest! {

@@ -32,7 +32,7 @@ impl Being {
 /// A world of its own, which does what it is told and much besides.
 struct World {
     bench: Bench,
-    plan: Vec<Arc<plan::Process>>,
+    plan: Vec<Arc<plan::ProcessPlan>>,
     beings: BTreeMap<u32, Being>,
     shutting_down: bool,
     swept: bool,
@@ -46,7 +46,7 @@ impl World {
     }
 
     fn being(&mut self, index: u32) -> &mut Being {
-        self.beings.get_mut(&index).expect("somebody who was started")
+        self.beings.get_mut(&index).expect("a process that was started")
     }
 
     fn known(&self, index: u32) -> Option<&Process> {
@@ -74,7 +74,10 @@ impl World {
                     assert!(!self.swept, "swept twice");
                     self.swept = true;
                     for being in self.beings.values_mut() {
-                        assert!(being.is_gone() || being.killed, "swept who was not even killed");
+                        assert!(
+                            being.is_gone() || being.killed,
+                            "a process was swept before it was killed"
+                        );
                         (being.leader, being.others) = (false, false);
                     }
                 }
@@ -163,7 +166,7 @@ impl World {
         assert_eq!(done, expected, "not what was done");
         let actions = self.check(actions, false);
         let as_before = |name: &str| {
-            let of = |plan: &[Arc<plan::Process>]| {
+            let of = |plan: &[Arc<plan::ProcessPlan>]| {
                 plan.iter().find(|process| process.name == name).cloned()
             };
             of(&plan).is_some() && of(&plan) == of(&before)
@@ -204,15 +207,15 @@ impl World {
 }
 
 /// What a plan changes, from the states before it.
-fn differences(before: &[Status], plan: &[Arc<plan::Process>]) -> Changes {
+fn differences(before: &[Status], plan: &[Arc<plan::ProcessPlan>]) -> Changes {
     let find = |name: &str| before.iter().find(|status| status.plan.name == name);
     let is_planned = |name: &str| find(name).is_some_and(Status::is_planned);
     let mut changes = Changes::default();
     for process in plan {
         let name = process.name.clone();
         match find(&name) {
-            Some(was) if was.is_planned() && was.plan.runs_like(process) => {
-                if !was.plan.is_kept_like(process) {
+            Some(was) if was.is_planned() && was.plan.has_same_command(process) => {
+                if !was.plan.has_same_policy(process) {
                     changes.adjusted.push(name);
                 }
             }
@@ -272,7 +275,7 @@ fn live(policies: &[Policy], steps: &[Step]) {
                 world.check(actions, false);
                 world.settle();
             }
-            // A clock that jumps: this machine slept, or somebody set it.
+            // A clock that jumps: this machine slept, or it was set.
             (12, _) => {
                 world.bench.now += Duration::from_hours(1);
                 world.on(Event::Tick, false);
@@ -316,7 +319,7 @@ fn end(world: &mut World) {
         }
     }
     assert!(world.swept, "a shutdown does not end");
-    assert!(world.beings.values().all(Being::is_gone), "left somebody behind");
+    assert!(world.beings.values().all(Being::is_gone), "a process was left behind");
     world.on(Event::Swept(vec![]), false);
     assert!(
         world.bench.supervisor.outcome().is_some() && world.bench.supervisor.deadline().is_none()

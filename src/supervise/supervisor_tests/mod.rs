@@ -16,8 +16,8 @@ fn policy(on_exit: OnExit) -> Policy {
     Policy { on_exit, ..Policy::default() }
 }
 
-fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::Process> {
-    Arc::new(plan::Process {
+fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::ProcessPlan> {
+    Arc::new(plan::ProcessPlan {
         name: format!("p.{index}"),
         kind: "p".into(),
         command: command.into(),
@@ -95,14 +95,14 @@ impl Bench {
     /// Follows a plan with these processes from now on.
     fn apply_plan(
         &mut self,
-        processes: Vec<Arc<plan::Process>>,
+        processes: Vec<Arc<plan::ProcessPlan>>,
         mode: RestartMode,
     ) -> (Changes, Vec<Action>) {
         let plan = Plan { processes, ..plan(&[]) };
         self.supervisor.apply_plan(self.now, &plan, mode)
     }
 
-    fn plan(&mut self, processes: Vec<Arc<plan::Process>>) -> Vec<Done> {
+    fn plan(&mut self, processes: Vec<Arc<plan::ProcessPlan>>) -> Vec<Done> {
         Self::done(self.apply_plan(processes, RestartMode::AtOnce).1)
     }
 

@@ -5,7 +5,7 @@ use Signal::{SIGKILL, SIGTERM};
 
 use super::*;
 
-pub(super) fn like(policies: &[Policy]) -> Vec<Arc<plan::Process>> {
+pub(super) fn like(policies: &[Policy]) -> Vec<Arc<plan::ProcessPlan>> {
     plan(policies).processes
 }
 

@@ -8,12 +8,12 @@ use super::plans::{KEPT, like};
 use super::*;
 
 /// Processes with a port each, in a plan of their own.
-fn with_ports(ports: &[(&str, u16)]) -> Vec<Arc<plan::Process>> {
+fn with_ports(ports: &[(&str, u16)]) -> Vec<Arc<plan::ProcessPlan>> {
     let one = |(name, port): &(&str, u16)| {
-        let mut one = plan::Process::clone(&process(0, "run", policy(IGNORE)));
+        let mut one = plan::ProcessPlan::clone(&process(0, "run", policy(IGNORE)));
         (one.name, one.kind) = (format!("{name}.1"), (*name).to_owned());
         (one.port, one.env) = (Some(*port), Env::new());
-        one.env.insert("PORT".into(), crate::plan::env::Var::given(port.to_string()));
+        one.env.insert("PORT".into(), crate::plan::env::Variable::from_ganger(port.to_string()));
         Arc::new(one)
     };
     ports.iter().map(one).collect()

@@ -7,8 +7,8 @@ use super::dependencies::chain;
 use super::*;
 use crate::plan::needs::{Address, Need};
 
-fn in_need(policy: Policy) -> Arc<plan::Process> {
-    let mut one = plan::Process::clone(&process(0, "run", policy));
+fn in_need(policy: Policy) -> Arc<plan::ProcessPlan> {
+    let mut one = plan::ProcessPlan::clone(&process(0, "run", policy));
     let addresses = vec![Address::Tcp("db".into(), 1)];
     one.needs = vec![Need { variable: Some("DATABASE_URL".into()), addresses }];
     Arc::new(one)
@@ -122,7 +122,7 @@ fn a_new_plan_changes_what_is_waited_for() {
     let id = b.id(0);
     // Another service: the question is another, and so is the time for it.
     b.now += Duration::from_secs(50);
-    let mut other = plan::Process::clone(&in_need(policy(OnExit::StopAll)));
+    let mut other = plan::ProcessPlan::clone(&in_need(policy(OnExit::StopAll)));
     other.needs[0].addresses = vec![Address::Tcp("other".into(), 1)];
     let other = Arc::new(other);
     let actions = b.apply_plan(vec![Arc::clone(&other)], RestartMode::AtOnce).1;
@@ -137,7 +137,7 @@ fn a_new_plan_changes_what_is_waited_for() {
 #[test]
 fn a_new_plan_changes_when_it_is_ready() {
     let with = |ready: Ready, seconds| {
-        let mut one = plan::Process::clone(&process(0, "run", policy(OnExit::StopAll)));
+        let mut one = plan::ProcessPlan::clone(&process(0, "run", policy(OnExit::StopAll)));
         (one.ready, one.ready_timeout) = (ready, Duration::from_secs(seconds));
         Arc::new(one)
     };

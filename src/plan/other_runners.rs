@@ -2,13 +2,13 @@
 //! place in ganger's own.
 
 /// The files that are noticed.
-pub const NAMES: [&str; 2] = [".foreman", ".overmind.env"];
+pub const FILE_NAMES: [&str; 2] = [".foreman", ".overmind.env"];
 
 /// For each setting in the file `name`, and what says it here.
 #[must_use]
-pub fn settings(name: &str, text: &[u8]) -> Vec<(String, String)> {
+pub fn list_settings(name: &str, text: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(text);
-    let ours = if name == ".foreman" { of_foreman } else { of_overmind };
+    let ours = if name == ".foreman" { from_foreman } else { from_overmind };
     let key = |line: &str| {
         let line = line.trim().strip_prefix("export ").unwrap_or(line.trim());
         let end = line.find([':', '=']).filter(|_| !line.starts_with('#'))?;
@@ -19,7 +19,7 @@ pub fn settings(name: &str, text: &[u8]) -> Vec<(String, String)> {
 }
 
 /// `.foreman` is YAML, and every flag of foreman is a key.
-fn of_foreman(key: &str) -> Option<String> {
+fn from_foreman(key: &str) -> Option<String> {
     let ours = match key {
         "formation" | "concurrency" => "`formation` in `ganger.toml`",
         "port" => "`port` in `ganger.toml`",
@@ -35,7 +35,7 @@ fn of_foreman(key: &str) -> Option<String> {
 }
 
 /// `.overmind.env` has variables, each for a flag or for the app.
-fn of_overmind(key: &str) -> Option<String> {
+fn from_overmind(key: &str) -> Option<String> {
     let Some(name) = key.strip_prefix("OVERMIND_") else {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         return (!key.is_empty() && key.bytes().all(is_name))
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn every_setting_has_a_place_here() {
         let shown = |name, text: &str| {
-            let settings = settings(name, text.as_bytes());
+            let settings = list_settings(name, text.as_bytes());
             settings.into_iter().map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>()
         };
         assert_eq!(

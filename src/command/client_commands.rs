@@ -1,4 +1,4 @@
-//! The verbs that talk to a running ganger, but for those with files of their own.
+//! The commands that control a running ganger; `ps` and `logs` have files of their own.
 
 use std::io::Write;
 use std::time::Duration;
@@ -8,24 +8,25 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 
 use super::{places, print_error};
-use crate::cli::{Global, Named, Reload, Restart, Scale, Shown, Signalled, Stop, Wait};
+use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop, Wait};
 use crate::control::api::{self, Changes, FormationChange};
 use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error};
 use crate::notice::escape_controls;
 use crate::plan::formation::ALL;
 
-/// Asking failed in another way than those that follow.
+/// The request failed for another reason than the following.
 const FAILED: u8 = 1;
-/// There is nobody to ask, or not for long.
-const NOBODY: u8 = 3;
-/// It did not come to that in time.
+/// No ganger runs here, or it is shutting down.
+const NOT_RUNNING: u8 = 3;
+/// A wait timed out.
 pub(super) const TIMED_OUT: u8 = 4;
 
-/// Asks the ganger that the flags mean, and returns the exit code.
-pub(super) fn ask(
+/// Connects to the ganger that the flags select, sends a request, prints the response, and returns
+/// the exit code.
+pub(super) fn run_client(
     global: &Global,
-    question: impl AsyncFnOnce(Client) -> Result<String, Error>,
+    request: impl AsyncFnOnce(Client) -> Result<String, Error>,
 ) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answer = runtime.context("failed to start the client")?.block_on(async {
@@ -33,7 +34,7 @@ pub(super) fn ask(
             Some(path) => Client::at(path.clone()),
             None => Client::of(&AppRoot::find(&places(global))?)?,
         };
-        question(client).await.map_err(anyhow::Error::from)
+        request(client).await.map_err(anyhow::Error::from)
     });
     let error = match answer {
         Ok(text) => {
@@ -43,7 +44,7 @@ pub(super) fn ask(
         Err(error) => error,
     };
     let code = match error.downcast_ref() {
-        Some(Error::NotRunning(_) | Error::ShuttingDown) => NOBODY,
+        Some(Error::NotRunning(_) | Error::ShuttingDown) => NOT_RUNNING,
         Some(Error::TimedOut(_)) => TIMED_OUT,
         Some(Error::NoAnswer(..) | Error::Failed { .. }) => FAILED,
         Some(Error::Refused(_)) | None => return Err(error),
@@ -52,14 +53,14 @@ pub(super) fn ask(
     Ok(code)
 }
 
-/// The path of these processes, whose names may hold anything. No names mean all processes.
+/// The request path for these processes, percent-encoded. No names mean all processes.
 pub(super) fn path(names: &[String], verb: &str) -> String {
     let names = if names.is_empty() { ALL.to_owned() } else { names.join(",") };
-    format!("/processes/{}{verb}", escape(&names))
+    format!("/processes/{}{verb}", percent_encode(&names))
 }
 
-/// As it may stand in a URI (RFC 3986, section 2.1).
-pub(super) fn escape(text: &str) -> String {
+/// Percent-encodes a text for a URI (RFC 3986, section 2.1).
+pub(super) fn percent_encode(text: &str) -> String {
     let escape = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'*' | b',' => {
             char::from(byte).to_string()
@@ -69,7 +70,7 @@ pub(super) fn escape(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-fn told(done: &Changes) -> String {
+fn describe_changes(done: &Changes) -> String {
     let line = |what: &str, names: &[String]| {
         if names.is_empty() { String::new() } else { format!("{what} {}\n", names.join(" ")) }
     };
@@ -84,13 +85,13 @@ fn told(done: &Changes) -> String {
     if text.is_empty() { "nothing to do\n".to_owned() } else { text }
 }
 
-/// Asks, and shows the answer: as JSON, just as it came.
-pub(super) async fn ask_and_show<T: DeserializeOwned>(
+/// Sends a request, and returns the response as text for the user, or unchanged as JSON.
+pub(super) async fn request_and_print<T: DeserializeOwned>(
     client: &Client,
     method: Method,
     uri: &str,
     body: Vec<u8>,
-    shown: Shown,
+    shown: OutputArgs,
     in_words: impl FnOnce(&T) -> String,
 ) -> Result<String, Error> {
     if shown.json {
@@ -100,21 +101,21 @@ pub(super) async fn ask_and_show<T: DeserializeOwned>(
     client.ask(method, uri, body).await.map(|answer| in_words(&answer))
 }
 
-async fn tell(client: &Client, uri: &str, shown: Shown) -> Result<String, Error> {
-    ask_and_show(client, Method::POST, uri, Vec::new(), shown, told).await
+async fn post(client: &Client, uri: &str, shown: OutputArgs) -> Result<String, Error> {
+    request_and_print(client, Method::POST, uri, Vec::new(), shown, describe_changes).await
 }
 
 pub(super) fn stop(global: &Global, stop: &Stop) -> anyhow::Result<u8> {
-    ask(global, async |client| tell(&client, &path(&stop.names, "/stop"), stop.shown).await)
+    run_client(global, async |client| post(&client, &path(&stop.names, "/stop"), stop.shown).await)
 }
 
 pub(super) fn restart(global: &Global, restart: &Restart) -> anyhow::Result<u8> {
     let verb = format!("/restart?rolling={}{}", restart.rolling, wait_query(restart.wait));
     let Restart { names, shown, .. } = restart;
-    ask(global, async |client| tell(&client, &path(names, &verb), *shown).await)
+    run_client(global, async |client| post(&client, &path(names, &verb), *shown).await)
 }
 
-/// The part of a query that has ganger answer when all are ready.
+/// The query parameter with which ganger responds only when all processes are ready.
 fn wait_query(wait: Option<Duration>) -> String {
     wait.map(|time| format!("&wait={}", time.as_secs_f64())).unwrap_or_default()
 }
@@ -126,40 +127,41 @@ pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
         }
     }
     let body = serde_json::to_vec(&FormationChange::new(&scale.changes))?;
-    ask(global, async |client| {
-        ask_and_show(&client, Method::PATCH, "/formation", body, scale.shown, told).await
+    run_client(global, async |client| {
+        request_and_print(&client, Method::PATCH, "/formation", body, scale.shown, describe_changes)
+            .await
     })
 }
 
 pub(super) fn reload(global: &Global, reload: &Reload) -> anyhow::Result<u8> {
     let uri = format!("/reload?rolling={}{}", reload.rolling, wait_query(reload.wait));
-    ask(global, async |client| tell(&client, &uri, reload.shown).await)
+    run_client(global, async |client| post(&client, &uri, reload.shown).await)
 }
 
-pub(super) fn signal(global: &Global, signal: &Signalled) -> anyhow::Result<u8> {
+pub(super) fn signal(global: &Global, signal: &SignalArgs) -> anyhow::Result<u8> {
     let verb = format!("/signal?signal={}", signal.signal);
-    let Named { names, shown } = &signal.named;
-    ask(global, async |client| tell(&client, &path(names, &verb), *shown).await)
+    let NameArgs { names, shown } = &signal.named;
+    run_client(global, async |client| post(&client, &path(names, &verb), *shown).await)
 }
 
 pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {
     let timeout = wait.timeout.map(|time| format!("&timeout={}", time.as_secs_f64()));
     let until = if wait.ready { "ready" } else { "exit" };
     let verb = format!("/wait?for={until}{}", timeout.unwrap_or_default());
-    let line = |process: &api::Process| match (&process.last_exit, wait.exit) {
+    let line = |process: &api::ProcessStatus| match (&process.last_exit, wait.exit) {
         (_, false) => format!("{} is ready\n", process.name),
         (Some(exit), true) => format!("{} {}\n", process.name, escape_controls(exit)),
         (None, true) => format!("{} is down\n", process.name),
     };
-    let lines = |reached: &Vec<api::Process>| reached.iter().map(line).collect();
-    let Named { names, shown } = &wait.named;
+    let lines = |reached: &Vec<api::ProcessStatus>| reached.iter().map(line).collect();
+    let NameArgs { names, shown } = &wait.named;
     let uri = path(names, &verb);
-    ask(global, async |client| {
-        ask_and_show(&client, Method::GET, &uri, Vec::new(), *shown, lines).await
+    run_client(global, async |client| {
+        request_and_print(&client, Method::GET, &uri, Vec::new(), *shown, lines).await
     })
 }
 
-/// Returns when nothing of ganger is left.
+/// Stops everything, and returns when ganger has exited.
 pub(super) fn quit(global: &Global) -> anyhow::Result<u8> {
-    ask(global, async |client| client.quit().await.map(|()| String::new()))
+    run_client(global, async |client| client.quit().await.map(|()| String::new()))
 }

@@ -25,7 +25,7 @@ fn config_error_names_the_line() {
     start("[process.web]\nready = { prot = true }\n", "")
         .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
     start("[process.web]\nafter = ['web']\n", "")
-        .refused("`ganger.toml` line 2: `after` goes in a circle: `web` comes after `web`");
+        .refused("`ganger.toml` line 2: `after` goes in a cycle: `web` comes after `web`");
     start("[process.web]\ngrace = 'soon'\n", "")
         .refused("`ganger.toml` line 2: `grace` must be a duration such as `30s`, not `soon`");
     start("[process.web]\ngrace = 30\n", "")

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::control::{ClientOutput, run_client};
-use crate::scenario::{Scenario, TEST_TIMEOUT, free_port, hostile, tag, tagged_as};
+use crate::scenario::{Scenario, TEST_TIMEOUT, free_port, hostile, install, tag, tagged_as};
 
 /// Sets the title of a terminal.
 const TITLE: &str = "\x1b]0;pwned\x07";
@@ -18,7 +18,7 @@ const LINE_SHOWN: &str = r"a\nganger | b";
 /// The hostile program under another name.
 fn named(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(name);
-    std::fs::copy(hostile(), &path).unwrap();
+    install(&hostile(), &path);
     path
 }
 

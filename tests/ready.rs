@@ -304,7 +304,7 @@ fn dependency_cycle_is_refused() {
     let config =
         "[process.a]\nafter = ['b']\n[process.b]\nafter = ['c']\n[process.c]\nafter = ['a']\n";
     start("a: true\nb: true\nc: true\n", config, "").finish().refused(
-        "`ganger.toml` line 2: `after` goes in a circle: `a` comes after `b` comes after `c` \
+        "`ganger.toml` line 2: `after` goes in a cycle: `a` comes after `b` comes after `c` \
          comes after `a`",
     );
 }

@@ -29,7 +29,7 @@ pub enum Error {
     /// It is shutting down, or has just ended.
     #[error("ganger is shutting down")]
     ShuttingDown,
-    /// It says no.
+    /// It refused the request.
     #[error("{0}")]
     Refused(String),
     /// It took too long.
@@ -38,7 +38,7 @@ pub enum Error {
     /// It does not answer at all. Holds which ganger it is, and how to continue it.
     #[error("{0} does not answer: it may be suspended{1}")]
     NoAnswer(String, String),
-    /// It can't be asked.
+    /// It can't be reached.
     #[error("failed to ask ganger at `{}`: {reason}", path.display())]
     Failed {
         /// Where it listens.
@@ -56,7 +56,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before another attempt to connect to a socket whose queue is full.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Where a ganger can be asked.
+/// A client of one ganger.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -212,7 +212,7 @@ impl Client {
         })
     }
 
-    /// Sends a request, and reads what it answers.
+    /// Sends a request, and reads the response.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,

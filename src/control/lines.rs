@@ -27,7 +27,7 @@ const MAX_ROUNDS: usize = 128;
 /// The memory for unfinished lines, those of all processes together.
 const MAX_OPEN_BYTES: usize = 128 << 10;
 
-/// Makes lines of what processes write.
+/// Splits the output of processes into lines.
 pub(super) struct Lines {
     style: Style,
     /// By process type.
@@ -100,7 +100,7 @@ struct Pending {
     _room: OwnedSemaphorePermit,
 }
 
-/// What was kept, and then what comes, as long as there is something to come.
+/// A response body: recent output, then the output to come.
 pub(super) struct LogBody {
     lines: Lines,
     kept: Option<(ExcerptReader, OwnedSemaphorePermit)>,
@@ -124,7 +124,7 @@ impl LogBody {
         Self { lines, kept, following, pending: None, in_flight, _held: held }
     }
 
-    /// Makes lines of a little of what was kept. False at its end.
+    /// Formats some of the recent output. Returns false at its end.
     fn read_kept(&mut self) -> bool {
         let Some((reader, room)) = &mut self.kept else { return false };
         let Some(piece) = reader.next_piece() else {
@@ -140,7 +140,7 @@ impl LogBody {
         true
     }
 
-    /// The same, of what came last.
+    /// Formats output that has just come.
     fn read_pending(&mut self) -> bool {
         let Some(pending) = &mut self.pending else { return false };
         let rest = &pending.bytes[pending.start..];

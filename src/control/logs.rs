@@ -22,7 +22,7 @@ use crate::logs::recent::Excerpt;
 use crate::logs::subscribers::{Selection, Subscription};
 use crate::supervise::handle::Snapshot;
 
-/// So often it is tried again to find room for what has grown meanwhile.
+/// How often it tries again to find room, if the output has grown meanwhile.
 const MAX_TRIES: usize = 5;
 
 #[derive(Deserialize)]
@@ -81,7 +81,7 @@ pub(super) async fn logs(
     Ok(Body::new(body).into_response())
 }
 
-/// What is meant.
+/// The processes that the request selects.
 struct Chosen {
     selection: Selection,
     /// The memory that its recent output takes.
@@ -118,14 +118,14 @@ async fn choose(
     chosen.await.map_err(Error::bad_request)?
 }
 
-/// What is kept, and what comes.
+/// Recent output, and the output to come.
 struct Taken {
     excerpt: Excerpt,
     following: Option<Subscription>,
     room: OwnedSemaphorePermit,
 }
 
-/// Finds room for what is kept, and then has it handed over.
+/// Reserves memory for recent output, and then takes it.
 async fn take(
     app: &App,
     mut selection: Selection,

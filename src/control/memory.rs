@@ -1,4 +1,4 @@
-//! The memory that answers may take: one bound for all of them, taken before they are made.
+//! The memory for responses: one bound for all of them, reserved before they are made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Memory {
         Self { readers: pool(READERS), followers: pool(FOLLOWERS), lists: pool(LISTS), table }
     }
 
-    /// For what was kept.
+    /// For recent output.
     pub(super) async fn for_reader(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         self.take(&self.readers, bytes, STALLED_READER).await
     }
@@ -79,7 +79,7 @@ impl Memory {
         &self.followers
     }
 
-    /// Waits for its turn, and for others to read their answers; those that don't make room.
+    /// Waits for its turn and for room: clients that do not read are closed.
     async fn take(
         &self,
         pool: &Arc<Semaphore>,
@@ -105,7 +105,7 @@ fn used_up() -> Error {
     Error::busy(format!("answers that other clients have not read yet take all of {TOTAL}"))
 }
 
-/// Gives back what is more than `bytes`.
+/// Releases what exceeds `bytes`.
 pub(super) fn shrink(room: &mut OwnedSemaphorePermit, bytes: usize) {
     drop(room.num_permits().checked_sub(bytes).and_then(|extra| room.split(extra)));
 }

@@ -72,7 +72,7 @@ impl Names {
         Ok(Self { all, literal, patterns })
     }
 
-    /// Whether a process of this name is meant, be it there now or later.
+    /// Whether the names include a process of this name, now or later.
     pub(super) fn include(&self, name: &str) -> bool {
         let kind = kind_of(name);
         let is_match =
@@ -98,7 +98,7 @@ impl Names {
         Ok(chosen.map(|(place, _)| place).collect())
     }
 
-    /// Which of these, given by name and type, are meant.
+    /// Which of these, given by name and type, the names include.
     pub(super) fn resolve(&self, names: &[(&str, &str)]) -> Result<Vec<bool>, Error> {
         let mut chosen = vec![false; names.len()];
         let mut places: HashMap<&str, Vec<usize>> = HashMap::new();

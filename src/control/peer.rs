@@ -16,7 +16,7 @@ pub(super) fn pid(_stream: &impl AsFd) -> Option<i32> {
     None
 }
 
-/// What tells when it is gone.
+/// Tells when the process has exited.
 #[cfg(target_os = "linux")]
 pub(super) struct End(Option<std::os::fd::OwnedFd>);
 
@@ -27,7 +27,7 @@ impl End {
         Self(pid(stream).and_then(pidfd))
     }
 
-    /// Waits until it is gone, as far as that can be seen.
+    /// Waits until the process has exited, as far as that can be seen.
     pub(super) fn wait(self) {
         use nix::errno::Errno;
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

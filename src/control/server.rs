@@ -146,7 +146,7 @@ impl Acceptor {
     }
 }
 
-/// This user and root may, whatever the modes of files say.
+/// Whether the client is this user or root, whatever the file modes allow.
 fn may_ask(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == geteuid().as_raw() || peer.uid() == 0)
 }

@@ -36,7 +36,7 @@ pub struct Bound {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    /// What tells it from another that has taken its place.
+    /// Its inode, which tells it from a file that has replaced it.
     inode: u64,
     /// Held as long as the file is ours: what can take it finds a stale one.
     _lock: Lock,
@@ -98,7 +98,7 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
-    /// Something else is there, which is not ganger's to take away.
+    /// Another file is there, which ganger must not remove.
     #[error(
         "`{}` is there already, and no socket of a ganger that has died (name another path with \
          `-s`)", .0.display()
@@ -210,7 +210,7 @@ impl Aliases {
     }
 }
 
-/// Takes away what a ganger has left that died, and nothing else.
+/// Removes the socket of a ganger that has died, and nothing else.
 fn clear(path: &Path) -> Result<(), Error> {
     let refused = |error| Error::Refused { path: path.to_owned(), error };
     match fs::symlink_metadata(path) {

@@ -8,9 +8,9 @@ use tokio::task::spawn_blocking;
 /// What the members of one process use together.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Usage {
-    /// CPU time, of those that are alive.
+    /// The CPU time of all live processes.
     pub(super) cpu: Duration,
-    /// Resident memory, in bytes; what they share counts for each.
+    /// Resident memory in bytes; shared pages count for each process.
     pub(super) memory: u64,
     /// Whether one of them listens on the port that the process was given.
     pub(super) bound: bool,

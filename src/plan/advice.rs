@@ -1,4 +1,4 @@
-//! What a plan has that its user may not expect: a message each, at the start.
+//! Facts about a plan that its user may not expect; each is a message at the start.
 
 use std::ffi::OsStr;
 
@@ -24,7 +24,7 @@ pub enum Advice {
         origin: Origin,
         /// The flag: `--port`.
         flag: String,
-        /// The key of `ganger.toml` that says the same, if there is one.
+        /// The key of `ganger.toml` with the same meaning, if there is one.
         key: Option<&'static str>,
     },
     /// Another runner takes the name of the Procfile from a variable.
@@ -61,7 +61,7 @@ const KEYS: [(&str, &str); 9] = [
     ("GANGER_LISTEN", "listen"),
 ];
 
-/// What is to be said of the files.
+/// Advice about the files.
 pub(super) fn on_files(
     sources: &Sources,
     config: &Config,
@@ -89,7 +89,7 @@ pub(super) fn on_files(
     advice
 }
 
-/// What is to be said of the types that run, and of those that don't.
+/// Advice about the types that run, and those that do not.
 pub(super) fn on_formation(
     types: &[&str],
     counts: &InstanceCounts,

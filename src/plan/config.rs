@@ -1,5 +1,5 @@
-//! `ganger.toml`: what a bare Procfile can't say. All of it is optional, and
-//! nothing in it is skipped: what isn't known is an error.
+//! `ganger.toml`, which configures what a Procfile can't express. Every key is optional, and an
+//! unknown key is an error.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,19 +15,19 @@ use super::needs::NeedText;
 use super::policy::{OnExit, Stdin};
 use super::ready::{Ready, find_cycle};
 
-/// What stands in the file.
+/// The parsed file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// How many of each type.
+    /// The formation.
     #[serde(default, deserialize_with = "deserialize_formation")]
     formation: Option<Spanned<Formation>>,
-    /// The base of all ports.
+    /// The base port.
     #[serde(default, deserialize_with = "deserialize_port")]
     pub port: Option<u16>,
-    /// The `.env` files, relative to the root, the later over the earlier.
+    /// The `.env` files, relative to the root; later files win.
     pub env: Option<Vec<PathBuf>>,
-    /// What concerns one process type.
+    /// The table of each process type.
     #[serde(default)]
     process: BTreeMap<Spanned<String>, ProcessConfig>,
 }
@@ -38,56 +38,56 @@ pub struct Config {
 pub struct ProcessConfig {
     /// What happens when it exits.
     pub on_exit: Option<OnExit>,
-    /// What asks it to stop.
+    /// The stop signal.
     #[serde(default, deserialize_with = "deserialize_signal")]
     pub stop_signal: Option<Signal>,
     /// The time between the stop signal and SIGKILL.
     #[serde(default, deserialize_with = "deserialize_duration")]
     pub grace: Option<Duration>,
-    /// Pauses between restarts.
+    /// The delays before restarts.
     #[serde(default)]
     pub backoff: Backoff,
     /// Its working directory, relative to the root.
     pub dir: Option<PathBuf>,
-    /// What it reads.
+    /// Its stdin.
     pub stdin: Option<Stdin>,
-    /// When it counts as ready.
+    /// The readiness probe.
     pub ready: Option<Ready>,
-    /// How long that may take, and how long it waits for what it needs.
+    /// How long it may take to become ready, and to wait for its dependencies.
     #[serde(default, deserialize_with = "deserialize_duration")]
     pub ready_timeout: Option<Duration>,
-    /// Types that are ready before it starts, and stopped after it.
+    /// Dependencies: types that are ready before it starts, and stop after it.
     #[serde(default)]
     after: Vec<Spanned<String>>,
-    /// Backing services that are there before it starts.
+    /// Backing services that must be reachable before it starts.
     #[serde(default)]
     needs: Vec<Spanned<NeedText>>,
-    /// Files whose change starts it again.
+    /// Files whose change restarts it.
     #[serde(default)]
     watch: Vec<Spanned<String>>,
-    /// Whether ganger listens on its PORT, and hands the socket over.
+    /// Whether ganger listens on its PORT and passes the socket.
     pub listen: Option<bool>,
     /// Variables of its own.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
 }
 
-/// `backoff` of a process, as far as it is given.
+/// `backoff` of a process; keys that are not set are `None`.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backoff {
-    /// The pause after the first crash.
+    /// The delay after the first crash.
     #[serde(default, deserialize_with = "deserialize_duration")]
     pub min: Option<Duration>,
-    /// The longest pause.
+    /// The longest delay.
     #[serde(default, deserialize_with = "deserialize_duration")]
     pub max: Option<Duration>,
-    /// So many crashes in a row, and it stays down.
+    /// After how many crashes in a row it stays down.
     #[serde(default, deserialize_with = "deserialize_crashes")]
     pub give_up_after: Option<u32>,
 }
 
-/// Why the file can't be followed.
+/// Why the file is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct Error {
@@ -149,13 +149,13 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     Ok(config)
 }
 
-/// The line of what stands at this place in the text, counted from 1.
+/// The line of this byte offset, counted from 1.
 #[must_use]
 pub fn line_of(text: &[u8], at: usize) -> usize {
     1 + text.iter().take(at).filter(|&&byte| byte == b'\n').count()
 }
 
-/// Whether it is a pattern, of files in the app's folder.
+/// Fails unless this is a glob for files in the app's folder.
 fn check_glob(pattern: &str) -> Result<(), String> {
     if pattern.is_empty() || pattern.starts_with('!') || pattern.ends_with('/') {
         return Err(format!("`{pattern}` means no file; expected a pattern such as `src/**/*.rb`"));
@@ -169,7 +169,7 @@ fn check_glob(pattern: &str) -> Result<(), String> {
     globset::Glob::new(pattern).map(drop).map_err(|error| error.to_string())
 }
 
-/// Whether every type that others come after is there, and comes after none of them.
+/// Fails if an `after` names an unknown type, or if dependencies form a cycle.
 fn check_after<'a>(
     config: &'a Config,
     types: &[&str],
@@ -200,37 +200,37 @@ fn check_after<'a>(
 }
 
 impl ProcessConfig {
-    /// The types that it comes after.
+    /// Its dependencies.
     #[must_use]
     pub fn after(&self) -> Vec<&str> {
         self.after.iter().map(|name| name.get_ref().as_str()).collect()
     }
 
-    /// What it needs, and where in the text that is said.
+    /// Its backing services, each with its byte offset in the file.
     pub fn needs(&self) -> impl Iterator<Item = (&str, usize)> {
         self.needs.iter().map(|need| (need.get_ref().0.as_str(), need.span().start))
     }
 
-    /// The patterns of the files that it watches.
+    /// The globs of the files that it watches.
     pub fn watch(&self) -> impl Iterator<Item = &str> {
         self.watch.iter().map(|pattern| pattern.get_ref().trim_start_matches("./"))
     }
 }
 
 impl Config {
-    /// How many of each type.
+    /// The formation.
     #[must_use]
     pub fn formation(&self) -> Option<&Formation> {
         self.formation.as_ref().map(Spanned::get_ref)
     }
 
-    /// Whether a type comes after this one.
+    /// Whether another type depends on this one.
     #[must_use]
     pub fn is_dependency(&self, name: &str) -> bool {
         self.process.values().any(|process| process.after().contains(&name))
     }
 
-    /// What is said of the process type `name`.
+    /// The table of the process type `name`.
     #[must_use]
     pub fn process(&self, name: &str) -> Option<&ProcessConfig> {
         self.process.iter().find(|(key, _)| key.get_ref() == name).map(|(_, process)| process)
@@ -339,11 +339,10 @@ fn nearest_signal(text: &str) -> Option<&'static str> {
     nearest(&short_name(text), known)
 }
 
-/// The longest time that can be asked for: what is added to a clock must not
-/// pass its end.
+/// The longest duration: adding it to a clock must not overflow.
 const MAX_DURATION: Duration = Duration::from_hours(24 * 365);
 
-/// A time: `500ms`, `1m 30s`, or bare seconds.
+/// A duration: `500ms`, `1m 30s`, or a number of seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse_humantime(text).map_err(|error| match error {
         DurationError::TooLong => format!("`{text}` is too long; expected a year at most"),
@@ -424,7 +423,7 @@ fn deserialize_duration<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(DurationVisitor).map(Some)
 }
 
-/// A number is no duration, since people take it for seconds or milliseconds.
+/// A number is an error, because it could mean seconds or milliseconds.
 struct DurationVisitor;
 
 impl de::Visitor<'_> for DurationVisitor {

@@ -22,7 +22,7 @@ pub struct Assignment {
     pub value: Value,
 }
 
-/// What an assignment gives its variable.
+/// The value of an assignment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value {
     /// `export NAME`: the variable keeps the value that it has.
@@ -93,7 +93,7 @@ pub enum Error {
         key: String,
     },
     /// A quote closes on a later line, and something follows it.
-    #[error("line {line}: something follows the find_closing_quote quote of `{key}`")]
+    #[error("line {line}: something follows the closing quote of `{key}`")]
     AfterQuote {
         /// The line on which the quote closes.
         line: usize,
@@ -161,7 +161,7 @@ enum Head<'a> {
     /// `KEY=value`, perhaps with `export` before it.
     Assigned {
         key: &'a str,
-        /// All that stands before the value.
+        /// The text before the value.
         head: &'a str,
         value: &'a str,
     },
@@ -208,8 +208,8 @@ fn is_key(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(is_valid)
 }
 
-/// All that belongs to a value: what follows on its line, and further lines if it begins
-/// with a quote that closes there.
+/// The text of a value: the rest of its line, and further lines up to the closing quote if it
+/// begins with one.
 fn take_body<'a>(
     key: &str,
     value: &'a str,
@@ -266,7 +266,7 @@ fn strip_comment(value: &str) -> &str {
     value[..comment.unwrap_or(value.len())].trim()
 }
 
-/// What dotenvy reads in this assignment; `None` if it refuses it.
+/// The value as dotenvy parses it; `None` if it refuses it.
 fn parse_value(key: &str, head: &str, body: &str) -> Option<Vec<Piece>> {
     let accepted = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
     let is_accepted = key.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
@@ -313,7 +313,7 @@ fn prepare_for_dotenvy(after_equals: &str) -> Cow<'_, str> {
     if is_plain { after_equals.into() } else { value.into() }
 }
 
-/// How a value stands in the file.
+/// How a value is quoted in the file.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Quoting {
     Bare,
@@ -526,7 +526,7 @@ mod tests {
         assert_eq!(error(b"export A hunter2\n"), "line 1: expected `KEY=value`, found no `=`");
         let open = "line 1: the value of `A` opens a quote that never closes";
         assert_eq!(error(b"A=\"hunter2\nB=1\n"), open);
-        let after = "line 2: something follows the find_closing_quote quote of `A`";
+        let after = "line 2: something follows the closing quote of `A`";
         assert_eq!(error(b"A='hunter2\nB='1'\n"), after);
         assert_eq!(error(b"A=1\nB=\xff\n"), "line 2: is not UTF-8 text");
         assert_eq!(error(b"A=1\n\nB=\0\n"), "line 3: is not UTF-8 text");

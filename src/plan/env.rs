@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::dotenv::{self, Piece, Value};
 
-/// A file that was read, and what stands in it.
+/// A parsed `.env` file.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// The file as the user knows it: `.env.local`.
@@ -29,7 +29,7 @@ pub enum Origin {
     },
     /// `env` of a process in `ganger.toml`.
     Config,
-    /// ganger gives it.
+    /// ganger sets it.
     Ganger,
 }
 
@@ -74,7 +74,7 @@ pub type Env = BTreeMap<OsString, Variable>;
 /// The environment that all processes share.
 #[derive(Clone, Debug, Default)]
 pub struct Resolved {
-    /// What wins.
+    /// The variables that win.
     pub env: Env,
     /// The names that a file and the real environment set differently.
     pub clashes: Vec<String>,

@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use super::procfile::is_name;
 
-/// What was asked for: `web=2`, `all=0`, or the bare name of a type.
+/// One term of a formation: `web=2`, `all=0`, or the name of a type.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Term {
     /// A process type, or `all`.
     pub name: String,
-    /// How many; `None` for a bare name.
+    /// The number; `None` for a name alone.
     pub count: Option<u32>,
 }
 
@@ -18,7 +18,7 @@ pub struct Term {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Formation(pub Vec<Term>);
 
-/// Why a formation can't be read or followed.
+/// Why a formation is invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// Not a number.
@@ -62,7 +62,7 @@ pub enum Error {
     /// There is nothing but `release`.
     #[error("the Procfile has only `release`, which runs once: `ganger run release`")]
     OnlyRelease,
-    /// More than any machine runs: a typing error.
+    /// More instances than any machine runs, probably a typing error.
     #[error("formation: {count} processes of `{name}` are too many; {MAX_INSTANCES} is the most")]
     TooMany {
         /// The process type.
@@ -75,7 +75,7 @@ pub enum Error {
     Nothing(String),
 }
 
-/// The most of one type.
+/// The maximum number of instances of one type.
 const MAX_INSTANCES: u32 = 10_000;
 
 /// ` (did you mean …?)`, or nothing.
@@ -84,7 +84,7 @@ pub fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |nearest| format!(" (did you mean `{nearest}`?)"))
 }
 
-/// The one of `known` that a typo would most likely have come from.
+/// The name in `known` that is most similar, if one is similar enough.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

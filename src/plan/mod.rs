@@ -48,19 +48,19 @@ pub struct Plan {
     pub entries: Vec<procfile::Entry>,
     /// What runs, in the order of the Procfile.
     pub processes: Vec<Arc<ProcessPlan>>,
-    /// The shell that commands are given to; absolute.
+    /// The shell that runs the commands; absolute.
     pub shell: PathBuf,
     /// The environment that all processes share.
     pub env: Arc<Env>,
     /// Variables that a file and the real environment set differently.
     pub clashes: Vec<String>,
-    /// Whether the files won those.
+    /// Whether the files win over the real environment.
     pub files_win: bool,
     /// Types that run once because the formation leaves them out.
     pub unlisted: Vec<String>,
     /// The port of the first type's first instance, if there are ports.
     pub base_port: Option<u16>,
-    /// What the user may not expect of it.
+    /// What the user may not expect.
     pub advice: Vec<Advice>,
 }
 
@@ -104,7 +104,7 @@ pub enum Error {
 const UNBUFFERED_VARIABLES: [(&str, &str); 1] = [("PYTHONUNBUFFERED", "1")];
 
 impl Plan {
-    /// Resolves everything, the flags over `ganger.toml` over the defaults.
+    /// Resolves everything. Precedence: flags, `ganger.toml`, defaults.
     pub fn new(sources: &Sources, options: &Options) -> Result<Self, Error> {
         let (mut plan, config, ports) =
             Self::new_without_processes(sources, options, parse_entries(sources)?)?;
@@ -128,7 +128,7 @@ impl Plan {
                 ports.check(&entry.name, count)?;
             }
             for instance in 1..=count {
-                // Those that share a socket share its port.
+                // Instances that share a socket share its port.
                 let place = if listen { 1 } else { instance };
                 let port = ports.map(|ports| ports.port(&entry.name, index, place)).transpose()?;
                 let name = format!("{}.{instance}", entry.name);
@@ -141,9 +141,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same for a single command, which is called `name`. Its only process is that of
-    /// the `entry`, `release` included, if there is one. A command takes no Procfile: an
-    /// empty one has no entries.
+    /// A plan with one process, for `ganger run`: the Procfile entry `entry`, which may be
+    /// `release`, or else a command with this name. The Procfile may be empty.
     pub fn for_run(
         sources: &Sources,
         options: &Options,
@@ -185,7 +184,7 @@ impl Plan {
         let mut resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
         let ports = resolve_ports(&config, options, &resolved.env)?;
         if options.port.is_some() && ports.is_some() {
-            // Neither of them decides.
+            // These do not change the plan.
             resolved.clashes.retain(|key| key != "PORT");
         }
         let advice = advice::on_files(sources, &config, options, &resolved.env);
@@ -314,7 +313,7 @@ fn choose_probe(
     }
 }
 
-/// What the process needs, by its environment.
+/// The backing services of a process, resolved in its environment.
 fn resolve_needs(
     process: &ProcessPlan,
     config: &Config,
@@ -342,9 +341,8 @@ fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Err
     }
 }
 
-/// Tells every process where the first instance of each type listens. Of types that share
-/// a variable, as `foo-bar` and `foo_bar` do, the one whose own name it has wins, else the
-/// first in the Procfile.
+/// Adds a variable with the port of each type's first instance. If types share a variable, as
+/// `foo-bar` and `foo_bar` do, the type with that exact name wins, else the first in the Procfile.
 fn add_port_variables(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
     let Some(ports) = ports else { return };
     let (other, exact): (Vec<_>, Vec<_>) =

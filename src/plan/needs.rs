@@ -42,7 +42,7 @@ impl fmt::Debug for NeedText {
     }
 }
 
-/// Why it can't be waited for. None of these shows a value: it may hold a password.
+/// Why a service can't be waited for. No error shows a value, which may hold a password.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
@@ -93,7 +93,7 @@ const FILE_SCHEMES: [&str; 4] = ["sqlite", "sqlite3", "duckdb", "file"];
 const POSTGRES_SOCKET_DIRS: [&str; 3] = ["/var/run/postgresql", "/tmp", "localhost"];
 
 impl Need {
-    /// What `text` names, in the environment `env`.
+    /// The service that `text` names, in an environment.
     pub fn parse<'a>(
         text: &str,
         env: impl Fn(&OsStr) -> Option<&'a super::env::Variable>,
@@ -119,8 +119,8 @@ impl Need {
     }
 }
 
-/// As much of an address as tells which one is meant: a token may stand anywhere in it,
-/// so all that is shown of a URL is its scheme.
+/// The part of an address that is safe to print. A token may be anywhere in a URL, so only its
+/// scheme is printed.
 pub(super) fn redact(text: &str) -> String {
     let is_scheme = |text: &str| {
         text.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -228,7 +228,7 @@ fn percent_decode(text: &str) -> OsString {
     OsString::from_vec(percent_decode_str(text).collect())
 }
 
-/// By the variable, and where it is; never with what else the value holds.
+/// The variable and the address, never other parts of the value.
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all: Vec<String> = self.addresses.iter().map(Address::to_string).collect();

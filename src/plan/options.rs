@@ -1,4 +1,4 @@
-//! What the flags say of the plan, and the `GANGER_*` variables behind them.
+//! The flags that concern the plan, and their `GANGER_*` variables.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use super::formation::{Formation, RELEASE, Term, did_you_mean, nearest};
 use super::policy::{Backoff, OnExit, Policy};
 use super::scale::Scaled;
 
-/// What the flags say.
+/// The flags.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// `--formation`.
     pub formation: Option<Formation>,
-    /// Whether that stands on the command line, and not in a variable.
+    /// Whether it comes from the command line, not from a variable.
     pub formation_is_flag: bool,
-    /// Process types that were named: if any, nothing else runs.
+    /// Process types that were named; if there are any, no others run.
     pub chosen: Vec<Term>,
     /// `--ignored-processes`.
     pub ignored: Vec<String>,
@@ -47,15 +47,15 @@ pub struct Options {
     pub env_override: bool,
     /// `--compat-env`.
     pub compat_env: bool,
-    /// Where ganger can be asked, which every process is told.
+    /// The path of the control socket, which every process gets as a variable.
     pub control: Option<PathBuf>,
     /// The variables behind the flags, each with its flag.
     pub flag_variables: Vec<(String, String)>,
-    /// What the running app was told since its start.
+    /// Changes by `scale` since the start.
     pub scaled: Scaled,
 }
 
-/// A flag names a process type that isn't there.
+/// A flag names an unknown process type.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{flag}` names `{name}`, which is not in `{procfile}`{}", did_you_mean(.nearest.as_deref()))]
 pub struct UnknownType {
@@ -65,7 +65,7 @@ pub struct UnknownType {
     pub name: String,
     /// The Procfile as the user knows it.
     pub procfile: String,
-    /// A name of the Procfile that is much like it.
+    /// The most similar name in the Procfile.
     pub nearest: Option<String>,
 }
 
@@ -95,7 +95,7 @@ impl Options {
         }
     }
 
-    /// Whether all types that the flags name are there.
+    /// Fails if a flag names an unknown type.
     pub(super) fn check_names(&self, types: &[&str], procfile: &str) -> Result<(), UnknownType> {
         let check = |flag, name: &str| {
             if types.contains(&name) && name != RELEASE {
@@ -123,7 +123,7 @@ impl Options {
         Ok(())
     }
 
-    /// How a process of this type is kept: as the flags say, else as `ganger.toml` does.
+    /// The policy of a process type: by the flags, else by `ganger.toml`.
     pub(super) fn resolve_policy(
         &self,
         kind: &str,

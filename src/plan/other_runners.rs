@@ -1,10 +1,10 @@
-//! Other runners' files of defaults, which are not read: what stands in them has a
-//! place in ganger's own.
+//! Settings files of other runners. ganger does not follow them, but names its own settings with
+//! the same meaning.
 
-/// The files that are noticed.
+/// The files that are looked for.
 pub const FILE_NAMES: [&str; 2] = [".foreman", ".overmind.env"];
 
-/// For each setting in the file `name`, and what says it here.
+/// Each setting in the file `name`, with ganger's equivalent.
 #[must_use]
 pub fn list_settings(name: &str, text: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(text);

@@ -1,18 +1,18 @@
-//! How a process is kept.
+//! The policy of a process: restarts, backoff, stop signal and grace period.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-/// How a process is kept.
+/// How a process is restarted and stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Policy {
     /// What happens when it exits by itself.
     pub on_exit: OnExit,
-    /// Pauses between restarts.
+    /// The delays before restarts.
     pub backoff: Backoff,
-    /// What asks it to stop.
+    /// The stop signal.
     pub stop_signal: Signal,
     /// The time between the stop signal and SIGKILL.
     pub grace: Duration,
@@ -35,22 +35,22 @@ impl Default for Policy {
 pub enum OnExit {
     /// Everything is stopped.
     StopAll,
-    /// It is started again.
+    /// It is restarted.
     Restart,
-    /// It is started again, unless it exited with 0.
+    /// It is restarted, unless it exited with 0.
     RestartOnFailure,
-    /// It stays down, and the others go on.
+    /// It stays down, and the other processes keep running.
     Ignore,
 }
 
-/// Pauses between restarts: they double from `min` to `max`.
+/// The delays before restarts, which double from `min` to `max`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Backoff {
-    /// The pause after the first crash.
+    /// The delay after the first crash.
     pub min: Duration,
-    /// The longest pause.
+    /// The longest delay.
     pub max: Duration,
-    /// So many crashes in a row, and it stays down.
+    /// After how many crashes in a row it stays down.
     pub give_up_after: Option<u32>,
 }
 
@@ -61,7 +61,7 @@ impl Default for Backoff {
     }
 }
 
-/// What a process reads.
+/// The stdin of a process.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stdin {

@@ -1,6 +1,6 @@
-//! Ports: base + step × (place of the type in the Procfile) + (instance − 1).
+//! Ports: base + step × (index of the type in the Procfile) + (instance − 1).
 
-/// How ports are given out.
+/// How ports are assigned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ports {
     /// The port of the first instance of the first type.
@@ -9,13 +9,13 @@ pub struct Ports {
     pub step: u16,
 }
 
-/// The base where nothing else is said, and the step.
+/// The default base and step.
 pub const DEFAULT: Ports = Ports { base: 5000, step: 100 };
 
 /// Why there is no port for a process.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The next type's ports begin before this one's end.
+    /// The ports of this type reach into the next type's.
     #[error(
         "formation: {count} processes of `{name}` need more ports than the step of {step} leaves \
          (raise `--port-step`, or do without ports: `--no-port`)"
@@ -28,7 +28,7 @@ pub enum Error {
         /// The step.
         step: u16,
     },
-    /// Past the last port that there is.
+    /// The port would be over 65535.
     #[error(
         "`{name}` would get port {port}, and 65535 is the last (lower `--port` or `--port-step`, \
          or do without ports: `--no-port`)"

@@ -11,43 +11,43 @@ use super::policy::{Policy, Stdin};
 use super::ready::Ready;
 use super::{Error, sources};
 
-/// How the variables begin that tell every process where the others listen.
+/// The prefix of the variables with the port of each type.
 pub(super) const PORT_VAR_PREFIX: &str = "GANGER_PROCESS_";
 
-/// One running instance of a process type, to be.
+/// The plan of one process: everything that is needed to run it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ProcessPlan {
     /// `web.1`.
     pub name: String,
     /// `web`.
     pub kind: String,
-    /// What the shell is given.
+    /// The command, for the shell.
     pub command: String,
     /// The working directory; absolute.
     pub dir: PathBuf,
-    /// The value of PORT, if it is given one.
+    /// The value of PORT, if it has one.
     pub port: Option<u16>,
     /// The environment that all processes share.
     pub shared: Arc<Env>,
-    /// What it has beside that, or instead of it.
+    /// Its own variables, which win over the shared ones.
     pub env: Env,
-    /// Whether ganger listens there, for all instances of the type together.
+    /// Whether ganger listens on PORT for all instances of the type.
     pub listen: bool,
-    /// Whether what it says is shown.
+    /// Whether its output is printed.
     pub shown: bool,
-    /// How it is kept.
+    /// How it is restarted and stopped.
     pub policy: Policy,
-    /// What it reads.
+    /// Its stdin.
     pub stdin: Stdin,
-    /// When it is ready.
+    /// The readiness probe.
     pub ready: Ready,
-    /// How long that may take, and how long it waits for what it needs.
+    /// How long it may take to become ready, and to wait for its dependencies.
     pub ready_timeout: Duration,
-    /// The types that are ready before it starts, and stopped after it.
+    /// Dependencies: types that are ready before it starts, and stop after it.
     pub after: Vec<String>,
-    /// What is there before it starts.
+    /// Backing services that must be reachable before it starts.
     pub needs: Vec<Need>,
-    /// Patterns of the files whose change starts it again, relative to the root.
+    /// Globs of the files whose change restarts it, relative to the root.
     pub watch: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ impl ProcessPlan {
         sources::check_folder(&self.dir).map_err(error)
     }
 
-    /// Whether the two wait for the same, and are waited for in the same way.
+    /// Whether both have the same dependencies and become ready in the same way.
     #[must_use]
     pub fn has_same_readiness(&self, other: &Self) -> bool {
         self.needs == other.needs
@@ -74,8 +74,7 @@ impl ProcessPlan {
             && self.ready_timeout == other.ready_timeout
     }
 
-    /// Whether what is kept by the one is kept just so by the other; how it runs may
-    /// differ.
+    /// Whether both are restarted and stopped in the same way; the command may differ.
     #[must_use]
     pub fn has_same_policy(&self, other: &Self) -> bool {
         self.policy == other.policy
@@ -85,14 +84,13 @@ impl ProcessPlan {
             && self.has_same_readiness(other)
     }
 
-    /// Whether what runs by the one would run just so by the other; how it is kept
-    /// may differ.
+    /// Whether both run the same command in the same way; the policy may differ.
     #[must_use]
     pub fn has_same_command(&self, other: &Self) -> bool {
         let rest = |process: &Self| (process.port, process.listen, process.stdin);
         let (ours, theirs) = (self.environment(), other.environment());
-        // Where a value stands may have changed, as every line number does. And that
-        // there is another type now, or no longer, is no news to those that run.
+        // The origin of a value may change with every line number. And a type that was added or
+        // removed is no reason to restart the others.
         let known = |env: &Env, key: &OsString| {
             env.contains_key(key) || !key.as_encoded_bytes().starts_with(PORT_VAR_PREFIX.as_bytes())
         };

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 /// A process type: a line of the Procfile.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
-    /// What the type is called: `web`.
+    /// The name of the type: `web`.
     pub name: String,
-    /// What the shell is given, as it stands in the file.
+    /// The command, as it is in the file.
     pub command: String,
     /// The line on which the entry begins, counted from 1.
     pub line: usize,
@@ -46,11 +46,11 @@ pub enum Error {
     /// Two entries have one name.
     #[error("line {line}: `{name}` is already defined on line {first}")]
     Duplicate {
-        /// The name that stands twice.
+        /// The repeated name.
         name: String,
-        /// Where it stood first.
+        /// The line of the first entry.
         first: usize,
-        /// Where it stands again.
+        /// The line of the second entry.
         line: usize,
     },
     /// The last line ends in a backslash.
@@ -64,7 +64,7 @@ pub enum Error {
     Empty,
 }
 
-/// Why a line is no entry. Of an assignment, which may be a secret, nothing is shown.
+/// Why a line is no entry. Nothing of an assignment is shown, because it may be a secret.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Problem {
@@ -114,7 +114,7 @@ impl Problem {
     }
 }
 
-/// The most characters of a line that an error shows.
+/// How many characters of a line an error shows.
 const MAX_EXCERPT: usize = 60;
 
 /// The beginning of a line, without control characters and without the value of an

@@ -1,26 +1,26 @@
-//! When a process counts as ready, and for what others wait before they start.
+//! Readiness probes, and cycles of dependencies.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// When a process is ready.
+/// When a process is ready: its readiness probe.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Ready {
     /// When it has been started.
     #[default]
     Started,
-    /// When it, or something that belongs to it, listens on its PORT.
+    /// When it, or a descendant, listens on PORT.
     Port,
-    /// When that answers a GET of this path with 2xx or 3xx.
+    /// When GET of this path on PORT answers 2xx or 3xx.
     Http(String),
-    /// When it writes this.
+    /// When it writes this text.
     Log(String),
-    /// When this command exits with 0, run as the process itself is.
+    /// When this command exits with 0, in the process's environment.
     Command(String),
 }
 
-/// So long a process may take, if nothing else is said.
+/// How long a process may take to become ready, by default.
 pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// `ready = { … }`, as it stands in the file.
@@ -64,8 +64,8 @@ impl<'de> Deserialize<'de> for Ready {
     }
 }
 
-/// The types that wait for each other in a cycle, if any do: `a`, `b`, `a`.
-/// `after` says after whom a type comes.
+/// The types that depend on each other in a cycle, if there is one: `a`, `b`, `a`. `after` gives
+/// the dependencies of a type.
 pub(super) fn find_cycle<'a>(
     types: &[&'a str],
     after: impl Fn(&str) -> Vec<&'a str>,

@@ -7,26 +7,26 @@ use super::Plan;
 use super::formation::{self, ALL, check_name};
 use super::procfile::is_name;
 
-/// How many of each type, where a running app was told otherwise than at its start.
+/// The number of instances of each type that `scale` has changed.
 pub type Scaled = BTreeMap<String, u32>;
 
-/// A change to how many of one type run.
+/// A change to the number of instances of one type.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Change {
     /// A process type, or `all`.
     pub name: String,
-    /// To how many.
+    /// The new number.
     pub to: Target,
 }
 
-/// To how many.
+/// The new number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
-    /// So many.
+    /// This number.
     Exactly(u32),
-    /// So many more.
+    /// More by this number.
     More(u32),
-    /// So many less.
+    /// Fewer by this number.
     Less(u32),
 }
 
@@ -68,8 +68,8 @@ impl FromStr for Change {
     }
 }
 
-/// What `before` becomes by these changes to an app that runs by `plan`. Types that
-/// are named win over `all`.
+/// Applies these changes to the numbers in `before`, of an app that runs `plan`. Named types win
+/// over `all`.
 pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled, Error> {
     let types = plan.types();
     for change in changes {

@@ -1,14 +1,14 @@
-//! How a command is run: by the shell, as it stands.
+//! How a command is run: by the shell, unchanged.
 //!
-//! Only where that cannot change what the command means, something is saved: a
-//! command of plain words needs no shell at all, and with `exec` before a simple
-//! one, the shell becomes the program instead of waiting for it.
+//! Two shortcuts are taken where they can't change the meaning of the command: a command of plain
+//! words is run without a shell, and `exec` before a simple command replaces the shell by the
+//! program.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// The shell where no other is asked for.
+/// The default shell.
 pub const DEFAULT: &str = "/bin/sh";
 
 /// First words that `exec` would find elsewhere, or not at all: what POSIX, dash
@@ -149,8 +149,7 @@ fn is_plain(command: &str) -> bool {
     command.bytes().all(plain) && words.next().is_some_and(is_program)
 }
 
-/// The command with `exec` before it, where it is one simple command, and
-/// else as it stands.
+/// The command with `exec` before it if it is one simple command, else unchanged.
 fn with_exec(command: &str) -> Cow<'_, str> {
     if is_simple(command) { format!("exec {command}").into() } else { command.into() }
 }

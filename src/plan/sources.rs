@@ -1,4 +1,4 @@
-//! The files that a plan is made from, read.
+//! Reads the files from which a plan is made.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-/// Which files to read; `None` where the user named none.
+/// Which files to read; `None` if the user named none.
 #[derive(Clone, Debug, Default)]
 pub struct FileLocations {
     /// The folder that relative paths begin at, by the path that the user knows it by; empty
@@ -47,7 +47,7 @@ impl FileLocations {
         self.root.as_deref().or(self.folder_of_procfile()).unwrap_or(Path::new("."))
     }
 
-    /// Where this path leads.
+    /// Resolves a path.
     fn resolve(&self, path: &Path) -> PathBuf {
         self.base.join(path)
     }
@@ -85,7 +85,7 @@ const PROCFILE: &str = "Procfile";
 pub struct SourceFile {
     /// The path as it was given, or the default.
     pub name: String,
-    /// What stands in it.
+    /// Its contents.
     pub bytes: Vec<u8>,
 }
 
@@ -96,14 +96,14 @@ impl std::fmt::Debug for SourceFile {
     }
 }
 
-/// All that a plan is made from, but for the flags.
+/// Everything that a plan is made from, except the flags.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// The folder that processes run in; absolute.
+    /// The folder in which processes run; absolute.
     pub root: PathBuf,
     /// The Procfile.
     pub procfile: SourceFile,
-    /// Whether it is the one that is read if none is named.
+    /// Whether it is the default one.
     pub procfile_is_default: bool,
     /// `ganger.toml`, if there is one.
     pub config: Option<SourceFile>,
@@ -120,7 +120,7 @@ pub struct Sources {
 /// The `.env` files, which `ganger.toml` may name where the command line doesn't.
 #[derive(Clone, Debug)]
 pub enum EnvFiles {
-    /// These and no others.
+    /// Only these.
     Named(Vec<SourceFile>),
     /// `.env`, if there is one, unless `ganger.toml` names others.
     Default(Option<SourceFile>),
@@ -134,7 +134,7 @@ pub enum Error {
     File {
         name: String,
         error: io::Error,
-        /// The way out, if there is one to name.
+        /// What the user can do, if that is known.
         hint: Option<String>,
     },
     #[error("`{0}` is a folder: use `-d`")]
@@ -151,7 +151,7 @@ impl Error {
         }
     }
 
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     fn is_missing(&self) -> bool {
         matches!(self, Self::File { error, .. } if error.kind() == io::ErrorKind::NotFound)
     }
@@ -167,7 +167,7 @@ impl Sources {
         Self::with_procfile(places, environment, read_procfile(places)?)
     }
 
-    /// The same, with an empty Procfile where the app's folder has none.
+    /// The same, with an empty Procfile if there is none.
     pub fn read_for_run(
         places: &FileLocations,
         environment: Vec<(OsString, OsString)>,

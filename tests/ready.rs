@@ -235,10 +235,11 @@ fn log_probe_matches_a_line_written_in_pieces() {
 fn command_probe_marks_process_ready_and_leaves_no_process() {
     let tag = tag();
     let config = format!(
-        "[process.a]\nready = {{ command = \"($HOSTILE leaf {tag} &); echo no; test -e $PS\" }}\n"
+        "[process.a]\nready = {{ command = \"($HOSTILE leaf {tag} &); echo no; echo > probed; test -e $PS\" }}\n"
     );
     let mut running = start("a: exec sleep 1000\n", &config, "");
-    running.wait_until("it was asked", |_| !tagged(&tag).is_empty());
+    // The process that it leaves is killed at once, and seldom seen.
+    running.wait_until("a first probe", |running| running.folder().join("probed").exists());
     assert!(!is_ready(&running));
     std::fs::write(running.folder().join("a.1"), "").unwrap();
     running.wait_for("a.1 is ready after ");

@@ -195,7 +195,7 @@ fn rolling_restart_takes_one_process_at_a_time() {
 #[test]
 fn rolling_reload_takes_one_process_at_a_time() {
     let mut running = up("web: exec sleep 1000\nworker: exec sleep 1000\n", "-N -m web=4");
-    running.run_client("wait web --ready --timeout 60");
+    running.run_client("wait web worker --ready --timeout 60");
     std::fs::write(running.folder().join(".env"), "A=1\n").unwrap();
     let all = client_output("restarting web.1 web.2 web.3 web.4 worker.1\n", 0);
     assert_eq!(running.run_client("reload --rolling"), all);

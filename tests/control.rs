@@ -396,7 +396,7 @@ fn start_waits_until_another_process_frees_the_port() {
 fn invalid_change_is_refused_with_a_hint() {
     let mut running = up(SLEEPERS, "-N");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
-    let many = "ganger: formation: 40000000 processes of `web` are too many; 10000 is the most\n";
+    let many = "ganger: formation: 40000000 processes of `web` are too many (limit 10000)\n";
     assert_eq!(running.run_client("scale web=40000000"), client_output(many, 2));
     let twice = "ganger: `web` is changed twice: say it once\n";
     assert_eq!(running.run_client("scale web+1 web+1"), client_output(twice, 2));

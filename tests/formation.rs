@@ -91,9 +91,10 @@ fn release_has_no_port_but_keeps_its_index() {
     let procfile = "release: echo migrating\nweb: echo $PORT\n";
     let finished = Scenario::procfile(procfile).args("start").run().code(0);
     assert_eq!(finished.stdout(), "web.1  | 5100\n");
-    Scenario::procfile(procfile).args("start release").run().refused(
-        "`release` is no part of the formation: it runs once, to its end, with `ganger run release`",
-    );
+    Scenario::procfile(procfile)
+        .args("start release")
+        .run()
+        .refused("`release` is not part of the formation: it runs once, with `ganger run release`");
 }
 
 #[test]

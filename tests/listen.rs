@@ -151,7 +151,7 @@ fn invalid_listen_setting_is_refused() {
     };
     listen("web: cd api && bin/web\n", "").refused(between);
     listen("web: bin/web\n", "-N")
-        .refused("`web` is to listen, and `--no-port` leaves it no port to listen on");
+        .refused("`web` is configured to listen, but `--no-port` leaves it without a port");
     Scenario::procfile("web: bin/web\n")
         .args("start --listen weg")
         .run()

@@ -104,8 +104,8 @@ pub fn formation(bytes: &[u8]) {
     let wanted =
         FormationRequest { formation: Some(&formation), chosen: &[], ignored: &[], scaled: None };
     if let Ok(counts) = count_instances(&types, &wanted) {
-        assert_eq!(counts.of.len(), types.len());
-        assert!(counts.of[2] == 0 && counts.of.iter().any(|count| *count > 0));
+        assert_eq!(counts.by_type.len(), types.len());
+        assert!(counts.by_type[2] == 0 && counts.by_type.iter().any(|count| *count > 0));
     }
     let chosen =
         FormationRequest { formation: None, chosen: &formation.0, ignored: &[], scaled: None };

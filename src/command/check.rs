@@ -72,7 +72,7 @@ fn explain(plan: &Plan) -> String {
             let key = key.display();
             match var.origin {
                 Origin::Environment
-                    if plan.clashes.iter().any(|clash| *clash == key.to_string()) =>
+                    if plan.env_conflicts.iter().any(|conflict| *conflict == key.to_string()) =>
                 {
                     add(format!("  {key} ({}, over a file)", var.origin));
                 }

@@ -84,7 +84,7 @@ fn unknown_command(global: &Global, words: &[OsString]) -> String {
     // Standard input may not end.
     let is_file = places.procfile.as_ref().is_none_or(|path| path.as_os_str() != "-");
     let sources = is_file.then(|| Sources::read(&places, Vec::new()).ok()).flatten();
-    let types = sources.and_then(|sources| Plan::types_of(&sources).ok()).unwrap_or_default();
+    let types = sources.and_then(|sources| Plan::parse_types(&sources).ok()).unwrap_or_default();
     let no_command = format!("there is no command `{}`", word.escape_debug());
     if types.contains(&word.clone().into_owned()) {
         let verb = if word == RELEASE { "run" } else { "start" };

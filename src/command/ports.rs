@@ -79,7 +79,7 @@ mod tests {
             env: EnvFiles::Named(Vec::new()),
             procfile_is_default: true,
             unread_env: None,
-            foreign: Vec::new(),
+            other_runner_files: Vec::new(),
             environment: Vec::new(),
         };
         let moved = |base: u16, taken: &[u16]| {

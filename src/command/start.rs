@@ -102,7 +102,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
 
 /// Messages about settings files of other runners, which ganger does not read.
 fn other_runners_notices(sources: &Sources) -> impl Iterator<Item = Notice> {
-    sources.foreign.iter().filter_map(|text| {
+    sources.other_runner_files.iter().filter_map(|text| {
         let settings = other_runners::list_settings(&text.name, &text.bytes);
         let file = text.name.clone();
         (!settings.is_empty()).then_some(Notice::OtherRunner { file, settings })

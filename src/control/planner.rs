@@ -151,7 +151,7 @@ impl Planner {
         let options = Options { scaled, ..self.options.clone() };
         let (sources, scaled) = (self.sources.clone(), options.clone());
         let plan = spawn_blocking(move || {
-            let known = Plan::types_of(&sources).map_err(invalid)?;
+            let known = Plan::parse_types(&sources).map_err(invalid)?;
             Plan::new(&sources, &scaled.restricted_to(&known)).map_err(invalid)
         });
         let plan = plan.await.map_err(invalid)??;
@@ -169,7 +169,7 @@ impl Planner {
         let environment = self.sources.environment.clone();
         let read = spawn_blocking(move || {
             let sources = Sources::read(&places, environment).map_err(invalid)?;
-            let known = Plan::types_of(&sources).map_err(invalid)?;
+            let known = Plan::parse_types(&sources).map_err(invalid)?;
             // A removed type may come back, and then the flags count again.
             let plan = Plan::new(&sources, &options.restricted_to(&known)).map_err(invalid)?;
             plan.check_folders().map_err(invalid)?;

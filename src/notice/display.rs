@@ -230,7 +230,7 @@ impl fmt::Display for Advice {
             Self::ProcfileVariable { origin } => {
                 write!(f, "`PROCFILE` ({origin}) is not read: use `-f` or `GANGER_PROCFILE`")
             }
-            Self::LeftOut { left_out, named } => {
+            Self::TypesLeftOut { left_out, named } => {
                 let both = [named.as_slice(), left_out].concat().join(" ");
                 let verb = if left_out.len() == 1 { "is" } else { "are" };
                 write!(
@@ -240,7 +240,7 @@ impl fmt::Display for Advice {
                     list(left_out.iter())
                 )
             }
-            Self::NotAwaited { name, after } => {
+            Self::DependencyNotInFormation { name, after } => {
                 write!(f, "`{name}` starts without `{after}`, which is not part of this run")
             }
         }

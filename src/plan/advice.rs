@@ -11,12 +11,12 @@ use super::sources::Sources;
 /// Something about the plan that the user may not expect.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Advice {
-    /// A `.env` file lies beside the Procfile, and is not that of the current folder.
+    /// A `.env` file beside the Procfile is not read: the Procfile is in another folder.
     UnreadEnv {
         /// The file.
         file: String,
     },
-    /// A file sets the variable of a flag, which is too late.
+    /// A `.env` file sets the variable of a flag, which has no effect there.
     FlagVariable {
         /// The variable.
         variable: String,
@@ -32,23 +32,23 @@ pub enum Advice {
         /// The place where it is set.
         origin: Origin,
     },
-    /// The formation has types that don't run, because others were named.
-    LeftOut {
-        /// These, with their number: `web=2`.
+    /// The formation lists types that don't run, because other types were named.
+    TypesLeftOut {
+        /// The types that don't run, with their counts: `web=2`.
         left_out: Vec<String>,
-        /// The types that were named, likewise.
+        /// The types that were named, with their counts.
         named: Vec<String>,
     },
-    /// A process type that another comes after does not run.
-    NotAwaited {
-        /// The type that starts without it.
+    /// A process type runs, but one of its dependencies does not.
+    DependencyNotInFormation {
+        /// The type that runs.
         name: String,
-        /// The type that does not run.
+        /// Its dependency that does not run.
         after: String,
     },
 }
 
-/// The keys of `ganger.toml` that a flag's variable has, too.
+/// The variables of flags, each with the key of `ganger.toml` that has the same meaning.
 const KEYS: [(&str, &str); 9] = [
     ("GANGER_ENV", "env"),
     ("GANGER_FORMATION", "formation"),
@@ -99,7 +99,7 @@ pub(super) fn on_formation(
     let mut advice = Vec::new();
     let runs = |name: &str| {
         let index = types.iter().position(|it| *it == name);
-        index.is_some_and(|index| counts.of[index] > 0)
+        index.is_some_and(|index| counts.by_type[index] > 0)
     };
     let is_chosen = |name: &str| options.chosen.iter().any(|it| it.name == name || it.name == ALL);
     let formation = options.formation.as_ref().filter(|_| options.formation_is_flag);
@@ -114,7 +114,7 @@ pub(super) fn on_formation(
         let left_out: Vec<String> = terms.iter().filter(is_left_out).map(write).collect();
         if !left_out.is_empty() {
             let named = options.chosen.iter().map(write).collect();
-            advice.push(Advice::LeftOut { left_out, named });
+            advice.push(Advice::TypesLeftOut { left_out, named });
         }
     }
     for name in types.iter().filter(|name| runs(name)) {
@@ -123,7 +123,7 @@ pub(super) fn on_formation(
         {
             if !runs(after) {
                 let (name, after) = ((*name).to_owned(), after.to_owned());
-                advice.push(Advice::NotAwaited { name, after });
+                advice.push(Advice::DependencyNotInFormation { name, after });
             }
         }
     }

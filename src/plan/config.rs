@@ -62,7 +62,7 @@ pub struct ProcessConfig {
     /// Backing services that must be reachable before it starts.
     #[serde(default)]
     needs: Vec<Spanned<NeedText>>,
-    /// Files whose change restarts it.
+    /// Globs of files: a change to one restarts the process.
     #[serde(default)]
     watch: Vec<Spanned<String>>,
     /// Whether ganger listens on its PORT and passes the socket.
@@ -97,8 +97,8 @@ pub struct Error {
     pub message: String,
 }
 
-/// Reads the text of a `ganger.toml`; `types` are those of the Procfile, which
-/// the user knows as `procfile`.
+/// Parses the text of a `ganger.toml`. `types` are the process types of the Procfile, whose name
+/// is `procfile`.
 pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Error> {
     let line_of = |end| line_of(text, end);
     let text_of_it = std::str::from_utf8(text).map_err(|error| Error {
@@ -149,7 +149,7 @@ pub fn parse(text: &[u8], types: &[&str], procfile: &str) -> Result<Config, Erro
     Ok(config)
 }
 
-/// The line of this byte offset, counted from 1.
+/// The line at this byte offset, counted from 1.
 #[must_use]
 pub fn line_of(text: &[u8], at: usize) -> usize {
     1 + text.iter().take(at).filter(|&&byte| byte == b'\n').count()
@@ -237,8 +237,8 @@ impl Config {
     }
 }
 
-/// The error in the words of TOML, with its key and the nearest known one. A value is not
-/// shown, since it may be a secret, unless the type of the key says that it can't be.
+/// Describes an error with its key and the nearest known key. A value may be a secret: it is
+/// shown only where the type of the key rules that out.
 fn describe_error(mut error: toml::de::Error, types: &[&str]) -> String {
     // Without the text, the error is shown with the path of its key.
     error.set_input(None);
@@ -281,7 +281,7 @@ fn describe_error(mut error: toml::de::Error, types: &[&str]) -> String {
     message
 }
 
-/// What stands for the key in an error.
+/// The placeholder for the key in an error message.
 const KEY_PLACEHOLDER: &str = "<key>";
 
 /// The key as it stands in its table: `grace` in `process.web.grace`.
@@ -320,7 +320,7 @@ fn type_found(found: &str) -> &'static str {
     }
 }
 
-/// The signal of that name or number: `TERM`, `SIGTERM`, `term` or `15`.
+/// Parses the name or number of a signal: `TERM`, `SIGTERM`, `term` or `15`.
 pub fn parse_signal(text: &str) -> Result<Signal, String> {
     if let Some(signal) = text.parse::<i32>().ok().and_then(|it| Signal::try_from(it).ok()) {
         return Ok(signal);
@@ -339,10 +339,10 @@ fn nearest_signal(text: &str) -> Option<&'static str> {
     nearest(&short_name(text), known)
 }
 
-/// The longest duration: adding it to a clock must not overflow.
+/// The longest duration that is accepted: adding it to a clock must not overflow.
 const MAX_DURATION: Duration = Duration::from_hours(24 * 365);
 
-/// A duration: `500ms`, `1m 30s`, or a number of seconds.
+/// Parses a duration: `500ms`, `1m 30s`, or a number of seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse_humantime(text).map_err(|error| match error {
         DurationError::TooLong => format!("`{text}` is too long; expected a year at most"),
@@ -366,7 +366,7 @@ fn parse_humantime(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
-/// A number of bytes: `262144`, `256K` or `1M`.
+/// Parses a number of bytes: `262144`, `256K` or `1M`.
 pub fn parse_size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
     let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
@@ -381,7 +381,7 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is not a size; expected `256K` or `1M`"))
 }
 
-/// A port that a process can be given.
+/// Parses a port from 1 to 65535.
 pub fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("`{text}` is not a port; expected 1 to 65535")),
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_key() {
+    fn every_key_is_parsed() {
         let config = parse(
             "formation = 'web=2'\nport = 3000\nenv = ['.env', 'b']\n[process.web]\n\
              on_exit = 'restart-on-failure'\nstop_signal = 'int'\ngrace = '1m 30s'\n\
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_procfile_line_is_refused_with_its_number() {
+    fn invalid_config_is_refused_with_its_line() {
         for (text, expected) in [
             ("\nprot = 1", "line 2: unknown key `prot` (did you mean `port`?)"),
             (
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_wrong_values_by_key() {
+    fn wrong_value_is_refused_with_its_key() {
         for (text, expected) in [
             ("env = 5", "line 1: `env` must be a list of strings, not a whole number"),
             ("[process]\nweb = 5", "line 2: `process.web` must be a table, not a whole number"),
@@ -524,8 +524,8 @@ mod tests {
                 "line 2: `listen` must be true or false, not a number with a point",
             ),
             (
-                "[process.web]\nenv = { KEY_PLACEHOLDER = 12 }",
-                "line 2: `env.KEY_PLACEHOLDER` must be a string, not a whole number",
+                "[process.web]\nenv = { KEY = 12 }",
+                "line 2: `env.KEY` must be a string, not a whole number",
             ),
             (
                 "[process.web]\nbackoff = { give_up_after = -1 }",
@@ -605,13 +605,13 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_password_of_a_needed_service() {
+    fn debug_of_needs_shows_no_password() {
         let config = parse("[process.web]\nneeds = ['redis://hunter2@cache', 'x://hunter2']\n");
         assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     }
 
     #[test]
-    fn reads_signals() {
+    fn signal_names_and_numbers_are_parsed() {
         for text in ["TERM", "SIGTERM", "term", "15"] {
             assert_eq!(parse_signal(text), Ok(Signal::SIGTERM), "{text}");
         }
@@ -621,7 +621,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_sizes() {
+    fn sizes_are_parsed() {
         let sizes = ["0", "262144", "256K", "1m", "2MiB"].map(parse_size);
         assert_eq!(sizes, [0, 262_144, 262_144, 1 << 20, 2 << 20].map(Ok));
         for text in ["", "K", "-1", "1G5", "1X", "99999999999999999999", "18446744073709551615K"] {
@@ -630,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_times_as_foreman_and_as_people_write_them() {
+    fn durations_and_seconds_are_parsed() {
         assert_eq!(parse_duration("5"), Ok(Duration::from_secs(5)));
         assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));

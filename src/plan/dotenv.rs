@@ -1,13 +1,13 @@
 //! The text of a `.env` file, read into assignments.
 //!
 //! dotenvy parses every assignment: keys, quotes, escapes, comments, values of several
-//! lines. What stands here prepares its input, one assignment at a time:
+//! lines. This module prepares its input, one assignment at a time:
 //!
-//! - What foreman accepts and dotenvy refuses or reads otherwise is quoted before, as in
+//! - A value that foreman accepts and dotenvy refuses or reads differently is quoted first, as in
 //!   `A=it's` or `A=two words`.
-//! - A reference (`$X`, `${X}`) is marked by a byte that no file may have, and resolved in
-//!   `env.rs`: dotenvy itself would look into ganger's own environment. So no `$` ever
-//!   reaches it as one.
+//! - A reference (`$X`, `${X}`) is marked by a byte that no file may contain, and resolved in
+//!   `env.rs`. dotenvy never sees a reference, because it would resolve it in ganger's own
+//!   environment.
 
 use std::borrow::Cow;
 
@@ -45,8 +45,7 @@ pub enum Piece {
     },
 }
 
-/// A value may be a secret, and a `$` in it no reference after all: only its shape
-/// is shown.
+/// A value may be a secret, and a `$` in it may not be a reference: only its length is shown.
 impl std::fmt::Debug for Piece {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -56,7 +55,7 @@ impl std::fmt::Debug for Piece {
     }
 }
 
-/// Why a `.env` file can't be read. None of these shows a value.
+/// Why a `.env` file can't be read. No error shows a value.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The line has no `=`, and is neither a comment nor blank.
@@ -73,7 +72,7 @@ pub enum Error {
         /// The word before the colon.
         key: String,
     },
-    /// What stands before the `=` can't be a key.
+    /// The text before the `=` is not a valid key.
     #[error(
         "line {line}: {} is not a valid key (letters, digits, `_`, `.` and `-`)",
         .key.as_ref().map_or_else(|| "the text before `=`".to_owned(), |key| format!("`{key}`"))
@@ -271,7 +270,7 @@ fn parse_value(key: &str, head: &str, body: &str) -> Option<Vec<Piece>> {
     let accepted = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
     let is_accepted = key.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && key.bytes().all(accepted);
-    // A key that dotenvy refuses (`1A`, `A-B`): its value is read under another.
+    // dotenvy refuses keys such as `1A` and `A-B`: their values are read under another key.
     let head = if is_accepted { head } else { "_=" };
     let text = format!("{head}{}\n", prepare_for_dotenvy(body));
     let (_, value) = dotenvy::from_read_iter(text.as_bytes()).next()?.ok()?;
@@ -366,7 +365,7 @@ fn quoted(inner: &str, quoting: Quoting) -> String {
                     other => push(other, &mut text),
                 }
             }
-            // Bare text has no escapes, but this one says that it is no reference.
+            // The only escape in bare text: `\$` is not a reference.
             ('\\', Some('$')) if quoting == Quoting::Bare => {
                 used += 1;
                 text.push_str("\\\\\\$");
@@ -511,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_line_and_not_the_value() {
+    fn error_names_the_line_and_not_the_value() {
         let error = |text: &[u8]| parse(text).unwrap_err().to_string();
         let key = |line, key| {
             format!("line {line}: {key} is not a valid key (letters, digits, `_`, `.` and `-`)")

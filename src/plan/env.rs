@@ -77,10 +77,10 @@ pub struct Resolved {
     /// The variables that win.
     pub env: Env,
     /// The names that a file and the real environment set differently.
-    pub clashes: Vec<String>,
+    pub env_conflicts: Vec<String>,
 }
 
-/// Why a variable has no value. None of these shows one.
+/// Why a variable has no value. No error shows a value.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
@@ -93,15 +93,15 @@ pub enum Error {
     Unset { file: String, line: usize, key: String },
 }
 
-/// The longest string that a program is given (execve(2), `MAX_ARG_STRLEN`). A value that
-/// doubles from line to line would else take all memory.
+/// The longest string that can be passed to a program, in bytes (execve(2), `MAX_ARG_STRLEN`).
+/// Without this limit, a value that doubles on each line would use all memory.
 const MAX_VALUE_BYTES: usize = 128 << 10;
 
 /// Layers the files, the later over the earlier, under the real environment, or over it if
 /// `files_win`.
 ///
-/// `${X}` is the value of `X` in the real environment where that wins, else the last one
-/// that the files gave it before.
+/// `${X}` is the value of `X` in the real environment where that wins, else the last value that
+/// the files set before the reference.
 pub fn resolve(
     real: &[(OsString, OsString)],
     layers: &[Layer],
@@ -134,20 +134,20 @@ pub fn resolve(
             }
         }
     }
-    let mut clashes = Vec::new();
+    let mut env_conflicts = Vec::new();
     for (key, var) in from_files {
         let real = env.get(OsStr::new(key));
         if real.is_some_and(|real| real.value != var.value) {
-            clashes.push(key.to_owned());
+            env_conflicts.push(key.to_owned());
         }
         if files_win || real.is_none() {
             env.insert(key.into(), var);
         }
     }
-    Ok(Resolved { env, clashes })
+    Ok(Resolved { env, env_conflicts })
 }
 
-/// The value of these pieces; `None` if it is too long.
+/// Joins the pieces of a value; `None` if it is longer than `MAX_VALUE_BYTES`.
 fn join_pieces<'a>(pieces: &[Piece], find: impl Fn(&str) -> Option<&'a OsStr>) -> Option<OsString> {
     let mut value = OsString::new();
     for piece in pieces {
@@ -188,7 +188,7 @@ mod tests {
         let resolved = resolve(&real, &layers, false).unwrap();
         assert_eq!(value(&resolved, "A"), "real");
         assert_eq!(value(&resolved, "C"), "real!");
-        assert_eq!(resolved.clashes, ["A"]);
+        assert_eq!(resolved.env_conflicts, ["A"]);
         assert_eq!(resolved.env[OsStr::new("A")].origin, Origin::Environment);
         let resolved = resolve(&real, &layers, true).unwrap();
         assert_eq!(value(&resolved, "C"), "file!");
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn reference_is_to_what_stands_before() {
+    fn reference_resolves_to_earlier_definition() {
         let env = ".env";
         let layers = [layer(env, "A=$B\nB=1\nC=$B\nB=2\nD=$B"), layer("more", "E=${B}\nB=3\nF=$B")];
         let resolved = resolve(&[], &layers, false).unwrap();
@@ -207,7 +207,7 @@ mod tests {
         let resolved = resolve(&[], &files, false).unwrap();
         assert_eq!(value(&resolved, "P"), "pa$$word");
         assert_eq!(value(&resolved, "Q"), "x${NOPE}y");
-        // Without a value before it, that of the real environment is the one there is.
+        // Without an earlier definition, the value of the real environment is used.
         let real = real(&[("B", "real")]);
         for files_win in [false, true] {
             let resolved = resolve(&real, &[layer(env, "A=$B\nB=file")], files_win).unwrap();
@@ -222,8 +222,8 @@ mod tests {
         assert_eq!(value(&resolve(&real, &layers, true).unwrap(), "PATH"), "/bin:a:b");
         assert_eq!(value(&resolve(&real, &layers, false).unwrap(), "PATH"), "/bin");
         assert_eq!(value(&resolve(&[], &layers, true).unwrap(), "PATH"), "$PATH:a:b");
-        let circle = resolve(&[], &[layer(".env", "A=$B\nB=$A")], false).unwrap();
-        assert_eq!((value(&circle, "A"), value(&circle, "B")), ("$B".into(), "$B".into()));
+        let cycle = resolve(&[], &[layer(".env", "A=$B\nB=$A")], false).unwrap();
+        assert_eq!((value(&cycle, "A"), value(&cycle, "B")), ("$B".into(), "$B".into()));
     }
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_would_take_all_memory_is_an_error() {
+    fn exponentially_growing_value_is_refused() {
         let resolve = |text: String| resolve(&[], &[layer(".env", &text)], false);
         let error = |text: String| resolve(text).unwrap_err().to_string();
         let twice = |n: usize| format!("A{}=$A{n}$A{n}\n", n + 1);
@@ -266,7 +266,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_comes_through(value in "[^\0'\r]{0,40}") {
+        fn any_value_is_kept(value in "[^\0'\r]{0,40}") {
             let real = real(&[("R", &value)]);
             let resolved = resolve(&real, &[layer("f", &format!("A='{value}'\nB=$A\nC=$R"))], false).unwrap();
             for key in ["A", "B", "C"] {

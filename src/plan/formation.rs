@@ -31,7 +31,7 @@ pub enum Error {
     },
     /// `web=2 worker=1`.
     #[error("formation: separate types with a comma: `{0}`")]
-    Blank(String),
+    MissingComma(String),
     /// `web:2`.
     #[error("formation: `{found}` is written `{meant}`")]
     Colon {
@@ -48,31 +48,29 @@ pub enum Error {
     Unknown {
         /// The name.
         name: String,
-        /// A name of the Procfile that is much like it.
+        /// The most similar name in the Procfile.
         nearest: Option<String>,
     },
-    /// One type, two numbers.
+    /// A type has two counts.
     #[error("formation names `{0}` twice")]
-    Twice(String),
+    Duplicate(String),
     /// `release` is not part of a formation.
-    #[error(
-        "`release` is no part of the formation: it runs once, to its end, with `ganger run release`"
-    )]
+    #[error("`release` is not part of the formation: it runs once, with `ganger run release`")]
     Release,
-    /// There is nothing but `release`.
+    /// The Procfile has only `release`.
     #[error("the Procfile has only `release`, which runs once: `ganger run release`")]
     OnlyRelease,
-    /// More instances than any machine runs, probably a typing error.
-    #[error("formation: {count} processes of `{name}` are too many; {MAX_INSTANCES} is the most")]
+    /// More instances than `MAX_INSTANCES`, probably a typing error.
+    #[error("formation: {count} processes of `{name}` are too many (limit {MAX_INSTANCES})")]
     TooMany {
         /// The process type.
         name: String,
         /// How many.
         count: u32,
     },
-    /// Nothing is left to run.
+    /// All counts are 0.
     #[error("the formation has no process: give a type at least one, as in `{0}=1`")]
-    Nothing(String),
+    NoProcess(String),
 }
 
 /// The maximum number of instances of one type.
@@ -89,7 +87,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     known
         .into_iter()
         .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
-        .filter(|(likeness, _)| *likeness >= 0.5)
+        .filter(|(similarity, _)| *similarity >= 0.5)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known)
 }
@@ -122,7 +120,7 @@ fn parse_term(text: &str) -> Result<Term, Error> {
     match count.parse() {
         Ok(count) => Ok(Term { name, count: Some(count) }),
         Err(_) if count.contains('=') && text.contains(char::is_whitespace) => {
-            Err(Error::Blank(text.split_whitespace().collect::<Vec<_>>().join(",")))
+            Err(Error::MissingComma(text.split_whitespace().collect::<Vec<_>>().join(",")))
         }
         Err(_) => Err(Error::Count { count: count.to_owned(), name }),
     }
@@ -145,18 +143,21 @@ pub struct FormationRequest<'a> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InstanceCounts {
     /// The numbers.
-    pub of: Vec<u32>,
+    pub by_type: Vec<u32>,
     /// Types that run once because a formation leaves them out.
     pub unlisted: Vec<String>,
 }
 
 /// Decides how many processes of each type run.
-pub fn count_instances(types: &[&str], wanted: &FormationRequest) -> Result<InstanceCounts, Error> {
-    let listed = wanted.formation.map_or(&[][..], |formation| &formation.0);
-    for term in listed.iter().chain(wanted.chosen) {
+pub fn count_instances(
+    types: &[&str],
+    request: &FormationRequest,
+) -> Result<InstanceCounts, Error> {
+    let listed = request.formation.map_or(&[][..], |formation| &formation.0);
+    for term in listed.iter().chain(request.chosen) {
         check_name(&term.name, types)?;
     }
-    for name in wanted.ignored {
+    for name in request.ignored {
         check_name(name, types)?;
     }
     for (index, term) in listed.iter().enumerate() {
@@ -164,27 +165,27 @@ pub fn count_instances(types: &[&str], wanted: &FormationRequest) -> Result<Inst
             return Err(Error::NoCount(term.name.clone()));
         }
         if listed[..index].iter().any(|other| other.name == term.name) {
-            return Err(Error::Twice(term.name.clone()));
+            return Err(Error::Duplicate(term.name.clone()));
         }
     }
     let in_formation = |name: &str| listed.iter().find(|term| term.name == name)?.count;
     let all = in_formation(ALL);
-    let is_ignored = |name: &str| wanted.ignored.iter().any(|other| other == name || other == ALL);
-    let scaled = |name: &str| wanted.scaled.and_then(|scaled| scaled.get(name)).copied();
+    let is_ignored = |name: &str| request.ignored.iter().any(|other| other == name || other == ALL);
+    let scaled = |name: &str| request.scaled.and_then(|scaled| scaled.get(name)).copied();
     let mut unlisted = Vec::new();
-    let mut of = Vec::new();
+    let mut by_type = Vec::new();
     for &name in types {
-        let chosen = wanted.chosen.iter().rev().find(|term| term.name == name || term.name == ALL);
+        let chosen = request.chosen.iter().rev().find(|term| term.name == name || term.name == ALL);
         let count = match (in_formation(name), chosen) {
             _ if name == RELEASE => 0,
             _ if let Some(count) = scaled(name) => count,
             _ if is_ignored(name) => 0,
             (_, Some(Term { count: Some(count), .. })) => *count,
             (listed, Some(Term { count: None, .. })) => listed.unwrap_or(1),
-            (_, None) if !wanted.chosen.is_empty() => 0,
+            (_, None) if !request.chosen.is_empty() => 0,
             (Some(count), None) => count,
             (None, None) => {
-                if wanted.formation.is_some() && all.is_none() {
+                if request.formation.is_some() && all.is_none() {
                     unlisted.push(name.to_owned());
                 }
                 all.unwrap_or(1)
@@ -193,15 +194,15 @@ pub fn count_instances(types: &[&str], wanted: &FormationRequest) -> Result<Inst
         if count > MAX_INSTANCES {
             return Err(Error::TooMany { name: name.to_owned(), count });
         }
-        of.push(count);
+        by_type.push(count);
     }
-    let told = wanted.scaled.is_some_and(|scaled| !scaled.is_empty());
-    if !told && of.iter().all(|&count| count == 0) {
+    let is_scaled = request.scaled.is_some_and(|scaled| !scaled.is_empty());
+    if !is_scaled && by_type.iter().all(|&count| count == 0) {
         let example = types.iter().find(|name| **name != RELEASE);
-        let error = |name: &&str| Error::Nothing((*name).to_owned());
+        let error = |name: &&str| Error::NoProcess((*name).to_owned());
         return Err(example.map_or(Error::OnlyRelease, error));
     }
-    Ok(InstanceCounts { of, unlisted })
+    Ok(InstanceCounts { by_type, unlisted })
 }
 
 pub(super) fn check_name(name: &str, types: &[&str]) -> Result<(), Error> {
@@ -227,20 +228,20 @@ mod tests {
         let parse = |text: &str| text.parse::<Formation>().map_err(|error| error.to_string());
         let formation = if formation.is_empty() { None } else { Some(parse(formation)?) };
         let chosen = parse(chosen)?.0;
-        let wanted = FormationRequest {
+        let request = FormationRequest {
             formation: formation.as_ref(),
             chosen: &chosen,
             ignored: &[],
             scaled: None,
         };
-        match count_instances(&TYPES, &wanted) {
-            Ok(counts) => Ok(counts.of),
+        match count_instances(&TYPES, &request) {
+            Ok(counts) => Ok(counts.by_type),
             Err(error) => Err(error.to_string()),
         }
     }
 
     #[test]
-    fn counts_what_is_asked_for() {
+    fn formation_and_chosen_types_set_instance_counts() {
         assert_eq!(counts("", ""), Ok(vec![1, 0, 1, 1]));
         assert_eq!(counts("worker=4", ""), Ok(vec![1, 0, 4, 1]));
         assert_eq!(counts("all=0,worker=1", ""), Ok(vec![0, 0, 1, 0]));
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_follow() {
+    fn invalid_formation_is_refused() {
         let error = |formation, chosen| counts(formation, chosen).unwrap_err();
         let unknown = "the Procfile has no `wroker` (did you mean `worker`?)";
         assert_eq!(error("wroker=1", ""), unknown);
@@ -264,21 +265,21 @@ mod tests {
         assert_eq!(error("web=2 worker=1", ""), blank);
         assert_eq!(error("web=1,web=2", ""), "formation names `web` twice");
         assert_eq!(error("", "release"), Error::Release.to_string());
-        assert_eq!(error("all=0", ""), Error::Nothing("web".into()).to_string());
+        assert_eq!(error("all=0", ""), Error::NoProcess("web".into()).to_string());
         assert_eq!(
             count_instances(&["release"], &FormationRequest::default()),
             Err(Error::OnlyRelease)
         );
-        let many = "formation: 40000000 processes of `web` are too many; 10000 is the most";
+        let many = "formation: 40000000 processes of `web` are too many (limit 10000)";
         assert_eq!(error("web=40000000", ""), many);
     }
 
     #[test]
-    fn names_what_runs_once_unasked() {
+    fn types_missing_from_formation_are_listed() {
         let formation = "worker=2".parse().unwrap();
-        let wanted =
+        let request =
             FormationRequest { formation: Some(&formation), ..FormationRequest::default() };
-        let counts = count_instances(&TYPES, &wanted).unwrap();
+        let counts = count_instances(&TYPES, &request).unwrap();
         assert_eq!(counts.unlisted, ["web", "clock"]);
     }
 

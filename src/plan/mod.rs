@@ -1,5 +1,5 @@
 //! **What** to run: Procfile, `.env` files, `ganger.toml` and flags in, a
-//! [`Plan`] out. Nothing here has an effect but for reading files.
+//! [`Plan`] out. Its only effect is reading files.
 
 mod advice;
 pub mod config;
@@ -37,7 +37,7 @@ pub use policy::{Backoff, OnExit, Policy, Stdin};
 use process::PORT_VAR_PREFIX;
 pub use process::{ProcessPlan, identity_variables};
 
-/// Everything resolved: what runs, and how.
+/// Everything resolved for a run: the processes and how they run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The folder of the app; absolute.
@@ -53,18 +53,18 @@ pub struct Plan {
     /// The environment that all processes share.
     pub env: Arc<Env>,
     /// Variables that a file and the real environment set differently.
-    pub clashes: Vec<String>,
+    pub env_conflicts: Vec<String>,
     /// Whether the files win over the real environment.
     pub files_win: bool,
     /// Types that run once because the formation leaves them out.
     pub unlisted: Vec<String>,
     /// The port of the first type's first instance, if there are ports.
     pub base_port: Option<u16>,
-    /// What the user may not expect.
+    /// Facts that the user may not expect.
     pub advice: Vec<Advice>,
 }
 
-/// Why there is no plan. None of these carries a value from a `.env` file.
+/// Why there is no plan. No error carries a value from a `.env` file.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
@@ -95,11 +95,11 @@ pub enum Error {
     Need { config: String, line: usize, name: String, error: needs::Error },
     #[error("`dir` of `{name}`: {reason}")]
     Folder { name: String, reason: String },
-    #[error("`{name}` is to listen, and `--no-port` leaves it no port to listen on")]
+    #[error("`{name}` is configured to listen, but `--no-port` leaves it without a port")]
     NothingToListenOn { name: String },
 }
 
-/// Variables that have a language runtime write each line at once, although its output is a pipe.
+/// Variables that make a language runtime flush each line, although its output is a pipe.
 /// Each is set unless the user sets it.
 const UNBUFFERED_VARIABLES: [(&str, &str); 1] = [("PYTHONUNBUFFERED", "1")];
 
@@ -109,18 +109,18 @@ impl Plan {
         let (mut plan, config, ports) =
             Self::new_without_processes(sources, options, parse_entries(sources)?)?;
         let types = plan.types();
-        let wanted = FormationRequest {
+        let request = FormationRequest {
             formation: options.formation.as_ref().or(config.formation()),
             chosen: &options.chosen,
             ignored: &options.ignored,
             scaled: Some(&options.scaled),
         };
-        let counts = formation::count_instances(&types, &wanted)?;
+        let counts = formation::count_instances(&types, &request)?;
         let advice = advice::on_formation(&types, &counts, &config, options);
         plan.advice.extend(advice);
-        for (index, count) in counts.of.into_iter().enumerate() {
+        for (index, count) in counts.by_type.into_iter().enumerate() {
             let entry = &plan.entries[index];
-            let listen = is_listened_for(entry, &config, options);
+            let listen = has_listener(entry, &config, options);
             if listen && count > 0 {
                 check_listen(entry, ports)?;
             }
@@ -128,9 +128,10 @@ impl Plan {
                 ports.check(&entry.name, count)?;
             }
             for instance in 1..=count {
-                // Instances that share a socket share its port.
-                let place = if listen { 1 } else { instance };
-                let port = ports.map(|ports| ports.port(&entry.name, index, place)).transpose()?;
+                // All instances share the socket, and so the port of the first.
+                let port_instance = if listen { 1 } else { instance };
+                let port =
+                    ports.map(|ports| ports.port(&entry.name, index, port_instance)).transpose()?;
                 let name = format!("{}.{instance}", entry.name);
                 let mut process = plan.plan_process(index, name, port, &config, options);
                 process.needs = resolve_needs(&process, &config, sources)?;
@@ -162,7 +163,7 @@ impl Plan {
     }
 
     /// The names of all process types in the Procfile of these sources.
-    pub fn types_of(sources: &Sources) -> Result<Vec<String>, Error> {
+    pub fn parse_types(sources: &Sources) -> Result<Vec<String>, Error> {
         let entries = parse_entries(sources)?;
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
@@ -184,8 +185,8 @@ impl Plan {
         let mut resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
         let ports = resolve_ports(&config, options, &resolved.env)?;
         if options.port.is_some() && ports.is_some() {
-            // These do not change the plan.
-            resolved.clashes.retain(|key| key != "PORT");
+            // `-p` overrides both values of PORT.
+            resolved.env_conflicts.retain(|key| key != "PORT");
         }
         let advice = advice::on_files(sources, &config, options, &resolved.env);
         let mut env = resolved.env;
@@ -200,7 +201,7 @@ impl Plan {
             processes: Vec::new(),
             shell: options.shell.clone().unwrap_or_else(|| PathBuf::from(shell::DEFAULT)),
             env: Arc::new(env),
-            clashes: resolved.clashes,
+            env_conflicts: resolved.env_conflicts,
             files_win: options.env_override,
             unlisted: Vec::new(),
             base_port: ports.map(|ports| ports.base),
@@ -258,7 +259,7 @@ impl Plan {
             port,
             shared: Arc::clone(&self.env),
             env,
-            listen: is_listened_for(entry, config, options),
+            listen: has_listener(entry, config, options),
             shown: !options.quiet.contains(&entry.name),
             policy: options.resolve_policy(&entry.name, from_file),
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
@@ -289,7 +290,7 @@ fn parse_entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
 }
 
 /// Whether ganger listens for this type.
-fn is_listened_for(entry: &procfile::Entry, config: &Config, options: &Options) -> bool {
+fn has_listener(entry: &procfile::Entry, config: &Config, options: &Options) -> bool {
     let from_file = config.process(&entry.name).and_then(|process| process.listen);
     options.listen.contains(&entry.name) || from_file.unwrap_or_default()
 }
@@ -304,8 +305,8 @@ fn choose_probe(
     let from_file = config.process(&entry.name).and_then(|process| process.ready.clone());
     let counts = entry.name == "web" || config.is_dependency(&entry.name);
     match from_file {
-        // What ganger itself listens on is bound from the beginning.
-        Some(Ready::Port) | None if is_listened_for(entry, config, options) => Ready::Started,
+        // A port on which ganger itself listens is bound before the process starts.
+        Some(Ready::Port) | None if has_listener(entry, config, options) => Ready::Started,
         Some(Ready::Port | Ready::Http(_)) if port.is_none() => Ready::Started,
         Some(ready) => ready,
         None if counts && port.is_some() => Ready::Port,
@@ -406,7 +407,7 @@ mod tests {
             env: EnvFiles::Default(Some(text(".env", env))),
             procfile_is_default: true,
             unread_env: None,
-            foreign: Vec::new(),
+            other_runner_files: Vec::new(),
             environment: real.iter().map(|(key, value)| (key.into(), value.into())).collect(),
         }
     }
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_keeps_its_ports_under_filters() {
+    fn type_keeps_its_ports_when_others_are_left_out() {
         let plain = sources("", "", &[]);
         let options = Options {
             chosen: "my-worker=2,clock".parse::<Formation>().unwrap().0,
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_base_comes_from_the_first_that_names_one() {
+    fn base_port_follows_precedence() {
         let base = |config: &str, env: &str, real: &[(&str, &str)], port| {
             let options = Options { port, ..Options::default() };
             resolve_ports(&sources(config, env, real), &options).map(|found| found[0].1.unwrap())
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn every_process_knows_itself_and_the_others() {
+    fn process_environment_has_identity_and_ports() {
         let config = "[process.web]\nenv = { A = 'config', B = 'config', C = 'config' }";
         let sources = sources(config, "A=file", &[("B", "real")]);
         let options = Options { compat_env: true, ..Options::default() };
@@ -476,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_file() {
+    fn flags_override_config_file() {
         let config = "[process.web]\non_exit = 'restart'\ngrace = '9s'\nstop_signal = 'QUIT'\n\
                       backoff = { min = '1m' }\n[process.clock]\non_exit = 'ignore'\n";
         let policies = |options: Options| {

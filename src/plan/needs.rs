@@ -12,7 +12,7 @@ use url::{Host, Url};
 
 use super::env::Env;
 
-/// A service that is waited for before a process starts.
+/// A service that must be reachable before a process starts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Need {
     /// The variable that names it, if one does.
@@ -139,9 +139,9 @@ pub(super) fn redact(text: &str) -> String {
 
 /// Where the service of this URL accepts connections: `scheme://user:password@host:port/path`.
 ///
-/// The `url` crate reads a URL with one host. Several hosts, a socket and the lack of a host
-/// (libpq's connection URIs) are told apart before, and credentials are cut off: what
-/// follows never sees them.
+/// The `url` crate reads a URL with one host. Several hosts, a socket and a missing host
+/// (libpq's connection URIs) are handled first, and credentials are cut off before anything else
+/// is parsed.
 fn parse_addresses(url: &str) -> Option<Vec<Address>> {
     let url = url.trim();
     let url = url.strip_prefix("jdbc:").unwrap_or(url);
@@ -158,12 +158,12 @@ fn parse_addresses(url: &str) -> Option<Vec<Address>> {
     // A list of brokers may repeat the scheme before each.
     let rest = rest.strip_prefix("//")?.replace(&format!(",{scheme}://"), ",");
     if words.any(|word| word == "srv") {
-        // Only the name server knows where that is.
+        // The hosts are in a DNS record.
         return None;
     }
     let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if after.contains('@') {
-        // A password with a character in it that should be encoded: what is the host?
+        // A password has a character that should be encoded: the host is ambiguous.
         return None;
     }
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
@@ -190,7 +190,7 @@ fn parse_addresses(url: &str) -> Option<Vec<Address>> {
     }
 }
 
-/// The path of a socket, before which credentials may stand:
+/// The path of a socket, optionally after credentials:
 /// `redis+unix://:password@/run/redis.sock`.
 fn socket_address(kind: &str, rest: &str) -> Option<Address> {
     let rest = rest.strip_prefix("//").unwrap_or(rest).split(['?', '#']).next()?;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_say_where() {
+    fn url_names_its_addresses() {
         for (url, at) in [
             ("postgres://app:s3cret@db.internal/app", "db.internal:5432"),
             ("postgresql+asyncpg://u:p%2Fw@db/app", "db:5432"),
@@ -294,7 +294,7 @@ mod tests {
             ("tcp://s3cret@[fe80::1]:1", "[fe80::1]:1"),
             ("postgresql://s3cret@a,b:1/app", "a:5432, b:1"),
             ("unix:/run/a@b", "/run/a@b"),
-            // Nobody has to be there.
+            // A database in a file has no server.
             ("sqlite:///app.db", ""),
             ("sqlite3:db/app.sqlite3?password=s3cret", ""),
         ] {
@@ -364,7 +364,7 @@ mod tests {
         }
 
         #[test]
-        fn a_password_is_never_shown(
+        fn password_is_never_shown(
             user in "[a-z]{1,8}",
             before in "[0-9?#/@:=&%]{0,4}",
             after in "[0-9?#/@:=&%]{0,4}",

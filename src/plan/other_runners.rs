@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_setting_has_a_place_here() {
+    fn settings_of_other_runners_are_listed_with_equivalents() {
         let shown = |name, text: &str| {
             let settings = list_settings(name, text.as_bytes());
             settings.into_iter().map(|(a, b)| format!("{a} {b}")).collect::<Vec<_>>()

@@ -65,7 +65,7 @@ impl Default for Backoff {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stdin {
-    /// A pipe that stays open and silent: many watchers leave at end of file.
+    /// A pipe that stays open and empty: many file watchers exit at end of file.
     #[default]
     Pipe,
     /// `/dev/null`.

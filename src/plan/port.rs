@@ -68,13 +68,13 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn follows_foremans_arithmetic() {
+    fn ports_are_numbered_as_in_foreman() {
         let port = |index, instance| DEFAULT.port("web", index, instance).unwrap();
         assert_eq!((port(0, 1), port(0, 3), port(2, 1)), (5000, 5002, 5200));
     }
 
     #[test]
-    fn says_when_there_is_no_port() {
+    fn missing_port_is_an_error() {
         assert!(DEFAULT.check("web", 100).is_ok());
         let crowded = DEFAULT.check("web", 101).unwrap_err().to_string();
         assert!(crowded.starts_with("formation: 101 processes of `web` need more ports"));

@@ -47,7 +47,7 @@ pub struct ProcessPlan {
     pub after: Vec<String>,
     /// Backing services that must be reachable before it starts.
     pub needs: Vec<Need>,
-    /// Globs of the files whose change restarts it, relative to the root.
+    /// Globs of files, relative to the root: a change to one restarts the process.
     pub watch: Vec<String>,
 }
 
@@ -89,8 +89,8 @@ impl ProcessPlan {
     pub fn has_same_command(&self, other: &Self) -> bool {
         let rest = |process: &Self| (process.port, process.listen, process.stdin);
         let (ours, theirs) = (self.environment(), other.environment());
-        // The origin of a value may change with every line number. And a type that was added or
-        // removed is no reason to restart the others.
+        // Origins are not compared: they contain line numbers. The port variable of a type that
+        // was added or removed does not restart the other types.
         let known = |env: &Env, key: &OsString| {
             env.contains_key(key) || !key.as_encoded_bytes().starts_with(PORT_VAR_PREFIX.as_bytes())
         };
@@ -106,8 +106,8 @@ impl ProcessPlan {
     }
 }
 
-/// The variables that tell a process its own name and, as a shell would, where it
-/// is: what was inherited names ganger's own folder.
+/// The variables with the name of a process and, as a shell sets it, its working directory: the
+/// inherited PWD is ganger's own.
 #[must_use]
 pub fn identity_variables(name: &str, dir: &Path, compat: bool) -> Env {
     let others: &[&str] =

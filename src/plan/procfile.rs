@@ -40,10 +40,10 @@ pub enum Error {
     /// The line is not text.
     #[error("line {line}: is not UTF-8 text")]
     NotText {
-        /// Where it stands.
+        /// The line.
         line: usize,
     },
-    /// Two entries have one name.
+    /// Two entries have the same name.
     #[error("line {line}: `{name}` is already defined on line {first}")]
     Duplicate {
         /// The repeated name.
@@ -56,15 +56,15 @@ pub enum Error {
     /// The last line ends in a backslash.
     #[error("line {line}: ends in a `\\`, but no line follows")]
     OpenContinuation {
-        /// Where it stands.
+        /// The line.
         line: usize,
     },
-    /// No entry at all.
+    /// The file has no entry.
     #[error("defines no process type: a line is `name: command`")]
     Empty,
 }
 
-/// Why a line is no entry. Nothing of an assignment is shown, because it may be a secret.
+/// Why a line is not an entry. An assignment is not shown, because it may be a secret.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Problem {
@@ -82,7 +82,7 @@ pub enum Problem {
     Other(String),
 }
 
-/// What git leaves between two versions of a line.
+/// The markers that git writes around conflicting versions of a line.
 const CONFLICT_MARKERS: [&str; 4] = ["<<<<<<<", "|||||||", "=======", ">>>>>>>"];
 
 impl Problem {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_people_write() {
+    fn procfile_entries_are_parsed() {
         assert_eq!(commands("web: run"), one("web", "run"));
         assert_eq!(commands("web:run\n"), one("web", "run"));
         assert_eq!(commands("\u{feff}web: run\r\n\r\n# c\r\n"), one("web", "run"));
@@ -309,7 +309,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(name in "[A-Za-z0-9_-]{1,9}", command in "[!-\\[\\]-~][ -\\[\\]-~]{0,30}") {
+        fn any_valid_entry_is_parsed(name in "[A-Za-z0-9_-]{1,9}", command in "[!-\\[\\]-~][ -\\[\\]-~]{0,30}") {
             prop_assert_eq!(commands(&format!("{name}: {command}\n")), one(&name, &command));
         }
     }

@@ -72,21 +72,21 @@ pub(super) fn find_cycle<'a>(
 ) -> Option<Vec<&'a str>> {
     let mut done: Vec<&str> = Vec::new();
     for start in types {
-        // The way from the start to where the search is, and what is left to try there.
-        let mut way = vec![(*start, after(start))];
-        while let Some((here, untried)) = way.last_mut() {
-            match untried.pop() {
+        // The path from the start to the current type, each type with its unvisited dependencies.
+        let mut path = vec![(*start, after(start))];
+        while let Some((here, unvisited)) = path.last_mut() {
+            match unvisited.pop() {
                 None => {
                     done.push(*here);
-                    way.pop();
+                    path.pop();
                 }
                 Some(next) if done.contains(&next) => {}
                 Some(next) => {
-                    if let Some(at) = way.iter().position(|(before, _)| *before == next) {
-                        let names = way[at..].iter().map(|(name, _)| *name);
+                    if let Some(at) = path.iter().position(|(before, _)| *before == next) {
+                        let names = path[at..].iter().map(|(name, _)| *name);
                         return Some(names.chain([next]).collect());
                     }
-                    way.push((next, after(next)));
+                    path.push((next, after(next)));
                 }
             }
         }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn circles_are_found() {
+    fn dependency_cycle_is_found() {
         let find = |edges: &[(&'static str, &'static str)]| {
             let after = |name: &str| {
                 edges.iter().filter(|(from, _)| *from == name).map(|(_, to)| *to).collect()

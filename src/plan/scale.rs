@@ -50,7 +50,7 @@ impl FromStr for Change {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        // A name may have a `-` in it, and no other of these.
+        // The last operator: a name may contain `-`, but neither `=` nor `+`.
         let (name, rest) = text.split_at(text.rfind(['=', '+', '-']).unwrap_or(0));
         let name = name.trim();
         let to = rest.get(1..).and_then(|number| number.trim().parse().ok());
@@ -68,8 +68,8 @@ impl FromStr for Change {
     }
 }
 
-/// Applies these changes to the numbers in `before`, of an app that runs `plan`. Named types win
-/// over `all`.
+/// Applies the changes to the counts in `before`, for an app that runs `plan`. A change to a named
+/// type overrides `all`.
 pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled, Error> {
     let types = plan.types();
     for change in changes {
@@ -118,7 +118,7 @@ mod tests {
             env: EnvFiles::Named(Vec::new()),
             procfile_is_default: true,
             unread_env: None,
-            foreign: Vec::new(),
+            other_runner_files: Vec::new(),
             environment: Vec::new(),
         };
         Plan::new(&sources, &Options { scaled: scaled.clone(), ..Options::default() }).unwrap()
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_absolute_or_relative() {
+    fn scale_accepts_absolute_and_relative_counts() {
         let shown = |changes| scaled(changes).map(|scaled| format!("{scaled:?}"));
         assert_eq!(shown("web=3"), Ok(r#"{"web": 3}"#.into()));
         assert_eq!(shown("web+2 my-worker-1"), Ok(r#"{"my-worker": 0, "web": 3}"#.into()));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_an_error() {
+    fn invalid_change_is_refused() {
         insta::assert_snapshot!(
             [
                 "web",

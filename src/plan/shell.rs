@@ -11,8 +11,8 @@ use std::path::Path;
 /// The default shell.
 pub const DEFAULT: &str = "/bin/sh";
 
-/// First words that `exec` would find elsewhere, or not at all: what POSIX, dash
-/// and bash reserve or build in.
+/// Reserved words and builtins of POSIX, dash and bash: as the first word of a command, `exec`
+/// would run another program for them, or none.
 const BUILTINS: &[&str] = &[
     "!",
     ".",
@@ -101,7 +101,7 @@ const BUILTINS: &[&str] = &[
 ];
 
 /// The program and arguments that run a command. A program without a slash is
-/// looked for in the PATH that it is given.
+/// looked up in the PATH of its environment.
 #[must_use]
 pub fn argv(shell: &Path, command: &str) -> Vec<OsString> {
     if shell == Path::new(DEFAULT) && is_plain(command) {
@@ -110,11 +110,11 @@ pub fn argv(shell: &Path, command: &str) -> Vec<OsString> {
     vec![shell.into(), "-c".into(), with_exec(command).into_owned().into()]
 }
 
-/// Whether the process that `command` is started as becomes the program itself: no
-/// shell stays in between.
+/// Whether no shell stays between ganger and the program of `command`: the process that is
+/// started becomes the program itself.
 #[must_use]
 pub fn is_replaced(command: &str) -> bool {
-    // The last of several commands counts, where the others come before it.
+    // Only the last of several commands matters: the shell has run the others by then.
     let closed = |text: &str| ['\'', '"'].iter().all(|quote| text.matches(*quote).count() % 2 == 0);
     let last = |separator| {
         let (before, last) = command.rsplit_once(separator)?;
@@ -124,7 +124,7 @@ pub fn is_replaced(command: &str) -> bool {
     is_simple(command) || std::iter::once(command).chain(ends).any(is_exec)
 }
 
-/// Whether it is `exec` and a simple command, with assignments before it perhaps.
+/// Whether the command is `exec` and a simple command, optionally with assignments before it.
 fn is_exec(command: &str) -> bool {
     let mut rest = command.trim_start();
     loop {
@@ -141,7 +141,7 @@ fn is_exec(command: &str) -> bool {
     }
 }
 
-/// Whether the command is made of words that mean nothing to a shell.
+/// Whether the command consists of words without a special meaning to a shell.
 fn is_plain(command: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./+@%:,= \t".contains(&byte);
     let mut words = command.split_ascii_whitespace();
@@ -154,8 +154,8 @@ fn with_exec(command: &str) -> Cow<'_, str> {
     if is_simple(command) { format!("exec {command}").into() } else { command.into() }
 }
 
-/// Whether the command is a plain program name and its arguments, with
-/// redirections perhaps, and nothing that the shell has to outlive.
+/// Whether the command is a plain program name with arguments and redirections, and the shell
+/// has nothing to do after it.
 fn is_simple(command: &str) -> bool {
     let first = command.split_ascii_whitespace().next().unwrap_or_default();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./+@%:,".contains(&byte);
@@ -163,7 +163,7 @@ fn is_simple(command: &str) -> bool {
     is_program && is_single(command)
 }
 
-/// Whether this is exactly one command, without anything that the shell itself would have to do.
+/// Whether this is exactly one command, without work for the shell itself.
 fn is_single(command: &str) -> bool {
     let mut quote = None;
     let mut bytes = command.bytes().peekable();
@@ -172,7 +172,7 @@ fn is_single(command: &str) -> bool {
         match (quote, byte) {
             (Some(b'\''), b'\'') | (Some(b'"'), b'"') => quote = None,
             (Some(b'\''), _) => {}
-            // What a substitution holds may be anything.
+            // A substitution may contain any command.
             (_, b'`') => return false,
             (_, b'$') if bytes.peek() == Some(&b'(') => return false,
             (_, b'\\') => {
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_words_need_no_shell() {
+    fn plain_command_runs_without_a_shell() {
         let run = |shell: &str, command| argv(Path::new(shell), command);
         assert_eq!(run(DEFAULT, "bin/web  -p 80 --x=y\t"), ["bin/web", "-p", "80", "--x=y"]);
         assert_eq!(run("/bin/bash", "bin/web"), ["/bin/bash", "-c", "exec bin/web"]);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_simple_command_replaces_the_shell() {
+    fn simple_command_replaces_the_shell() {
         for command in [
             "bin/web -p $PORT",
             "bundle exec puma -C config/puma.rb",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn who_ends_as_the_program_is_known() {
+    fn command_that_replaces_its_shell_is_recognized() {
         for command in [
             "bin/web -p 80",
             "web --bind 'a b' > log",
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_stays_as_it_is() {
+    fn command_that_needs_the_shell_is_unchanged() {
         for command in [
             "sleep 1; bin/web",
             "a && b",

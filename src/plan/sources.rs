@@ -10,9 +10,9 @@ use nix::unistd::{AccessFlags, access};
 /// Which files to read; `None` if the user named none.
 #[derive(Clone, Debug, Default)]
 pub struct FileLocations {
-    /// The folder that relative paths begin at, by the path that the user knows it by; empty
-    /// for the working directory. The two differ when that path is a link that now leads
-    /// to another folder.
+    /// The folder that relative paths start from, by the path that the user knows; empty for
+    /// the working directory. The two differ when that path is a link that now leads to another
+    /// folder.
     pub base: PathBuf,
     /// `-f`: `-` is standard input.
     pub procfile: Option<PathBuf>,
@@ -25,19 +25,19 @@ pub struct FileLocations {
 }
 
 impl FileLocations {
-    /// The folder of the app, without a look at its files; absolute.
+    /// The folder of the app, without reading its files; absolute.
     pub fn find_root(&self) -> io::Result<PathBuf> {
-        let given = self.root_flag();
-        let root = self.resolve(given);
-        can_enter(&root).map_err(|errno| io::Error::other(folder_error(given, errno)))?;
-        // Only this finds out that the current folder has been removed.
+        let root_flag = self.root_flag();
+        let root = self.resolve(root_flag);
+        can_enter(&root).map_err(|errno| io::Error::other(folder_error(root_flag, errno)))?;
+        // Only `canonicalize` notices that the current folder has been removed.
         std::fs::canonicalize(&root).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => io::Error::other(folder_error(given, Errno::ENOENT)),
+            io::ErrorKind::NotFound => io::Error::other(folder_error(root_flag, Errno::ENOENT)),
             _ => error,
         })
     }
 
-    /// The folder of the app by the path that the user knows it by.
+    /// The folder of the app, by the path that the user knows.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.resolve(self.root_flag())
@@ -47,7 +47,7 @@ impl FileLocations {
         self.root.as_deref().or(self.folder_of_procfile()).unwrap_or(Path::new("."))
     }
 
-    /// Resolves a path.
+    /// Resolves a path relative to the base.
     fn resolve(&self, path: &Path) -> PathBuf {
         self.base.join(path)
     }
@@ -58,8 +58,8 @@ impl FileLocations {
         procfile.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty())
     }
 
-    /// The `.env` file that is read if none is named: that of `-d`, else of the current
-    /// folder, wherever the Procfile lies.
+    /// The `.env` file that is read by default: in the folder of `-d`, else in the current
+    /// folder, regardless of the Procfile's location.
     fn default_env(&self) -> PathBuf {
         self.resolve(self.root.as_deref().unwrap_or(Path::new(""))).join(ENV)
     }
@@ -109,10 +109,10 @@ pub struct Sources {
     pub config: Option<SourceFile>,
     /// The `.env` files that were named on the command line.
     pub env: EnvFiles,
-    /// A `.env` file beside the Procfile, which is not that of the current folder.
+    /// A `.env` file beside the Procfile, which is not read: the Procfile is in another folder.
     pub unread_env: Option<String>,
-    /// Files of other runners, which are not followed.
-    pub foreign: Vec<SourceFile>,
+    /// Settings files of other runners, which ganger does not follow.
+    pub other_runner_files: Vec<SourceFile>,
     /// ganger's own environment.
     pub environment: Vec<(OsString, OsString)>,
 }
@@ -158,61 +158,62 @@ impl Error {
 }
 
 impl Sources {
-    /// Reads the files that `places` names, and the defaults for those it doesn't.
+    /// Reads the files that `locations` names, and the defaults for those it doesn't.
     pub fn read(
-        places: &FileLocations,
+        locations: &FileLocations,
         environment: Vec<(OsString, OsString)>,
     ) -> Result<Self, Error> {
-        check_base(places)?;
-        Self::with_procfile(places, environment, read_procfile(places)?)
+        check_base(locations)?;
+        Self::with_procfile(locations, environment, read_procfile(locations)?)
     }
 
     /// The same, with an empty Procfile if there is none.
     pub fn read_for_run(
-        places: &FileLocations,
+        locations: &FileLocations,
         environment: Vec<(OsString, OsString)>,
     ) -> Result<Self, Error> {
-        let procfile = match read_procfile(places) {
-            Err(error) if places.procfile.is_none() && error.is_missing() => {
+        let procfile = match read_procfile(locations) {
+            Err(error) if locations.procfile.is_none() && error.is_missing() => {
                 SourceFile { name: PROCFILE.into(), bytes: Vec::new() }
             }
             read => read?,
         };
-        Self::with_procfile(places, environment, procfile)
+        Self::with_procfile(locations, environment, procfile)
     }
 
     fn with_procfile(
-        places: &FileLocations,
+        locations: &FileLocations,
         environment: Vec<(OsString, OsString)>,
         procfile: SourceFile,
     ) -> Result<Self, Error> {
-        let root = find_root(places)?;
-        let config = match &places.config {
-            Some(path) => Some(read(&places.resolve(path), path)?),
+        let root = find_root(locations)?;
+        let config = match &locations.config {
+            Some(path) => Some(read(&locations.resolve(path), path)?),
             None => read_optional(&root.join("ganger.toml"), Path::new("ganger.toml"))?,
         };
-        let env = if places.env.is_empty() {
-            let path = places.default_env();
+        let env = if locations.env.is_empty() {
+            let path = locations.default_env();
             // A folder of that name is a virtual environment of Python.
             let text = if path.is_dir() { None } else { read_optional(&path, Path::new(ENV))? };
             EnvFiles::Default(text)
         } else {
             EnvFiles::Named(
-                places
+                locations
                     .env
                     .iter()
-                    .map(|path| read(&places.resolve(path), path))
+                    .map(|path| read(&locations.resolve(path), path))
                     .collect::<Result<_, _>>()?,
             )
         };
-        let mut foreign = Vec::new();
+        let mut other_runner_files = Vec::new();
         for name in super::other_runners::FILE_NAMES {
-            // One that can't be read is not worth failing for.
-            foreign.extend(read_optional(&root.join(name), Path::new(name)).ok().flatten());
+            // These files are optional: an unreadable one is not an error.
+            other_runner_files
+                .extend(read_optional(&root.join(name), Path::new(name)).ok().flatten());
         }
-        let unread_env = places.unread_env().map(|path| path.display().to_string());
-        let unread_env = unread_env.filter(|_| places.env.is_empty());
-        let procfile_is_default = places.procfile.is_none();
+        let unread_env = locations.unread_env().map(|path| path.display().to_string());
+        let unread_env = unread_env.filter(|_| locations.env.is_empty());
+        let procfile_is_default = locations.procfile.is_none();
         Ok(Self {
             root,
             procfile,
@@ -220,7 +221,7 @@ impl Sources {
             config,
             env,
             unread_env,
-            foreign,
+            other_runner_files,
             environment,
         })
     }
@@ -231,30 +232,34 @@ impl Sources {
     }
 }
 
-/// When files are read again, the folder that they were named from may be gone, or a link
-/// to nothing.
-fn check_base(places: &FileLocations) -> Result<(), Error> {
-    if places.root_flag().is_relative() && !places.base.as_os_str().is_empty() {
-        let name = places.base.display().to_string();
-        std::fs::metadata(&places.base).map_err(|error| Error::File { name, error, hint: None })?;
+/// When files are read again, the folder that their paths are relative to may be gone, or a
+/// broken link.
+fn check_base(locations: &FileLocations) -> Result<(), Error> {
+    if locations.root_flag().is_relative() && !locations.base.as_os_str().is_empty() {
+        let name = locations.base.display().to_string();
+        std::fs::metadata(&locations.base).map_err(|error| Error::File {
+            name,
+            error,
+            hint: None,
+        })?;
     }
     Ok(())
 }
 
-fn find_root(places: &FileLocations) -> Result<PathBuf, Error> {
-    places.find_root().map_err(|error| Error::Root(error.to_string()))
+fn find_root(locations: &FileLocations) -> Result<PathBuf, Error> {
+    locations.find_root().map_err(|error| Error::Root(error.to_string()))
 }
 
-fn read_procfile(places: &FileLocations) -> Result<SourceFile, Error> {
-    if places.root.is_some() {
-        // Without that folder, there is nothing to say of files in it.
-        find_root(places)?;
+fn read_procfile(locations: &FileLocations) -> Result<SourceFile, Error> {
+    if locations.root.is_some() {
+        // A missing folder is reported before missing files in it.
+        find_root(locations)?;
     }
-    let Some(path) = &places.procfile else {
-        let folder = places.root.clone().unwrap_or_default();
-        return read(&places.resolve(&folder).join(PROCFILE), Path::new(PROCFILE)).map_err(
+    let Some(path) = &locations.procfile else {
+        let folder = locations.root.clone().unwrap_or_default();
+        return read(&locations.resolve(&folder).join(PROCFILE), Path::new(PROCFILE)).map_err(
             |error| {
-                let hint = match other_procfile(places, &folder) {
+                let hint = match other_procfile(locations, &folder) {
                     Some(path) => format!(" (there is a `{path}`: `-f {path}`)"),
                     None => {
                         " (go to the folder that has one, or name it: `-f PROCFILE`)".to_owned()
@@ -272,15 +277,15 @@ fn read_procfile(places: &FileLocations) -> Result<SourceFile, Error> {
             Err(error) => Err(Error::File { name, error, hint: None }),
         };
     }
-    if places.resolve(path).is_dir() {
+    if locations.resolve(path).is_dir() {
         return Err(Error::IsFolder(path.display().to_string()));
     }
-    read(&places.resolve(path), path)
+    read(&locations.resolve(path), path)
 }
 
 /// A file such as `Procfile.dev` in this folder: the first by name.
-fn other_procfile(places: &FileLocations, folder: &Path) -> Option<String> {
-    let listed = places.resolve(&Path::new(".").join(folder));
+fn other_procfile(locations: &FileLocations, folder: &Path) -> Option<String> {
+    let listed = locations.resolve(&Path::new(".").join(folder));
     let files = std::fs::read_dir(listed).ok()?.flatten();
     let names = files.filter_map(|file| file.file_name().into_string().ok());
     let other = names.filter(|name| name.starts_with("Procfile.")).min()?;

@@ -706,8 +706,8 @@ impl Engine {
 
     /// Prints what is worth knowing about the plan before anything runs.
     fn notify_plan(&mut self) {
-        if !self.plan.clashes.is_empty() {
-            let (keys, files_win) = (self.plan.clashes.clone(), self.plan.files_win);
+        if !self.plan.env_conflicts.is_empty() {
+            let (keys, files_win) = (self.plan.env_conflicts.clone(), self.plan.files_win);
             self.logs.print_message(Notice::EnvConflict { keys, files_win });
         }
         for advice in self.plan.advice.iter().cloned() {

@@ -80,7 +80,7 @@ fn plan(counts: [u64; 4], edition: u64) -> Plan {
         env: EnvFiles::Named(Vec::new()),
         procfile_is_default: true,
         unread_env: None,
-        foreign: Vec::new(),
+        other_runner_files: Vec::new(),
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
     };
     let [a, b, c, d] = counts;

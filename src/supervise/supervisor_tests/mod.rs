@@ -46,7 +46,7 @@ fn plan(policies: &[Policy]) -> Plan {
         processes: policies.iter().enumerate().map(process).collect(),
         shell: PathBuf::from("/bin/sh"),
         env: Arc::default(),
-        clashes: Vec::new(),
+        env_conflicts: Vec::new(),
         files_win: false,
         unlisted: Vec::new(),
         base_port: None,

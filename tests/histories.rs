@@ -9,9 +9,9 @@ use crate::scenario::examples;
 fn supervisor_matches_proc_after_random_histories() {
     let mut histories = Command::new(examples().join("histories"));
     let output = histories.args(["1", "200", "12"]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}{errors}");
-    println!("{said}");
-    assert!(said.starts_with("200 histories: "), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stdout}{stderr}");
+    println!("{stdout}");
+    assert!(stdout.starts_with("200 histories: "), "{stdout}");
 }

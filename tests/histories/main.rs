@@ -1,9 +1,8 @@
-//! Drives the supervisor and the real keeper through random histories of exits,
-//! kills and new plans, without the rest of ganger, and compares what the
-//! supervisor believes with `/proc` after each step.
+//! Runs the supervisor and the real keeper through random histories of exits, kills and new plans,
+//! without the rest of ganger. After each step, it compares the supervisor's state with `/proc`.
 //!
 //! `histories SEED HISTORIES STEPS`
-#![allow(clippy::unwrap_used, reason = "a history that can't go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failed step fails the history")]
 
 #[path = "../random.rs"]
 mod random;
@@ -36,26 +35,26 @@ fn main() {
         panic!("expected `histories SEED HISTORIES STEPS`");
     };
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut done = Done::default();
+    let mut totals = Totals::default();
     for history in 0..histories {
-        // Said if it fails.
+        // Names the seed if the history fails.
         eprintln!("history {}", seed + history);
-        runtime().block_on(World::new(seed + history).live(steps, &mut done));
+        runtime().block_on(History::new(seed + history).run(steps, &mut totals));
     }
-    let Done { plans, kills, compared } = done;
-    println!("{histories} histories: {plans} plans, {kills} kills, {compared} comparisons");
+    let Totals { plans, kills, comparisons } = totals;
+    println!("{histories} histories: {plans} plans, {kills} kills, {comparisons} comparisons");
 }
 
-/// What has been tried.
+/// How many operations all histories have run.
 #[derive(Default)]
-struct Done {
+struct Totals {
     plans: u64,
     kills: u64,
-    compared: u64,
+    comparisons: u64,
 }
 
-/// How all of them are kept: `a` comes back, `b` when it fails, `c` never, and has
-/// a descendant that outlives it; `d` ends everything.
+/// The restart policies: `a` is always restarted, `b` after a failure, `c` never, and `c` has a
+/// descendant that outlives it. An exit of `d` stops all.
 const CONFIG: &str = "
 [process.a]
 on_exit = 'restart'
@@ -68,7 +67,7 @@ on_exit = 'ignore'
 grace = '1s'
 ";
 
-/// The plan for so many of each, of this edition of the Procfile.
+/// A plan with these instance counts. The commands differ between editions.
 fn plan(counts: [u64; 4], edition: u64) -> Plan {
     let text = |name: &str, text: String| SourceFile { name: name.into(), bytes: text.into() };
     let sleep = format!("sleep 1000.{edition}");
@@ -88,17 +87,17 @@ fn plan(counts: [u64; 4], edition: u64) -> Plan {
     Plan::new(&sources, &Options { formation: Some(formation), ..Options::default() }).unwrap()
 }
 
-struct World {
+struct History {
     random: Random,
     plan: Plan,
     supervisor: Supervisor,
     started: Option<start::StartedKeeper>,
     pid: Pid,
-    /// Whether everything is coming to its end.
-    ending: bool,
+    /// Whether a shutdown has begun.
+    shutting_down: bool,
 }
 
-impl World {
+impl History {
     fn new(seed: u64) -> Self {
         let plan = plan([2, 1, 1, 1], 0);
         let started = start::start_keeper(false).unwrap();
@@ -109,54 +108,54 @@ impl World {
             started: Some(started),
             plan,
             supervisor,
-            ending: false,
+            shutting_down: false,
         }
     }
 
-    async fn live(mut self, steps: u64, done: &mut Done) {
+    async fn run(mut self, steps: u64, totals: &mut Totals) {
         let mut keeper = Keeper::new(self.started.take().unwrap()).unwrap();
         self.handle(&mut keeper, Event::Tick);
         for _ in 0..steps {
-            self.settle(&mut keeper).await;
-            if self.ending {
+            self.wait_until_settled(&mut keeper).await;
+            if self.shutting_down {
                 break;
             }
-            self.compare();
-            done.compared += 1;
-            self.step(&mut keeper, done);
+            self.compare_with_proc();
+            totals.comparisons += 1;
+            self.step(&mut keeper, totals);
         }
         self.handle(&mut keeper, Event::StopSignal(Signal::SIGTERM));
         while self.supervisor.outcome().is_none() {
-            self.next(&mut keeper).await;
+            self.handle_next(&mut keeper).await;
         }
-        assert_eq!(system::children(self.pid), Vec::<i32>::new());
+        assert_eq!(system::list_children(self.pid), Vec::<i32>::new());
         keeper.shut_down();
     }
 
-    fn step(&mut self, keeper: &mut Keeper, done: &mut Done) {
+    fn step(&mut self, keeper: &mut Keeper, totals: &mut Totals) {
         let up: Vec<i32> = self.supervisor.status().filter_map(|status| status.pid()).collect();
         match self.random.below(10) {
             0..=4 if !up.is_empty() => {
                 let signals = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV];
                 let signal = signals[usize::try_from(self.random.below(3)).unwrap()];
-                let among = u64::try_from(up.len()).unwrap();
-                let whom = up[usize::try_from(self.random.below(among)).unwrap()];
-                // Never `d`, most of the time: that would be the end.
-                let is_d = self.name_of(whom).starts_with('d');
+                let count = u64::try_from(up.len()).unwrap();
+                let target = up[usize::try_from(self.random.below(count)).unwrap()];
+                // Rarely `d`: its exit ends the history.
+                let is_d = self.name_of(target).starts_with('d');
                 if !is_d || self.random.below(20) == 0 {
-                    kill(Pid::from_raw(whom), signal).unwrap();
-                    done.kills += 1;
-                    // Until then it would be found alive where it is believed to be.
-                    let is_dead = || !system::look(whom).is_some_and(|seen| seen.alive);
-                    await_that(is_dead, || format!("{whom} doesn't die"));
+                    kill(Pid::from_raw(target), signal).unwrap();
+                    totals.kills += 1;
+                    // Until it is dead, `/proc` and the supervisor agree that it is up.
+                    let is_dead = || !system::read_stat(target).is_some_and(|stat| stat.alive);
+                    wait_until(is_dead, || format!("{target} does not die"));
                 }
             }
             _ => {
-                let mut count = |most| self.random.below(most);
-                let (counts, edition) = ([count(5), count(3), count(3), 1], count(3));
+                let mut random = |bound| self.random.below(bound);
+                let (counts, edition) = ([random(5), random(3), random(3), 1], random(3));
                 self.plan = plan(counts, edition);
-                done.plans += 1;
-                let mode = if count(2) == 0 { RestartMode::AtOnce } else { RestartMode::Rolling };
+                totals.plans += 1;
+                let mode = if random(2) == 0 { RestartMode::AtOnce } else { RestartMode::Rolling };
                 let (_, actions) = self.supervisor.apply_plan(Instant::now(), &self.plan, mode);
                 self.carry_out(keeper, actions);
             }
@@ -207,7 +206,7 @@ impl World {
                     Request::Stop { id: id.into(), signal: signal as i32, scope }
                 }
                 Action::StopOrphans => {
-                    self.ending = true;
+                    self.shutting_down = true;
                     Request::StopOrphans
                 }
                 Action::Sweep => Request::Sweep,
@@ -217,8 +216,8 @@ impl World {
         }
     }
 
-    /// Waits for what happens next.
-    async fn next(&mut self, keeper: &mut Keeper) {
+    /// Waits for the next report of the keeper or deadline, and handles it.
+    async fn handle_next(&mut self, keeper: &mut Keeper) {
         let deadline =
             self.supervisor.deadline().unwrap_or(Instant::now() + Duration::from_secs(20));
         let event = tokio::select! {
@@ -241,12 +240,12 @@ impl World {
         self.handle(keeper, event);
     }
 
-    /// Waits until what is, is what is wanted, or everything has come to its end.
-    async fn settle(&mut self, keeper: &mut Keeper) {
+    /// Waits until the actual state is the desired state, or a shutdown has begun.
+    async fn wait_until_settled(&mut self, keeper: &mut Keeper) {
         loop {
             let settled = self.supervisor.status().all(|Status { state, .. }| match state {
-                // The kernel knows of a death before the keeper tells.
-                State::Up { pid, .. } => system::look(pid).is_some_and(|seen| seen.alive),
+                // A process can be dead before the keeper reports its exit.
+                State::Up { pid, .. } => system::read_stat(pid).is_some_and(|stat| stat.alive),
                 State::Down => true,
                 State::Backoff { .. }
                 | State::Waiting { .. }
@@ -255,49 +254,51 @@ impl World {
                 | State::Killed { .. }
                 | State::Stuck { .. } => false,
             });
-            if settled || self.ending {
+            if settled || self.shutting_down {
                 return;
             }
-            self.next(keeper).await;
+            self.handle_next(keeper).await;
         }
     }
 
-    /// Compares what the supervisor believes with what the system says.
-    fn compare(&self) {
+    /// Compares the supervisor's state with `/proc`.
+    fn compare_with_proc(&self) {
         let planned: Vec<&str> = self.plan.processes.iter().map(|p| p.name.as_str()).collect();
         let status: Vec<_> = self.supervisor.status().collect();
         let known: Vec<&str> = status.iter().map(|status| status.plan.name.as_str()).collect();
-        assert_eq!(known, planned, "not those of the plan, in its order");
-        let mut believed = Vec::new();
+        assert_eq!(known, planned, "the processes differ from the plan");
+        let mut expected = Vec::new();
         for (process, Status { plan, state, .. }) in self.plan.processes.iter().zip(&status) {
             let name = plan.name.as_str();
             let State::Up { pid, .. } = state else { continue };
-            let seen = system::look(*pid).unwrap();
-            assert!(seen.alive && seen.parent == self.pid.as_raw(), "{name}");
-            assert_eq!((seen.session, seen.group), (*pid, *pid), "{name}");
-            // A shell may still be on its way to the command.
+            let stat = system::read_stat(*pid).unwrap();
+            assert!(stat.alive && stat.parent == self.pid.as_raw(), "{name}");
+            assert_eq!((stat.session, stat.group), (*pid, *pid), "{name}");
+            // The shell may not have executed the command yet.
             let last = process.command.rsplit(' ').next().unwrap();
-            let is = || {
-                system::arguments(*pid).last().is_some_and(|arg| arg.ends_with(last))
-                    && system::variable(*pid, "PS").as_deref() == Some(name)
+            let is_executed = || {
+                system::read_arguments(*pid).last().is_some_and(|arg| arg.ends_with(last))
+                    && system::read_variable(*pid, "PS").as_deref() == Some(name)
             };
-            await_that(is, || format!("{name} is {:?}, not {last}", system::arguments(*pid)));
-            believed.push(*pid);
+            wait_until(is_executed, || {
+                format!("{name} is {:?}, not {last}", system::read_arguments(*pid))
+            });
+            expected.push(*pid);
         }
-        let mut real = system::children(self.pid);
-        believed.sort_unstable();
+        let mut real = system::list_children(self.pid);
+        expected.sort_unstable();
         real.sort_unstable();
-        // Only the child of a `c` that is up may be left.
-        assert_eq!(real, believed, "those below the keeper are not those believed up");
+        // The descendants of `c` are not children of the keeper while their `c` is up.
+        assert_eq!(real, expected, "the keeper's children differ from the processes that are up");
     }
 }
 
-/// Waits until it holds: while a program is executed, its arguments and variables
-/// can't be read whole.
-fn await_that(it: impl Fn() -> bool, what: impl Fn() -> String) {
+/// Waits until the condition holds: during an exec, the arguments and variables of a process can't
+/// be read completely.
+fn wait_until(condition: impl Fn() -> bool, problem: impl Fn() -> String) {
     let since = Instant::now();
-    while !it() {
-        assert!(since.elapsed() < Duration::from_secs(20), "{}", what());
+    while !condition() {
+        assert!(since.elapsed() < Duration::from_secs(20), "{}", problem());
         std::thread::yield_now();
     }
 }

@@ -1,37 +1,37 @@
-//! Who waits for whom, at the start and at the end.
+//! Dependencies: the order of starting and of stopping.
 
-use Done::{Spawn, Stop, StopStrays, Sweep as Swept};
+use Effect::{Spawn, Stop, StopOrphans, Sweep};
 use Signal::{SIGINT, SIGKILL, SIGTERM};
 use proptest::prelude::*;
 
 use super::*;
 
-/// `p0.1`, `p1.1` and so on: each comes after the one before it, and is ready when it
-/// says so.
+/// A chain of processes `p0.1`, `p1.1` and so on: each depends on the one before it, and a log
+/// line makes it ready.
 pub(super) fn chain(policies: &[Policy]) -> Vec<Arc<plan::ProcessPlan>> {
-    let link = |(index, policy): (usize, &Policy)| {
-        let mut link = plan::ProcessPlan::clone(&process(index, "run", *policy));
+    let process = |(index, policy): (usize, &Policy)| {
+        let mut link = plan::ProcessPlan::clone(&super::process(index, "run", *policy));
         (link.kind, link.name) = (format!("p{index}"), format!("p{index}.1"));
         link.after = index.checked_sub(1).map(|before| format!("p{before}")).into_iter().collect();
         link.ready = Ready::Log("ready".into());
         Arc::new(link)
     };
-    policies.iter().enumerate().map(link).collect()
+    policies.iter().enumerate().map(process).collect()
 }
 
 impl Bench {
-    pub(super) fn of(processes: Vec<Arc<plan::ProcessPlan>>) -> Self {
+    pub(super) fn with_processes(processes: Vec<Arc<plan::ProcessPlan>>) -> Self {
         let plan = Plan { processes, ..plan(&[]) };
         Self { supervisor: Supervisor::new(&plan, 1), now: Instant::now() }
     }
 
-    pub(super) fn ready(&mut self, index: u32) -> Vec<Done> {
+    pub(super) fn ready(&mut self, index: u32) -> Vec<Effect> {
         self.on(Event::Ready(self.id(index)))
     }
 
-    /// What is said about an event.
-    pub(super) fn said(&mut self, event: Event) -> Vec<String> {
-        let said = |action| match action {
+    /// The messages that follow from an event.
+    pub(super) fn messages(&mut self, event: Event) -> Vec<String> {
+        let message = |action| match action {
             Action::Notify(notice) => Some(notice.to_string()),
             Action::ProbeNeeds(..)
             | Action::Spawn(..)
@@ -42,11 +42,11 @@ impl Bench {
             | Action::StopOrphans
             | Action::Sweep => None,
         };
-        self.all(event).into_iter().filter_map(said).collect()
+        self.handle(event).into_iter().filter_map(message).collect()
     }
 
     fn chain_up(policies: &[Policy]) -> Self {
-        let mut bench = Self::of(chain(policies));
+        let mut bench = Self::with_processes(chain(policies));
         bench.on(Event::Tick);
         for index in 0..u32::try_from(policies.len()).unwrap() {
             bench.spawned(index);
@@ -59,56 +59,56 @@ impl Bench {
 const IGNORE: OnExit = OnExit::Ignore;
 
 #[test]
-fn each_starts_when_those_before_it_are_ready() {
-    let mut b = Bench::of(chain(&[policy(IGNORE); 3]));
+fn process_starts_when_its_dependencies_are_ready() {
+    let mut b = Bench::with_processes(chain(&[policy(IGNORE); 3]));
     assert_eq!(b.on(Event::Tick), [Spawn(0)]);
     assert_eq!(b.spawned(0), []);
     assert_eq!(b.ready(0), [Spawn(1)]);
     b.spawned(1);
     assert_eq!(b.ready(1), [Spawn(2)]);
     b.spawned(2);
-    // What is over for one that comes before is no reason to end those behind it.
+    // A process keeps running when its dependency is stopped.
     assert_eq!(b.stop(&["p0.1"]), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), []);
 }
 
 #[test]
-fn one_that_has_done_its_work_is_not_waited_for() {
-    let mut b = Bench::of(chain(&[policy(IGNORE); 2]));
+fn dependency_that_exited_with_success_is_not_waited_for() {
+    let mut b = Bench::with_processes(chain(&[policy(IGNORE); 2]));
     b.on(Event::Tick);
     b.spawned(0);
     assert_eq!(b.exited(0, Exit::Code(0)), [Spawn(1)]);
 }
 
 #[test]
-fn at_the_end_each_goes_after_those_behind_it() {
+fn shutdown_stops_dependents_first() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 3]);
-    assert_eq!(b.on(Event::StopSignal(SIGTERM)), [Stop(2, SIGTERM), StopStrays]);
+    assert_eq!(b.on(Event::StopSignal(SIGTERM)), [Stop(2, SIGTERM), StopOrphans]);
     b.on(Event::Orphans(vec![]));
     assert_eq!(b.exited(2, Exit::Code(0)), [Stop(1, SIGTERM)]);
-    // Each has a grace of its own.
-    assert_eq!(b.wait(), [Stop(1, SIGKILL)]);
+    // Each process has its own grace period.
+    assert_eq!(b.advance_to_next_effect(), [Stop(1, SIGKILL)]);
     assert_eq!(b.exited(1, Exit::Signal(9)), [Stop(0, SIGTERM)]);
-    assert_eq!(b.exited(0, Exit::Code(0)), [Swept]);
+    assert_eq!(b.exited(0, Exit::Code(0)), [Sweep]);
 }
 
 #[test]
-fn who_would_not_wait_kills_all_at_once() {
+fn second_interrupt_kills_all_regardless_of_dependencies() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 2]);
-    assert_eq!(b.on(Event::StopSignal(SIGINT)), [Stop(1, SIGTERM), StopStrays]);
+    assert_eq!(b.on(Event::StopSignal(SIGINT)), [Stop(1, SIGTERM), StopOrphans]);
     b.now += Duration::from_secs(1);
     let all = [Stop(0, SIGTERM), Stop(0, SIGKILL), Stop(1, SIGKILL)];
     assert_eq!(b.on(Event::StopSignal(SIGINT)), all);
 }
 
 #[test]
-fn one_that_is_late_fails_those_that_wait_and_runs_on() {
-    let mut b = Bench::of(chain(&[policy(IGNORE), policy(IGNORE), policy(IGNORE)]));
+fn late_dependency_fails_its_dependents_and_keeps_running() {
+    let mut b = Bench::with_processes(chain(&[policy(IGNORE), policy(IGNORE), policy(IGNORE)]));
     b.on(Event::Tick);
     b.spawned(0);
     b.now = b.supervisor.deadline().unwrap();
     assert_eq!(
-        b.said(Event::Tick),
+        b.messages(Event::Tick),
         [
             "p0.1 is not ready after 1m",
             "p2.1 waits for p1.1, which waits for p0.1, which is not ready after 1m",
@@ -118,43 +118,47 @@ fn one_that_is_late_fails_those_that_wait_and_runs_on() {
         ]
     );
     assert_eq!(b.code(), None);
-    // Once it is ready, they can be started by hand.
+    // Once the dependency is ready, a restart request starts a dependent.
     assert_eq!(b.ready(0), []);
     assert_eq!(b.restart(&["p1.1"], RestartMode::AtOnce), [Spawn(1)]);
     b.exited(0, Exit::Code(0));
     b.spawned(1);
-    assert_eq!(b.exited(1, Exit::Code(0)), [StopStrays]);
+    assert_eq!(b.exited(1, Exit::Code(0)), [StopOrphans]);
     b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
-    assert_eq!(b.code(), Some(1), "the first that was not started is the first that failed");
+    assert_eq!(
+        b.code(),
+        Some(1),
+        "the exit code is that of the first process that was not started"
+    );
 }
 
 #[test]
-fn one_that_fails_and_stays_down_fails_those_that_wait() {
-    let mut b = Bench::of(chain(&[policy(IGNORE), policy(OnExit::StopAll)]));
+fn failed_dependency_fails_its_dependents() {
+    let mut b = Bench::with_processes(chain(&[policy(IGNORE), policy(OnExit::StopAll)]));
     b.on(Event::Tick);
     b.spawned(0);
-    let said = b.said(Event::Exited(b.id(0), Exit::Code(7), vec![]));
+    let messages = b.messages(Event::Exited(b.id(0), Exit::Code(7), vec![]));
     let expected = [
         "p0.1 exited (7)",
         "p1.1 waits for p0.1, which exited (7)",
         "p1.1 was not started, stopping all",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(messages, expected);
     b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
     assert_eq!(b.code(), Some(7));
 }
 
 #[test]
-fn one_that_is_tried_again_waits_again() {
-    let mut b = Bench::of(chain(&[policy(IGNORE), policy(OnExit::Restart)]));
+fn dependent_that_restarts_waits_again() {
+    let mut b = Bench::with_processes(chain(&[policy(IGNORE), policy(OnExit::Restart)]));
     b.on(Event::Tick);
     b.spawned(0);
     b.wait_until_late(0);
-    // It comes back after a pause, and finds it ready.
+    // After its backoff, the dependency is ready.
     assert_eq!(b.ready(0), []);
-    assert_eq!(b.wait(), [Spawn(1)]);
+    assert_eq!(b.advance_to_next_effect(), [Spawn(1)]);
 }
 
 impl Bench {
@@ -171,8 +175,8 @@ impl Bench {
 }
 
 #[test]
-fn one_that_somebody_has_stopped_is_waited_for_until_it_is_back() {
-    let mut b = Bench::of(chain(&[policy(IGNORE); 2]));
+fn dependency_stopped_by_user_is_waited_for() {
+    let mut b = Bench::with_processes(chain(&[policy(IGNORE); 2]));
     b.on(Event::Tick);
     b.spawned(0);
     assert_eq!(b.stop(&["p0.1"]), [Stop(0, SIGTERM)]);
@@ -184,38 +188,40 @@ fn one_that_somebody_has_stopped_is_waited_for_until_it_is_back() {
 }
 
 #[test]
-fn who_has_not_been_asked_to_go_is_not_waited_for_yet() {
+fn message_names_only_processes_that_are_stopping() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 3]);
     b.on(Event::StopSignal(SIGTERM));
     b.now += Duration::from_secs(1);
-    assert_eq!(b.said(Event::Tick), ["waiting for p2.1 (pid 102): SIGKILL in 4s"]);
+    assert_eq!(b.messages(Event::Tick), ["waiting for p2.1 (pid 102): SIGKILL in 4s"]);
 }
 
-/// In any history, no process starts before its dependencies are ready or have failed, none is
+/// Checks a history: no process starts before its dependencies are ready or have failed, none is
 /// stopped before its dependents are down, and the run ends.
-fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
-    let mut b = Bench::of(chain(policies));
+fn run_history(policies: &[Policy], steps: &[(u8, u32, u16)]) {
+    let mut b = Bench::with_processes(chain(policies));
     let count = u32::try_from(policies.len()).unwrap();
-    let mut lives = vec![false; policies.len()];
-    let mut ending = false;
-    let mut check = |b: &Bench, actions: &[Action], lives: &mut Vec<bool>, hurry: bool| {
+    let mut running = vec![false; policies.len()];
+    let mut shutting_down = false;
+    let mut check = |b: &Bench, actions: &[Action], running: &mut Vec<bool>, force_stop: bool| {
         for action in actions {
             match action {
                 Action::Spawn(id, _) => {
-                    assert!(!std::mem::replace(&mut lives[id.index as usize], true));
-                    let before = id.index.checked_sub(1);
-                    let before = before.map(|it| &b.supervisor.processes[it as usize]);
-                    assert!(before.is_none_or(|it| it.is_ready() || it.want != Want::Up));
+                    assert!(!std::mem::replace(&mut running[id.index as usize], true));
+                    let dependency = id.index.checked_sub(1);
+                    let dependency = dependency.map(|it| &b.supervisor.processes[it as usize]);
+                    assert!(dependency.is_none_or(|it| it.is_ready() || it.want != Want::Up));
                 }
                 Action::Stop(id, signal) => {
-                    assert!(lives[id.index as usize]);
-                    let behind = b.supervisor.processes.get(id.index as usize + 1);
-                    let goes = behind.is_some_and(|it| {
-                        lives[it.id().index as usize] && it.want != Want::Up && !it.state.is_down()
+                    assert!(running[id.index as usize]);
+                    let dependent = b.supervisor.processes.get(id.index as usize + 1);
+                    let dependent_stops = dependent.is_some_and(|it| {
+                        running[it.id().index as usize]
+                            && it.want != Want::Up
+                            && !it.state.is_down()
                     });
-                    assert!(*signal == SIGKILL || hurry || !goes || !ending);
+                    assert!(*signal == SIGKILL || force_stop || !dependent_stops || !shutting_down);
                 }
-                Action::StopOrphans => ending = true,
+                Action::StopOrphans => shutting_down = true,
                 Action::StopDescendants(..)
                 | Action::ProbeNeeds(..)
                 | Action::Probe(..)
@@ -225,52 +231,53 @@ fn live(policies: &[Policy], steps: &[(u8, u32, u16)]) {
             }
         }
     };
-    let first = b.all(Event::Tick);
-    check(&b, &first, &mut lives, false);
-    for (what, whom, how) in steps {
-        let index = whom % count;
+    let first = b.handle(Event::Tick);
+    check(&b, &first, &mut running, false);
+    for (choice, target, argument) in steps {
+        let index = target % count;
         let id = b.id(index);
-        let runs = lives[index as usize];
-        let event = match what {
-            0 | 1 if runs => Event::Spawned(id, 7),
+        let is_running = running[index as usize];
+        let event = match choice {
+            0 | 1 if is_running => Event::Spawned(id, 7),
             2 | 3 => Event::Ready(id),
-            4 if runs => {
-                lives[index as usize] = false;
-                Event::Exited(id, Exit::Code(i32::from(how % 3)), vec![])
+            4 if is_running => {
+                running[index as usize] = false;
+                Event::Exited(id, Exit::Code(i32::from(argument % 3)), vec![])
             }
             5..=8 => {
-                let (_, actions) = match what {
+                let (_, actions) = match choice {
                     5 => b.supervisor.stop(b.now, &[id]),
                     6 | 7 => b.supervisor.restart(b.now, &[id], RestartMode::AtOnce),
                     _ => b.supervisor.restart(b.now, &[id], RestartMode::Rolling),
                 };
-                check(&b, &actions, &mut lives, false);
+                check(&b, &actions, &mut running, false);
                 continue;
             }
-            9 if how % 16 == 0 => Event::StopSignal(SIGTERM),
+            9 if argument % 16 == 0 => Event::StopSignal(SIGTERM),
             _ => {
-                b.now += Duration::from_millis(u64::from(*how) * 2);
+                b.now += Duration::from_millis(u64::from(*argument) * 2);
                 Event::Tick
             }
         };
-        let actions = b.all(event);
-        check(&b, &actions, &mut lives, false);
+        let actions = b.handle(event);
+        check(&b, &actions, &mut running, false);
     }
-    let mut actions = b.all(Event::StopSignal(SIGTERM));
-    check(&b, &actions, &mut lives, false);
+    let mut actions = b.handle(Event::StopSignal(SIGTERM));
+    check(&b, &actions, &mut running, false);
     b.on(Event::Orphans(vec![]));
     for _ in 0..200 {
         if actions.contains(&Action::Sweep) {
             break;
         }
-        let asked = (0..count).find(|index| {
+        let stopping = (0..count).find(|index| {
             let state = &b.supervisor.processes[*index as usize].state;
-            lives[*index as usize] && matches!(state, State::Stopping { .. } | State::Killed { .. })
+            running[*index as usize]
+                && matches!(state, State::Stopping { .. } | State::Killed { .. })
         });
-        let Some(index) = asked else { break };
-        lives[index as usize] = false;
-        actions = b.all(Event::Exited(b.id(index), Exit::Signal(15), vec![]));
-        check(&b, &actions, &mut lives, false);
+        let Some(index) = stopping else { break };
+        running[index as usize] = false;
+        actions = b.handle(Event::Exited(b.id(index), Exit::Signal(15), vec![]));
+        check(&b, &actions, &mut running, false);
     }
     let all = &b.supervisor.processes;
     assert!(all.iter().all(|it| it.state.is_down()), "a process was never stopped");
@@ -280,12 +287,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
 
     #[test]
-    fn the_order_holds_in_any_history(
+    fn dependency_order_holds_in_any_history(
         kinds in proptest::collection::vec(0usize..4, 1..5),
         steps in proptest::collection::vec((0u8..12, 0u32..5, any::<u16>()), 0..120),
     ) {
         let all = [OnExit::StopAll, OnExit::Restart, OnExit::RestartOnFailure, OnExit::Ignore];
         let policies: Vec<Policy> = kinds.iter().map(|kind| policy(all[*kind])).collect();
-        live(&policies, &steps);
+        run_history(&policies, &steps);
     }
 }

@@ -1,6 +1,5 @@
-//! Whatever happens: nothing is started twice, signalled when dead, killed before
-//! its grace is over, or left behind; what a plan doesn't change goes on; and a
-//! shutdown ends.
+//! Random histories. In each, no process is started twice, signalled when dead, killed before its
+//! grace period is over, or left behind; a plan only affects what it changes; and a shutdown ends.
 
 use std::collections::BTreeMap;
 
@@ -10,75 +9,75 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 
-/// What the world knows of one process.
+/// The actual state of one process.
 #[derive(Default)]
-struct Being {
+struct SimulatedProcess {
     name: String,
-    /// Whether the process that was started lives, and whether others of it do.
-    leader: bool,
-    others: bool,
-    /// When it was first asked to stop in this life.
-    asked: Option<Instant>,
-    /// Whether it was killed in this life; it may be slow to go.
+    /// Whether the process itself is alive, and whether descendants of it are.
+    is_alive: bool,
+    has_descendants: bool,
+    /// When it got its stop signal, in this incarnation.
+    stop_sent: Option<Instant>,
+    /// Whether it got SIGKILL in this incarnation; it may take time to exit.
     killed: bool,
 }
 
-impl Being {
-    fn is_gone(&self) -> bool {
-        !self.leader && !self.others
+impl SimulatedProcess {
+    fn is_down(&self) -> bool {
+        !self.is_alive && !self.has_descendants
     }
 }
 
-/// A world of its own, which does what it is told and much besides.
-struct World {
+/// A simulated system, which carries out actions and produces events of its own.
+struct Simulation {
     bench: Bench,
     plan: Vec<Arc<plan::ProcessPlan>>,
-    beings: BTreeMap<u32, Being>,
+    processes: BTreeMap<u32, SimulatedProcess>,
     shutting_down: bool,
     swept: bool,
 }
 
-impl World {
+impl Simulation {
     fn new(policies: &[Policy]) -> Self {
         let bench = Bench::new(policies);
         let plan = plan(policies).processes;
-        Self { bench, plan, beings: BTreeMap::new(), shutting_down: false, swept: false }
+        Self { bench, plan, processes: BTreeMap::new(), shutting_down: false, swept: false }
     }
 
-    fn being(&mut self, index: u32) -> &mut Being {
-        self.beings.get_mut(&index).expect("a process that was started")
+    fn process(&mut self, index: u32) -> &mut SimulatedProcess {
+        self.processes.get_mut(&index).expect("a process that was started")
     }
 
-    fn known(&self, index: u32) -> Option<&Process> {
+    fn find_supervised(&self, index: u32) -> Option<&Process> {
         self.bench.supervisor.processes.iter().find(|process| process.id().index == index)
     }
 
-    /// Passes on an event, and checks what follows from it.
-    fn on(&mut self, event: Event, impatient: bool) -> Vec<Action> {
+    /// Passes an event to the supervisor, and checks the actions that follow.
+    fn on(&mut self, event: Event, force_stop: bool) -> Vec<Action> {
         if matches!(event, Event::StopSignal(_) | Event::StdoutClosed) {
             self.shutting_down = true;
         }
-        let actions = self.bench.all(event);
-        self.check(actions, impatient)
+        let actions = self.bench.handle(event);
+        self.check(actions, force_stop)
     }
 
-    /// Checks what must hold for the actions that follow from anything.
-    fn check(&mut self, actions: Vec<Action>, impatient: bool) -> Vec<Action> {
+    /// Checks the invariants of all actions.
+    fn check(&mut self, actions: Vec<Action>, force_stop: bool) -> Vec<Action> {
         for action in &actions {
             match action {
                 Action::Spawn(id, process) => self.on_spawn(*id, &process.name),
-                Action::Stop(id, signal) => self.on_stop(*id, *signal, impatient),
+                Action::Stop(id, signal) => self.on_stop(*id, *signal, force_stop),
                 Action::StopDescendants(id, _) => self.on_stop_descendants(*id),
                 Action::StopOrphans => self.shutting_down = true,
                 Action::Sweep => {
-                    assert!(!self.swept, "swept twice");
+                    assert!(!self.swept, "sweep requested twice");
                     self.swept = true;
-                    for being in self.beings.values_mut() {
+                    for process in self.processes.values_mut() {
                         assert!(
-                            being.is_gone() || being.killed,
-                            "a process was swept before it was killed"
+                            process.is_down() || process.killed,
+                            "sweep requested before SIGKILL"
                         );
-                        (being.leader, being.others) = (false, false);
+                        (process.is_alive, process.has_descendants) = (false, false);
                     }
                 }
                 Action::ProbeNeeds(..)
@@ -92,58 +91,72 @@ impl World {
 
     fn on_spawn(&mut self, id: ProcessId, name: &str) {
         assert!(!self.shutting_down, "spawned during shutdown");
-        let namesakes = self.beings.values().filter(|being| being.name == name);
-        assert!(namesakes.into_iter().all(Being::is_gone), "two of one name");
-        let being = Being { name: name.to_owned(), leader: true, ..Being::default() };
-        self.beings.insert(id.index, being);
+        let same_name = self.processes.values().filter(|process| process.name == name);
+        assert!(
+            same_name.into_iter().all(SimulatedProcess::is_down),
+            "two processes have the same name"
+        );
+        let process = SimulatedProcess {
+            name: name.to_owned(),
+            is_alive: true,
+            ..SimulatedProcess::default()
+        };
+        self.processes.insert(id.index, process);
     }
 
-    fn on_stop(&mut self, id: ProcessId, signal: Signal, impatient: bool) {
+    fn on_stop(&mut self, id: ProcessId, signal: Signal, force_stop: bool) {
         let now = self.bench.now;
-        let known = self.known(id.index).expect("one that is supervised");
-        assert_eq!(id, known.id(), "signalled an earlier life");
-        // A plan may have changed it meanwhile, and it is killed by the old.
+        let known = self.find_supervised(id.index).expect("a supervised process");
+        assert_eq!(id, known.id(), "signalled an earlier incarnation");
+        // A plan may have changed the grace period since; the old one applies.
         let grace = known.policy().grace.min(Duration::from_secs(1));
-        let being = self.being(id.index);
-        assert!(!being.is_gone(), "signalled the dead");
-        being.killed |= signal == SIGKILL;
-        match (signal == SIGKILL, being.asked) {
-            (false, None) => being.asked = Some(now),
-            (false, Some(_)) => panic!("asked twice"),
+        let process = self.process(id.index);
+        assert!(!process.is_down(), "signalled a dead process");
+        process.killed |= signal == SIGKILL;
+        match (signal == SIGKILL, process.stop_sent) {
+            (false, None) => process.stop_sent = Some(now),
+            (false, Some(_)) => panic!("two stop signals"),
             (true, Some(since)) => {
-                assert!(impatient || now - since >= grace, "no grace: {:?}", now - since);
+                assert!(
+                    force_stop || now - since >= grace,
+                    "SIGKILL before the grace period is over: {:?}",
+                    now - since
+                );
             }
-            (true, None) => panic!("killed without being asked"),
+            (true, None) => panic!("SIGKILL without a stop signal"),
         }
     }
 
     fn on_stop_descendants(&mut self, id: ProcessId) {
         let now = self.bench.now;
-        let being = self.being(id.index);
-        assert!(!being.is_gone() && !being.killed, "signalled the dead");
-        assert!(being.asked.is_some_and(|since| since < now), "before its group");
+        let process = self.process(id.index);
+        assert!(!process.is_down() && !process.killed, "signalled a dead process");
+        assert!(
+            process.stop_sent.is_some_and(|since| since < now),
+            "signalled descendants before the group"
+        );
     }
 
-    fn exit(&mut self, index: u32, exit: Exit, leaving: bool) {
-        let Some(id) = self.known(index).map(Process::id) else { return };
-        let being = self.being(index);
-        (being.leader, being.others) = (false, leaving);
-        let left = if leaving { vec![member(7)] } else { vec![] };
+    fn exit(&mut self, index: u32, exit: Exit, leaves_descendant: bool) {
+        let Some(id) = self.find_supervised(index).map(Process::id) else { return };
+        let process = self.process(index);
+        (process.is_alive, process.has_descendants) = (false, leaves_descendant);
+        let left = if leaves_descendant { vec![member(7)] } else { vec![] };
         self.on(Event::Exited(id, exit, left), false);
     }
 
-    fn empty(&mut self, index: u32) {
-        let Some(id) = self.known(index).map(Process::id) else { return };
-        self.being(index).others = false;
+    fn empty_group(&mut self, index: u32) {
+        let Some(id) = self.find_supervised(index).map(Process::id) else { return };
+        self.process(index).has_descendants = false;
         self.on(Event::GroupEmpty(id), false);
     }
 
-    /// A plan with `count` processes, of which the one at `changed` runs otherwise.
-    fn plan(&mut self, count: usize, changed: usize, policies: &[Policy]) {
+    /// Applies a plan with `count` processes, of which the one at `changed_index` has another command.
+    fn apply_plan(&mut self, count: usize, changed_index: usize, policies: &[Policy]) {
         let before = self.plan.clone();
         let plan: Vec<_> = (0..count)
             .map(|index| match before.get(index) {
-                Some(process) if index != changed => Arc::clone(process),
+                Some(process) if index != changed_index => Arc::clone(process),
                 Some(process) => {
                     let command = format!("{}!", process.command);
                     super::process(index, &command, policies[index % policies.len()])
@@ -152,62 +165,71 @@ impl World {
             })
             .collect();
         self.plan.clone_from(&plan);
-        let mode =
-            if changed.is_multiple_of(2) { RestartMode::AtOnce } else { RestartMode::Rolling };
+        let mode = if changed_index.is_multiple_of(2) {
+            RestartMode::AtOnce
+        } else {
+            RestartMode::Rolling
+        };
         let status: Vec<Status> = self.bench.supervisor.status().collect();
         let pending = status.iter().filter(|status| status.restart_pending);
         let pending: Vec<u32> = pending.map(|status| status.id.index).collect();
         let expected = if self.bench.supervisor.is_ending() {
             Changes::default()
         } else {
-            differences(&status, &plan)
+            expected_changes(&status, &plan)
         };
-        let (done, actions) = self.bench.apply_plan(plan.clone(), mode);
-        assert_eq!(done, expected, "not what was done");
+        let (changes, actions) = self.bench.apply_plan(plan.clone(), mode);
+        assert_eq!(changes, expected, "the returned changes differ");
         let actions = self.check(actions, false);
-        let as_before = |name: &str| {
-            let of = |plan: &[Arc<plan::ProcessPlan>]| {
+        let is_unchanged = |name: &str| {
+            let find = |plan: &[Arc<plan::ProcessPlan>]| {
                 plan.iter().find(|process| process.name == name).cloned()
             };
-            of(&plan).is_some() && of(&plan) == of(&before)
+            find(&plan).is_some() && find(&plan) == find(&before)
         };
         for action in actions {
-            // The time of one that was asked earlier may have come, or its turn.
+            // An earlier restart request may have become due.
             if let Action::Stop(id, signal) = action
                 && signal != SIGKILL
                 && !pending.contains(&id.index)
             {
-                assert!(!as_before(&self.being(id.index).name), "stopped one that did not change");
+                assert!(
+                    !is_unchanged(&self.process(id.index).name),
+                    "stopped an unchanged process"
+                );
             }
         }
     }
 
-    /// Lets everything that was asked to end do so, and checks that what is
-    /// wanted is what is.
+    /// Ends all processes that have their stop signal, and checks that the actual state is the
+    /// desired state.
     fn settle(&mut self) {
         for _ in 0..1000 {
-            let waiting =
-                self.beings.iter().find(|(_, being)| being.asked.is_some() && !being.is_gone());
-            let Some((&index, being)) = waiting else { break };
-            if being.leader {
+            let stopping = self
+                .processes
+                .iter()
+                .find(|(_, process)| process.stop_sent.is_some() && !process.is_down());
+            let Some((&index, process)) = stopping else { break };
+            if process.is_alive {
                 self.exit(index, Exit::Signal(15), false);
             } else {
-                self.empty(index);
+                self.empty_group(index);
             }
         }
         let names: Vec<&str> = self.plan.iter().map(|process| process.name.as_str()).collect();
         let known: Vec<&str> = self.bench.supervisor.processes.iter().map(Process::name).collect();
-        assert_eq!(known, names, "not those of the plan, in its order");
+        assert_eq!(known, names, "the processes differ from the plan");
         for process in &self.bench.supervisor.processes {
-            let is_up = self.beings.get(&process.id().index).is_some_and(|being| being.leader);
-            let pausing = matches!(process.state, State::Backoff { .. });
-            assert_eq!(is_up || pausing, process.want == Want::Up, "{}", process.name());
+            let is_up =
+                self.processes.get(&process.id().index).is_some_and(|process| process.is_alive);
+            let is_backing_off = matches!(process.state, State::Backoff { .. });
+            assert_eq!(is_up || is_backing_off, process.want == Want::Up, "{}", process.name());
         }
     }
 }
 
-/// What a plan changes, from the states before it.
-fn differences(before: &[Status], plan: &[Arc<plan::ProcessPlan>]) -> Changes {
+/// The expected changes of a plan, from the states before it.
+fn expected_changes(before: &[Status], plan: &[Arc<plan::ProcessPlan>]) -> Changes {
     let find = |name: &str| before.iter().find(|status| status.plan.name == name);
     let is_planned = |name: &str| find(name).is_some_and(Status::is_planned);
     let mut changes = Changes::default();
@@ -226,126 +248,136 @@ fn differences(before: &[Status], plan: &[Arc<plan::ProcessPlan>]) -> Changes {
         }
     }
     let names = before.iter().map(|status| status.plan.name.clone());
-    let is_left = |name: &String| plan.iter().any(|process| process.name == *name);
-    changes.stopped = names.filter(|name| is_planned(name) && !is_left(name)).collect();
+    let is_in_plan = |name: &String| plan.iter().any(|process| process.name == *name);
+    changes.stopped = names.filter(|name| is_planned(name) && !is_in_plan(name)).collect();
     changes
 }
 
-/// One step of a history: what happens, to whom, and how.
+/// One step of a history: the choice of an event, its target, and an argument.
 type Step = (u8, u32, u16);
 
-fn live(policies: &[Policy], steps: &[Step]) {
-    let mut world = World::new(policies);
-    world.on(Event::Tick, false);
-    for &(what, whom, how) in steps {
-        let all: Vec<u32> = world.beings.keys().copied().collect();
-        let index = all.get(whom as usize % all.len().max(1)).copied().unwrap_or_default();
-        let (leader, others) =
-            world.beings.get(&index).map_or((false, false), |being| (being.leader, being.others));
-        let exit = if how % 3 == 0 { Exit::Code(0) } else { Exit::Code(i32::from(how % 7)) };
-        let id = world.known(index).map(Process::id);
-        match (what, id) {
-            (0..=2, Some(id)) if leader => drop(world.on(Event::Spawned(id, 100), false)),
-            (3..=5, _) if leader => world.exit(index, exit, how % 4 == 0),
-            (3..=5, _) if others => world.empty(index),
-            (6, _) if how % 64 == 0 => drop(world.on(Event::StopSignal(SIGTERM), false)),
-            (7, _) if how % 64 == 0 => drop(world.on(Event::StopSignal(SIGINT), true)),
-            (8, _) if world.shutting_down => {
-                let left = if how % 2 == 0 { vec![member(9)] } else { vec![] };
-                world.on(Event::Orphans(left), false);
+fn run_history(policies: &[Policy], steps: &[Step]) {
+    let mut simulation = Simulation::new(policies);
+    simulation.on(Event::Tick, false);
+    for &(choice, target, argument) in steps {
+        let all: Vec<u32> = simulation.processes.keys().copied().collect();
+        let index = all.get(target as usize % all.len().max(1)).copied().unwrap_or_default();
+        let (is_alive, has_descendants) = simulation
+            .processes
+            .get(&index)
+            .map_or((false, false), |process| (process.is_alive, process.has_descendants));
+        let exit =
+            if argument % 3 == 0 { Exit::Code(0) } else { Exit::Code(i32::from(argument % 7)) };
+        let id = simulation.find_supervised(index).map(Process::id);
+        match (choice, id) {
+            (0..=2, Some(id)) if is_alive => drop(simulation.on(Event::Spawned(id, 100), false)),
+            (3..=5, _) if is_alive => simulation.exit(index, exit, argument % 4 == 0),
+            (3..=5, _) if has_descendants => simulation.empty_group(index),
+            (6, _) if argument % 64 == 0 => drop(simulation.on(Event::StopSignal(SIGTERM), false)),
+            (7, _) if argument % 64 == 0 => drop(simulation.on(Event::StopSignal(SIGINT), true)),
+            (8, _) if simulation.shutting_down => {
+                let left = if argument % 2 == 0 { vec![member(9)] } else { vec![] };
+                simulation.on(Event::Orphans(left), false);
             }
             (9, _) => {
-                world.on(Event::Exited(ProcessId { index, life: 0 }, exit, vec![]), false);
+                simulation.on(Event::Exited(ProcessId { index, life: 0 }, exit, vec![]), false);
             }
             (10..=11, _) => {
-                world.plan(usize::from(how % 5), usize::from(how / 5 % 8), policies);
-                if how % 2 == 0 && !world.shutting_down {
-                    world.settle();
+                simulation.apply_plan(
+                    usize::from(argument % 5),
+                    usize::from(argument / 5 % 8),
+                    policies,
+                );
+                if argument % 2 == 0 && !simulation.shutting_down {
+                    simulation.settle();
                 }
             }
-            (14, Some(_)) if !world.shutting_down => {
-                let known = world.bench.supervisor.processes.iter().map(Process::id);
-                let ids: Vec<ProcessId> = known.skip(usize::from(how % 3)).collect();
-                let (now, supervisor) = (world.bench.now, &mut world.bench.supervisor);
-                let (_, actions) = match how % 5 {
+            (14, Some(_)) if !simulation.shutting_down => {
+                let known = simulation.bench.supervisor.processes.iter().map(Process::id);
+                let ids: Vec<ProcessId> = known.skip(usize::from(argument % 3)).collect();
+                let (now, supervisor) = (simulation.bench.now, &mut simulation.bench.supervisor);
+                let (_, actions) = match argument % 5 {
                     0 => supervisor.stop(now, &ids),
                     1 | 2 => supervisor.restart(now, &ids, RestartMode::AtOnce),
                     _ => supervisor.restart(now, &ids, RestartMode::Rolling),
                 };
-                world.check(actions, false);
-                world.settle();
+                simulation.check(actions, false);
+                simulation.settle();
             }
-            // A clock that jumps: this machine slept, or it was set.
+            // The clock jumps: the machine was suspended, or the clock was set.
             (12, _) => {
-                world.bench.now += Duration::from_hours(1);
-                world.on(Event::Tick, false);
+                simulation.bench.now += Duration::from_hours(1);
+                simulation.on(Event::Tick, false);
             }
             (13, _) => {
-                let back = Duration::from_millis(u64::from(how));
-                world.bench.now = world.bench.now.checked_sub(back).unwrap_or(world.bench.now);
-                world.on(Event::Tick, false);
+                let back = Duration::from_millis(u64::from(argument));
+                simulation.bench.now =
+                    simulation.bench.now.checked_sub(back).unwrap_or(simulation.bench.now);
+                simulation.on(Event::Tick, false);
             }
             _ => {
-                world.bench.now += Duration::from_millis(u64::from(how) * 10);
-                world.on(Event::Tick, false);
+                simulation.bench.now += Duration::from_millis(u64::from(argument) * 10);
+                simulation.on(Event::Tick, false);
             }
         }
     }
-    end(&mut world);
+    shut_down(&mut simulation);
 }
 
-/// Whatever happened, a shutdown ends once SIGKILL does its work.
-fn end(world: &mut World) {
-    world.on(Event::StopSignal(SIGTERM), false);
-    world.on(Event::Orphans(vec![member(9)]), false);
+/// Checks that a shutdown ends after any history, if SIGKILL works.
+fn shut_down(simulation: &mut Simulation) {
+    simulation.on(Event::StopSignal(SIGTERM), false);
+    simulation.on(Event::Orphans(vec![member(9)]), false);
     for _ in 0..1000 {
-        if world.swept {
+        if simulation.swept {
             break;
         }
-        if let Some(deadline) = world.bench.supervisor.deadline() {
-            world.bench.now = world.bench.now.max(deadline);
-            world.on(Event::Tick, false);
+        if let Some(deadline) = simulation.bench.supervisor.deadline() {
+            simulation.bench.now = simulation.bench.now.max(deadline);
+            simulation.on(Event::Tick, false);
         }
-        let all: Vec<u32> = world.beings.keys().copied().collect();
+        let all: Vec<u32> = simulation.processes.keys().copied().collect();
         for index in all {
-            let known = world.known(index);
+            let known = simulation.find_supervised(index);
             let killed = known.is_some_and(|it| matches!(it.state, State::Killed { .. }));
-            let being = world.being(index);
-            match (being.leader, being.others) {
-                (true, _) if killed => world.exit(index, Exit::Signal(9), false),
-                (false, true) if killed => world.empty(index),
+            let process = simulation.process(index);
+            match (process.is_alive, process.has_descendants) {
+                (true, _) if killed => simulation.exit(index, Exit::Signal(9), false),
+                (false, true) if killed => simulation.empty_group(index),
                 _ => {}
             }
         }
     }
-    assert!(world.swept, "a shutdown does not end");
-    assert!(world.beings.values().all(Being::is_gone), "a process was left behind");
-    world.on(Event::Swept(vec![]), false);
+    assert!(simulation.swept, "the shutdown does not end");
+    assert!(simulation.processes.values().all(SimulatedProcess::is_down), "a process is left");
+    simulation.on(Event::Swept(vec![]), false);
     assert!(
-        world.bench.supervisor.outcome().is_some() && world.bench.supervisor.deadline().is_none()
+        simulation.bench.supervisor.outcome().is_some()
+            && simulation.bench.supervisor.deadline().is_none()
     );
 }
 
 #[test]
-fn what_must_hold_holds_in_any_history() {
+fn invariants_hold_in_any_history() {
     let on_exit = prop_oneof![
         1 => Just(OnExit::StopAll),
         9 => Just(OnExit::Restart),
         9 => Just(OnExit::RestartOnFailure),
         9 => Just(OnExit::Ignore),
     ];
-    let one =
-        (on_exit, proptest::option::of(1u32..4), 0u64..10).prop_map(|(on_exit, most, grace)| {
-            let backoff = Backoff { give_up_after: most, ..Backoff::default() };
+    let policy_strategy = (on_exit, proptest::option::of(1u32..4), 0u64..10).prop_map(
+        |(on_exit, give_up_after, grace)| {
+            let backoff = Backoff { give_up_after, ..Backoff::default() };
             Policy { backoff, grace: Duration::from_secs(grace), ..policy(on_exit) }
-        });
-    let policies = proptest::collection::vec(one, 1..4);
+        },
+    );
+    let policies = proptest::collection::vec(policy_strategy, 1..4);
     let steps = proptest::collection::vec((0u8..16, 0u32..6, any::<u16>()), 0..200);
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) };
     let mut runner = TestRunner::new(config);
     runner
         .run(&(policies, steps), |(policies, steps)| {
-            live(&policies, &steps);
+            run_history(&policies, &steps);
             Ok(())
         })
         .unwrap();

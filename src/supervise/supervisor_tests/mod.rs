@@ -1,4 +1,4 @@
-//! The supervisor, event by event, with a clock that moves only when told to.
+//! Tests of the supervisor, event by event. The tests move the clock.
 
 mod dependencies;
 mod histories;
@@ -54,18 +54,18 @@ fn plan(policies: &[Policy]) -> Plan {
     }
 }
 
-/// A supervisor, and a clock that moves only when told to.
+/// A supervisor and a clock that only the test moves.
 struct Bench {
     supervisor: Supervisor,
     now: Instant,
 }
 
-/// What is done, without what is said.
+/// An action that starts or stops something; probes and messages are left out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Done {
+enum Effect {
     Spawn(u32),
     Stop(u32, Signal),
-    StopStrays,
+    StopOrphans,
     Sweep,
 }
 
@@ -74,7 +74,7 @@ impl Bench {
         Self { supervisor: Supervisor::new(&plan(policies), 1), now: Instant::now() }
     }
 
-    /// The same, with everything up.
+    /// A bench whose processes are all up.
     fn up(policies: &[Policy]) -> Self {
         let mut bench = Self::new(policies);
         bench.on(Event::Tick);
@@ -84,15 +84,15 @@ impl Bench {
         bench
     }
 
-    fn all(&mut self, event: Event) -> Vec<Action> {
+    fn handle(&mut self, event: Event) -> Vec<Action> {
         self.supervisor.handle(self.now, event)
     }
 
-    fn on(&mut self, event: Event) -> Vec<Done> {
-        Self::done(self.all(event))
+    fn on(&mut self, event: Event) -> Vec<Effect> {
+        Self::effects(self.handle(event))
     }
 
-    /// Follows a plan with these processes from now on.
+    /// Applies a plan with these processes.
     fn apply_plan(
         &mut self,
         processes: Vec<Arc<plan::ProcessPlan>>,
@@ -102,18 +102,18 @@ impl Bench {
         self.supervisor.apply_plan(self.now, &plan, mode)
     }
 
-    fn plan(&mut self, processes: Vec<Arc<plan::ProcessPlan>>) -> Vec<Done> {
-        Self::done(self.apply_plan(processes, RestartMode::AtOnce).1)
+    fn plan(&mut self, processes: Vec<Arc<plan::ProcessPlan>>) -> Vec<Effect> {
+        Self::effects(self.apply_plan(processes, RestartMode::AtOnce).1)
     }
 
-    fn restart(&mut self, names: &[&str], mode: RestartMode) -> Vec<Done> {
+    fn restart(&mut self, names: &[&str], mode: RestartMode) -> Vec<Effect> {
         let ids = self.ids(names);
-        Self::done(self.supervisor.restart(self.now, &ids, mode).1)
+        Self::effects(self.supervisor.restart(self.now, &ids, mode).1)
     }
 
-    fn stop(&mut self, names: &[&str]) -> Vec<Done> {
+    fn stop(&mut self, names: &[&str]) -> Vec<Effect> {
         let ids = self.ids(names);
-        Self::done(self.supervisor.stop(self.now, &ids).1)
+        Self::effects(self.supervisor.stop(self.now, &ids).1)
     }
 
     fn ids(&self, names: &[&str]) -> Vec<ProcessId> {
@@ -121,48 +121,48 @@ impl Bench {
         all.filter(|process| names.contains(&process.name())).map(Process::id).collect()
     }
 
-    fn done(actions: Vec<Action>) -> Vec<Done> {
-        let done = |action| match action {
-            Action::Spawn(id, _) => Some(Done::Spawn(id.index)),
-            Action::Stop(id, signal) => Some(Done::Stop(id.index, signal)),
-            Action::StopOrphans => Some(Done::StopStrays),
-            Action::Sweep => Some(Done::Sweep),
+    fn effects(actions: Vec<Action>) -> Vec<Effect> {
+        let effect = |action| match action {
+            Action::Spawn(id, _) => Some(Effect::Spawn(id.index)),
+            Action::Stop(id, signal) => Some(Effect::Stop(id.index, signal)),
+            Action::StopOrphans => Some(Effect::StopOrphans),
+            Action::Sweep => Some(Effect::Sweep),
             Action::StopDescendants(..)
             | Action::ProbeNeeds(..)
             | Action::Probe(..)
             | Action::CancelProbe(_)
             | Action::Notify(_) => None,
         };
-        actions.into_iter().filter_map(done).collect()
+        actions.into_iter().filter_map(effect).collect()
     }
 
     fn id(&self, index: u32) -> ProcessId {
         self.supervisor.processes[index as usize].id()
     }
 
-    fn spawned(&mut self, index: u32) -> Vec<Done> {
+    fn spawned(&mut self, index: u32) -> Vec<Effect> {
         self.on(Event::Spawned(self.id(index), 100 + i32::try_from(index).unwrap()))
     }
 
-    fn exited(&mut self, index: u32, exit: Exit) -> Vec<Done> {
+    fn exited(&mut self, index: u32, exit: Exit) -> Vec<Effect> {
         self.on(Event::Exited(self.id(index), exit, Vec::new()))
     }
 
-    fn leaving(&mut self, index: u32, exit: Exit) -> Vec<Done> {
+    fn exited_with_descendant(&mut self, index: u32, exit: Exit) -> Vec<Effect> {
         self.on(Event::Exited(self.id(index), exit, vec![member(7)]))
     }
 
-    fn empty(&mut self, index: u32) -> Vec<Done> {
+    fn group_empty(&mut self, index: u32) -> Vec<Effect> {
         self.on(Event::GroupEmpty(self.id(index)))
     }
 
-    /// Lets the clock run to the next deadline at which something is done.
-    fn wait(&mut self) -> Vec<Done> {
+    /// Moves the clock to the next deadline that has an effect, and returns the effects.
+    fn advance_to_next_effect(&mut self) -> Vec<Effect> {
         loop {
-            self.now = self.supervisor.deadline().expect("something to wait for");
-            let done = self.on(Event::Tick);
-            if !done.is_empty() {
-                return done;
+            self.now = self.supervisor.deadline().expect("a deadline");
+            let effects = self.on(Event::Tick);
+            if !effects.is_empty() {
+                return effects;
             }
         }
     }

@@ -1,15 +1,15 @@
-//! What follows from a new plan, exactly.
+//! The exact effects of a new plan, and of requests to restart and stop.
 
-use Done::{Spawn, Stop};
+use Effect::{Spawn, Stop};
 use Signal::{SIGKILL, SIGTERM};
 
 use super::*;
 
-pub(super) fn like(policies: &[Policy]) -> Vec<Arc<plan::ProcessPlan>> {
+pub(super) fn processes_with(policies: &[Policy]) -> Vec<Arc<plan::ProcessPlan>> {
     plan(policies).processes
 }
 
-pub(super) const KEPT: Policy = Policy {
+pub(super) const RESTART: Policy = Policy {
     on_exit: OnExit::Restart,
     backoff: Backoff {
         min: Duration::from_millis(100),
@@ -21,13 +21,13 @@ pub(super) const KEPT: Policy = Policy {
 };
 
 #[test]
-fn more_are_started_and_fewer_are_stopped() {
-    let mut b = Bench::up(&[KEPT]);
-    assert_eq!(b.plan(like(&[KEPT; 3])), [Spawn(1), Spawn(2)]);
+fn plan_starts_added_and_stops_removed_processes() {
+    let mut b = Bench::up(&[RESTART]);
+    assert_eq!(b.plan(processes_with(&[RESTART; 3])), [Spawn(1), Spawn(2)]);
     b.spawned(1);
     b.spawned(2);
-    assert_eq!(b.plan(like(&[KEPT])), [Stop(1, SIGTERM), Stop(2, SIGTERM)]);
-    assert_eq!(b.wait(), [Stop(1, SIGKILL), Stop(2, SIGKILL)]);
+    assert_eq!(b.plan(processes_with(&[RESTART])), [Stop(1, SIGTERM), Stop(2, SIGTERM)]);
+    assert_eq!(b.advance_to_next_effect(), [Stop(1, SIGKILL), Stop(2, SIGKILL)]);
     b.exited(1, Exit::Signal(9));
     b.exited(1, Exit::Signal(9));
     assert_eq!(b.supervisor.count(), 1);
@@ -35,68 +35,68 @@ fn more_are_started_and_fewer_are_stopped() {
 }
 
 #[test]
-fn the_same_again_changes_nothing() {
-    let mut b = Bench::up(&[KEPT; 2]);
-    assert_eq!(b.plan(like(&[KEPT; 2])), []);
+fn unchanged_plan_has_no_effect() {
+    let mut b = Bench::up(&[RESTART; 2]);
+    assert_eq!(b.plan(processes_with(&[RESTART; 2])), []);
 }
 
 #[test]
-fn what_runs_otherwise_is_started_again() {
-    let mut b = Bench::up(&[KEPT; 2]);
-    let changed = vec![process(0, "run", KEPT), process(1, "run faster", KEPT)];
+fn changed_command_restarts_the_process() {
+    let mut b = Bench::up(&[RESTART; 2]);
+    let changed = vec![process(0, "run", RESTART), process(1, "run faster", RESTART)];
     assert_eq!(b.plan(changed), [Stop(1, SIGTERM)]);
     assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
 }
 
 #[test]
-fn how_it_is_kept_holds_at_once() {
-    let mut b = Bench::up(&[KEPT]);
-    let ignored = Policy { on_exit: OnExit::Ignore, ..KEPT };
-    assert_eq!(b.plan(like(&[ignored])), []);
-    assert_eq!(b.exited(0, Exit::Code(0)), [Done::StopStrays]);
+fn changed_policy_applies_without_a_restart() {
+    let mut b = Bench::up(&[RESTART]);
+    let ignored = Policy { on_exit: OnExit::Ignore, ..RESTART };
+    assert_eq!(b.plan(processes_with(&[ignored])), []);
+    assert_eq!(b.exited(0, Exit::Code(0)), [Effect::StopOrphans]);
 }
 
 #[test]
-fn one_that_is_wanted_back_while_it_goes_comes_back_once() {
-    let mut b = Bench::up(&[KEPT; 2]);
-    assert_eq!(b.plan(like(&[KEPT])), [Stop(1, SIGTERM)]);
-    assert_eq!(b.plan(like(&[KEPT; 2])), []);
+fn process_added_again_while_stopping_starts_once() {
+    let mut b = Bench::up(&[RESTART; 2]);
+    assert_eq!(b.plan(processes_with(&[RESTART])), [Stop(1, SIGTERM)]);
+    assert_eq!(b.plan(processes_with(&[RESTART; 2])), []);
     assert_eq!(b.exited(1, Exit::Signal(15)), [Spawn(1)]);
 }
 
 #[test]
-fn a_pause_ends_for_what_has_changed() {
-    let mut b = Bench::up(&[KEPT]);
+fn changed_command_ends_the_backoff() {
+    let mut b = Bench::up(&[RESTART]);
     b.exited(0, Exit::Code(1));
-    assert_eq!(b.plan(like(&[KEPT])), []);
-    assert_eq!(b.plan(vec![process(0, "run better", KEPT)]), [Spawn(0)]);
+    assert_eq!(b.plan(processes_with(&[RESTART])), []);
+    assert_eq!(b.plan(vec![process(0, "run better", RESTART)]), [Spawn(0)]);
 }
 
 #[test]
-fn none_at_all_is_no_end() {
-    let mut b = Bench::up(&[KEPT]);
+fn empty_plan_does_not_end_the_run() {
+    let mut b = Bench::up(&[RESTART]);
     assert_eq!(b.plan(vec![]), [Stop(0, SIGTERM)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), []);
     assert_eq!((b.supervisor.count(), b.code()), (0, None));
-    assert_eq!(b.plan(like(&[KEPT])), [Spawn(1)]);
+    assert_eq!(b.plan(processes_with(&[RESTART])), [Spawn(1)]);
 }
 
 #[test]
-fn one_that_does_not_go_is_not_started_beside_itself() {
-    let mut b = Bench::up(&[KEPT]);
+fn process_is_not_started_while_its_predecessor_lives() {
+    let mut b = Bench::up(&[RESTART]);
     b.plan(vec![]);
-    assert_eq!(b.wait(), [Stop(0, SIGKILL)]);
+    assert_eq!(b.advance_to_next_effect(), [Stop(0, SIGKILL)]);
     b.now += Duration::from_secs(10);
     assert_eq!(b.on(Event::Tick), []);
-    assert_eq!(b.plan(like(&[KEPT])), []);
+    assert_eq!(b.plan(processes_with(&[RESTART])), []);
     assert_eq!(b.exited(0, Exit::Signal(9)), [Spawn(0)]);
 }
 
 #[test]
-fn nothing_is_planned_during_a_shutdown() {
-    let mut b = Bench::up(&[KEPT]);
+fn plan_has_no_effect_during_shutdown() {
+    let mut b = Bench::up(&[RESTART]);
     b.on(Event::StopSignal(SIGTERM));
-    assert_eq!(b.plan(like(&[KEPT; 3])), []);
+    assert_eq!(b.plan(processes_with(&[RESTART; 3])), []);
 }
 
 pub(super) fn names(names: &[&str]) -> Vec<String> {
@@ -104,56 +104,60 @@ pub(super) fn names(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_restart_starts_what_is_down_and_restarts_what_is_up() {
-    let mut b = Bench::up(&[KEPT, Policy { on_exit: OnExit::Ignore, ..KEPT }]);
+fn restart_also_starts_processes_that_are_down() {
+    let mut b = Bench::up(&[RESTART, Policy { on_exit: OnExit::Ignore, ..RESTART }]);
     assert_eq!(b.exited(1, Exit::Code(0)), []);
     let ids = b.ids(&["p.0", "p.1"]);
     let (changes, actions) = b.supervisor.restart(b.now, &ids, RestartMode::AtOnce);
     let (started, restarted) = (names(&["p.1"]), names(&["p.0"]));
     assert_eq!(changes, Changes { started, restarted, ..Changes::default() });
-    assert_eq!(Bench::done(actions), [Stop(0, SIGTERM), Spawn(1)]);
+    assert_eq!(Bench::effects(actions), [Stop(0, SIGTERM), Spawn(1)]);
     assert_eq!(b.exited(0, Exit::Signal(15)), [Spawn(0)]);
 }
 
 #[test]
-fn one_that_is_stopped_stays_down_through_a_plan() {
-    let mut b = Bench::up(&[KEPT; 2]);
+fn process_stopped_by_user_stays_down_when_the_plan_changes() {
+    let mut b = Bench::up(&[RESTART; 2]);
     assert_eq!(b.stop(&["p.1"]), [Stop(1, SIGTERM)]);
     assert_eq!(b.exited(1, Exit::Signal(15)), []);
-    let changed = vec![process(0, "run", KEPT), process(1, "run faster", KEPT)];
+    let changed = vec![process(0, "run", RESTART), process(1, "run faster", RESTART)];
     assert_eq!(b.plan(changed), []);
     assert_eq!(b.stop(&["p.0"]), [Stop(0, SIGTERM)]);
     b.exited(0, Exit::Signal(15));
-    assert_eq!(b.code(), None, "all are down because that was asked for");
+    assert_eq!(b.code(), None, "the user stopped all: ganger stays");
     assert_eq!(b.restart(&["p.1"], RestartMode::AtOnce), [Spawn(1)]);
 }
 
 #[test]
-fn one_that_has_failed_is_started_when_a_plan_changes_it() {
-    let ignored = Policy { on_exit: OnExit::Ignore, ..KEPT };
-    let mut b = Bench::up(&[KEPT, ignored, ignored, ignored]);
+fn changed_command_starts_a_failed_process() {
+    let ignored = Policy { on_exit: OnExit::Ignore, ..RESTART };
+    let mut b = Bench::up(&[RESTART, ignored, ignored, ignored]);
     b.exited(1, Exit::Code(1));
     b.exited(2, Exit::Code(0));
     b.exited(3, Exit::Code(1));
     b.stop(&["p.3"]);
     let plan = |command: &str| {
-        let policies = [KEPT, ignored, ignored, ignored].into_iter().enumerate();
+        let policies = [RESTART, ignored, ignored, ignored].into_iter().enumerate();
         let process =
             |(index, policy)| process(index, if index == 0 { "run" } else { command }, policy);
         policies.map(process).collect()
     };
-    assert_eq!(b.plan(plan("run")), [], "nothing has changed");
+    assert_eq!(b.plan(plan("run")), [], "no change");
     let (changes, actions) = b.apply_plan(plan("run better"), RestartMode::AtOnce);
-    assert_eq!(Bench::done(actions), [Spawn(1)], "neither what is done, nor what was stopped");
+    assert_eq!(
+        Bench::effects(actions),
+        [Spawn(1)],
+        "neither the finished nor the stopped process starts"
+    );
     assert_eq!(changes, Changes { started: names(&["p.1"]), ..Changes::default() });
 }
 
 #[test]
-fn one_that_the_plan_has_no_more_is_not_restarted() {
-    let mut b = Bench::up(&[KEPT; 2]);
-    assert_eq!(b.plan(like(&[KEPT])), [Stop(1, SIGTERM)]);
-    for pace in [RestartMode::AtOnce, RestartMode::Rolling] {
-        assert_eq!(b.restart(&["p.1"], pace), []);
+fn process_removed_from_the_plan_is_not_restarted() {
+    let mut b = Bench::up(&[RESTART; 2]);
+    assert_eq!(b.plan(processes_with(&[RESTART])), [Stop(1, SIGTERM)]);
+    for mode in [RestartMode::AtOnce, RestartMode::Rolling] {
+        assert_eq!(b.restart(&["p.1"], mode), []);
     }
     assert_eq!(b.exited(1, Exit::Signal(15)), []);
     assert_eq!(b.supervisor.count(), 1);
@@ -161,13 +165,13 @@ fn one_that_the_plan_has_no_more_is_not_restarted() {
 
 #[test]
 fn plan_change_returns_what_was_done() {
-    let mut b = Bench::up(&[KEPT; 4]);
-    let patient = Policy { grace: Duration::from_mins(1), ..KEPT };
+    let mut b = Bench::up(&[RESTART; 4]);
+    let longer_grace = Policy { grace: Duration::from_mins(1), ..RESTART };
     let after = vec![
-        process(0, "run", KEPT),
-        process(1, "run faster", KEPT),
-        process(2, "run", patient),
-        process(4, "run", KEPT),
+        process(0, "run", RESTART),
+        process(1, "run faster", RESTART),
+        process(2, "run", longer_grace),
+        process(4, "run", RESTART),
     ];
     let (changes, actions) = b.apply_plan(after, RestartMode::AtOnce);
     let expected = Changes {
@@ -178,18 +182,22 @@ fn plan_change_returns_what_was_done() {
         signalled: vec![],
     };
     assert_eq!(changes, expected);
-    assert_eq!(Bench::done(actions), [Stop(1, SIGTERM), Spawn(4), Stop(3, SIGTERM)]);
-    // It comes back while it is still on its way down.
-    let (changes, _) = b.apply_plan(like(&[KEPT; 4]), RestartMode::AtOnce);
+    assert_eq!(Bench::effects(actions), [Stop(1, SIGTERM), Spawn(4), Stop(3, SIGTERM)]);
+    // `p.3` is added again while it is stopping.
+    let (changes, _) = b.apply_plan(processes_with(&[RESTART; 4]), RestartMode::AtOnce);
     assert!(changes.started.contains(&"p.3".to_owned()), "{changes:?}");
     b.on(Event::StopSignal(SIGTERM));
-    let (changes, actions) = b.apply_plan(like(&[KEPT; 2]), RestartMode::AtOnce);
-    assert_eq!((changes, actions), (Changes::default(), vec![]), "too late");
+    let (changes, actions) = b.apply_plan(processes_with(&[RESTART; 2]), RestartMode::AtOnce);
+    assert_eq!(
+        (changes, actions),
+        (Changes::default(), vec![]),
+        "a plan has no effect during shutdown"
+    );
 }
 
 #[test]
 fn stop_returns_only_what_it_stopped() {
-    let mut b = Bench::up(&[KEPT; 2]);
+    let mut b = Bench::up(&[RESTART; 2]);
     let stop = |b: &mut Bench, names: &[&str]| {
         let ids = b.ids(names);
         b.supervisor.stop(b.now, &ids).0.stopped

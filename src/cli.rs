@@ -46,7 +46,7 @@ pub struct Cli {
     pub global: Global,
     /// The command.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub command: Command,
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::Version, global = true)]
     version: Option<bool>,
@@ -136,7 +136,7 @@ pub enum When {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum Command {
     /// Run the processes of the Procfile
     #[command(visible_alias = "s")]
     Start(Start),
@@ -193,7 +193,7 @@ pub struct PlanArgs {
     pub ignored_processes: Vec<String>,
     /// The flags that `start` and `run` share.
     #[command(flatten)]
-    pub given: CommonArgs,
+    pub common: CommonArgs,
     /// `-c` is an error, which explains why
     #[arg(short = 'c', hide = true, num_args = 0..=1, value_parser = refuse_c)]
     c: Option<String>,
@@ -256,7 +256,7 @@ pub struct CommonArgs {
 pub struct Start {
     /// The processes.
     #[command(flatten)]
-    pub formed: PlanArgs,
+    pub plan: PlanArgs,
     /// The grace period before SIGKILL when a process is stopped [default: 5s]
     #[arg(help_heading = STOPPING, short = 't', long, value_name = "TIME", env = "GANGER_TIMEOUT", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
@@ -320,7 +320,7 @@ pub struct Start {
 pub struct Run {
     /// Its environment.
     #[command(flatten)]
-    pub given: CommonArgs,
+    pub common: CommonArgs,
     /// The PORT of a Procfile entry.
     #[command(flatten)]
     pub ports: PortArgs,
@@ -339,7 +339,7 @@ pub struct Run {
 pub struct Check {
     /// The processes.
     #[command(flatten)]
-    pub formed: PlanArgs,
+    pub plan: PlanArgs,
     /// Show each process with its command and port, and the source of its variables
     #[arg(long)]
     pub explain: bool,
@@ -353,7 +353,7 @@ pub struct Ps {
     pub names: Vec<String>,
     /// The output flags.
     #[command(flatten)]
-    pub shown: OutputArgs,
+    pub output: OutputArgs,
 }
 
 /// The processes.
@@ -364,7 +364,7 @@ pub struct NameArgs {
     pub names: Vec<String>,
     /// The output flags.
     #[command(flatten)]
-    pub shown: OutputArgs,
+    pub output: OutputArgs,
 }
 
 /// The output flags.
@@ -383,7 +383,7 @@ pub struct Stop {
     pub names: Vec<String>,
     /// The output flags.
     #[command(flatten)]
-    pub shown: OutputArgs,
+    pub output: OutputArgs,
 }
 
 /// `ganger restart`
@@ -394,7 +394,7 @@ pub struct Restart {
     pub names: Vec<String>,
     /// The output flags.
     #[command(flatten)]
-    pub shown: OutputArgs,
+    pub output: OutputArgs,
     /// Restart one process at a time, each when the one before is ready
     #[arg(long)]
     pub rolling: bool,
@@ -412,7 +412,7 @@ pub struct Scale {
     pub changes: Vec<Change>,
     /// The output flags.
     #[command(flatten)]
-    pub shown: OutputArgs,
+    pub output: OutputArgs,
 }
 
 /// `ganger reload`
@@ -427,7 +427,7 @@ pub struct Reload {
     pub wait: Option<Duration>,
     /// The output flags.
     #[command(flatten)]
-    pub shown: OutputArgs,
+    pub output: OutputArgs,
 }
 
 /// `ganger signal`
@@ -520,7 +520,7 @@ mod tests {
     fn after_logs_f_follows() {
         let read = |line: &str| Cli::parse_from(line.split(' '));
         for line in ["ganger logs -f", "ganger -f my logs -f web", "ganger -f logs logs web -f"] {
-            let Verb::Logs(logs) = read(line).verb else { panic!("{line}") };
+            let Command::Logs(logs) = read(line).command else { panic!("{line}") };
             assert!(logs.follow, "{line}");
         }
         for line in
@@ -536,12 +536,12 @@ mod tests {
     fn flags_of_run_stand_before_the_command() {
         let read = |line: &str| {
             let cli = Cli::parse_from(line.split(' '));
-            let Verb::Run(run) = cli.verb else { panic!("{line}") };
+            let Command::Run(run) = cli.command else { panic!("{line}") };
             (cli.global, run)
         };
         let (global, run) = read("ganger run -p 3000 --compat-env -f dev -d app web -p x -f y");
         assert_eq!(run.ports.port, Some(Base::At(3000)));
-        assert!(run.given.compat_env && global.procfile == Some("dev".into()));
+        assert!(run.common.compat_env && global.procfile == Some("dev".into()));
         assert_eq!(run.command, ["web", "-p", "x", "-f", "y"]);
     }
 

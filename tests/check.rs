@@ -75,8 +75,8 @@ fn version_and_help_list_all_commands() {
         assert_eq!(Scenario::new().args(args).run().code(0).stdout(), version);
     }
     let help = Scenario::new().args("help").run().code(0).stdout();
-    for verb in ["start", "run", "check", "version"] {
-        assert!(help.contains(&format!("\n  {verb} ")), "{help}");
+    for command in ["start", "run", "check", "version"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
     }
     Scenario::new().run().code(2);
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();

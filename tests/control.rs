@@ -173,8 +173,8 @@ fn stopped_process_stays_down_until_restart() {
     assert_eq!(running.states(), ["web.1 up", "web.2 up", "worker.1 down"]);
     assert_ne!(pid(&running), before);
     let expected = "ganger: there is no process `weg` (did you mean `web`?)\n";
-    for verb in ["stop", "restart", "signal USR1", "wait --ready"] {
-        assert_eq!(running.run_client(&format!("{verb} weg")), client_output(expected, 2));
+    for command in ["stop", "restart", "signal USR1", "wait --ready"] {
+        assert_eq!(running.run_client(&format!("{command} weg")), client_output(expected, 2));
     }
     running.quit();
 }
@@ -336,8 +336,8 @@ fn requests_to_a_stopping_ganger_are_refused() {
     running.wait_for("| set\n").signal(Signal::SIGTERM);
     running.wait_for("stopping all\n");
     let stopping = client_output("ganger: ganger is shutting down\n", 3);
-    for verb in ["restart a", "stop a", "scale a=2", "reload", "wait a --ready"] {
-        assert_eq!(running.run_client(verb), stopping, "{verb}");
+    for command in ["restart a", "stop a", "scale a=2", "reload", "wait a --ready"] {
+        assert_eq!(running.run_client(command), stopping, "{command}");
     }
     assert_eq!(running.states(), ["a.1 stopping"]);
     assert_eq!(running.run_client("logs -n 1 --no-prefix").0, "set\n");
@@ -477,7 +477,7 @@ fn exit_removes_only_its_own_socket() {
 
 #[test]
 fn client_commands_report_that_no_ganger_runs() {
-    for verb in [
+    for command in [
         "ps",
         "stop a",
         "restart a",
@@ -489,7 +489,7 @@ fn client_commands_report_that_no_ganger_runs() {
     ] {
         let scenario = Scenario::new();
         let root = scenario.folder().canonicalize().unwrap();
-        let finished = scenario.args(verb).run().code(3);
+        let finished = scenario.args(command).run().code(3);
         let expected = format!(
             "ganger: no ganger runs in `{}` (start one with `ganger start`, or name its socket: `-s`)\n",
             root.display()
@@ -554,8 +554,8 @@ fn suspended_ganger_is_reported_in_a_few_seconds() {
          continues it)\n"
     );
     let folder = running.folder().to_owned();
-    let verbs = ["ps", "stop web", "logs -f", "wait web --exit", "restart web --wait", "quit"];
-    let clients: Vec<_> = verbs
+    let commands = ["ps", "stop web", "logs -f", "wait web --exit", "restart web --wait", "quit"];
+    let clients: Vec<_> = commands
         .map(|args| {
             let folder = folder.clone();
             let ask = move || {
@@ -822,7 +822,7 @@ fn documented_curl_requests_work() {
 fn every_answer_is_available_as_json() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
-    for (verb, expected) in [
+    for (command, expected) in [
         ("scale --json web=2", json!({"started": ["web.2"]})),
         ("scale --json web=2", json!({})),
         ("restart --json --wait worker", json!({"restarted": ["worker.1"]})),
@@ -830,8 +830,8 @@ fn every_answer_is_available_as_json() {
         ("stop --json web.2", json!({"stopped": ["web.2"]})),
         ("reload --json", json!({})),
     ] {
-        let ClientOutput(text, 0) = running.run_client(verb) else { panic!("{verb}") };
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "{verb}");
+        let ClientOutput(text, 0) = running.run_client(command) else { panic!("{command}") };
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "{command}");
     }
     let ClientOutput(text, 0) = running.run_client("wait --json worker --ready") else {
         panic!("no answer")

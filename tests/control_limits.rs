@@ -695,23 +695,23 @@ fn client_of_an_exiting_ganger_reports_it() {
             seen
         })
     };
-    let verbs = ["ps", "scale a=1", "logs", "wait a --ready", "restart a", "reload"];
-    let clients: Vec<_> = verbs.map(ask).into();
+    let commands = ["ps", "scale a=1", "logs", "wait a --ready", "restart a", "reload"];
+    let clients: Vec<_> = commands.map(ask).into();
     for _ in 0..15 {
         assert_eq!(daemon.start(), 0);
         assert_eq!(run_client(daemon.folder(), "quit"), client_output("", 0));
     }
     over.set();
     let mut ending = 0;
-    for (verb, ClientOutput(text, code)) in
+    for (command, ClientOutput(text, code)) in
         clients.into_iter().flat_map(|client| client.join().unwrap())
     {
         match code {
             // If ganger is stopped before it is ready, the client waits until its timeout.
             0 | 4 => {}
             3 if text == "ganger: ganger is shutting down\n" => ending += 1,
-            3 => assert!(text.starts_with("ganger: no ganger runs "), "{verb}: {text}"),
-            other => panic!("{verb}: {other}: {text}"),
+            3 => assert!(text.starts_with("ganger: no ganger runs "), "{command}: {text}"),
+            other => panic!("{command}: {other}: {text}"),
         }
     }
     eprintln!("{ending} clients met an ending ganger");

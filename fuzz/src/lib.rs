@@ -14,29 +14,29 @@ use ganger::plan::formation::{Formation, FormationRequest, count_instances};
 use ganger::plan::needs::Need;
 use ganger::plan::{config, dotenv, env, procfile, shell};
 
-/// What a Procfile says can be written down again, and then says the same.
+/// The parsed types, written as a Procfile, are parsed to the same types.
 pub fn procfile(bytes: &[u8]) {
-    let entries = match procfile::parse(bytes) {
-        Ok(entries) => entries,
+    let types = match procfile::parse(bytes) {
+        Ok(types) => types,
         Err(error) => return assert!(!error.to_string().contains('\n')),
     };
     let mut again = Vec::new();
-    for entry in &entries {
-        assert!(procfile::is_name(&entry.name) && !entry.command.trim().is_empty());
-        assert!(!entry.command.contains(['\n', '\0']));
-        again.extend(format!("{}: {}\n", entry.name, entry.command).into_bytes());
+    for process_type in &types {
+        assert!(procfile::is_name(&process_type.name) && !process_type.command.trim().is_empty());
+        assert!(!process_type.command.contains(['\n', '\0']));
+        again.extend(format!("{}: {}\n", process_type.name, process_type.command).into_bytes());
     }
-    assert!(entries.is_sorted_by(|before, after| before.line < after.line));
-    if entries.iter().any(|entry| entry.command.ends_with('\r')) {
-        // Put together from two lines, and not to be had from one.
+    assert!(types.is_sorted_by(|before, after| before.line < after.line));
+    if types.iter().any(|it| it.command.ends_with('\r')) {
+        // Joined from two lines: one line can't give the same.
         return;
     }
     let parsed = procfile::parse(&again).expect("what was parsed parses");
-    let said = |entries: &[procfile::Entry]| {
-        let pairs = entries.iter().map(|entry| (entry.name.clone(), entry.command.clone()));
+    let pairs_of = |types: &[procfile::ProcessType]| {
+        let pairs = types.iter().map(|it| (it.name.clone(), it.command.clone()));
         pairs.collect::<Vec<_>>()
     };
-    assert_eq!(said(&parsed), said(&entries));
+    assert_eq!(pairs_of(&parsed), pairs_of(&types));
 }
 
 /// A value names a service or it doesn't, and what is shown of it is the same with

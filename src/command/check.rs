@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{names, places, print_error, read};
+use super::{file_locations, names, print_error, read};
 use crate::cli::{Check, Global};
 use crate::notice::escape_controls;
 use crate::plan::env::Origin;
@@ -11,7 +11,7 @@ use crate::plan::ready::Ready;
 use crate::plan::{self, Plan, ProcessPlan, formation};
 
 pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
-    let (sources, options) = (read(&places(global))?, check.formed.options()?);
+    let (sources, options) = (read(&file_locations(global))?, check.plan.options()?);
     let plan = match Plan::new(&sources, &options) {
         // It is valid, though there is nothing to start.
         Err(plan::Error::Formation(formation::Error::OnlyRelease)) => {

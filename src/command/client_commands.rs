@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{places, print_error};
+use super::{file_locations, print_error};
 use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop, Wait};
 use crate::control::api::{self, Changes, FormationChange};
 use crate::control::app_root::AppRoot;
@@ -32,7 +32,7 @@ pub(super) fn run_client(
     let answer = runtime.context("failed to start the client")?.block_on(async {
         let client = match &global.socket {
             Some(path) => Client::at(path.clone()),
-            None => Client::of(&AppRoot::find(&places(global))?)?,
+            None => Client::of(&AppRoot::find(&file_locations(global))?)?,
         };
         request(client).await.map_err(anyhow::Error::from)
     });
@@ -54,9 +54,9 @@ pub(super) fn run_client(
 }
 
 /// The request path for these processes, percent-encoded. No names mean all processes.
-pub(super) fn path(names: &[String], verb: &str) -> String {
+pub(super) fn path(names: &[String], action: &str) -> String {
     let names = if names.is_empty() { ALL.to_owned() } else { names.join(",") };
-    format!("/processes/{}{verb}", percent_encode(&names))
+    format!("/processes/{}{action}", percent_encode(&names))
 }
 
 /// Percent-encodes a text for a URI (RFC 3986, section 2.1).
@@ -91,28 +91,28 @@ pub(super) async fn request_and_print<T: DeserializeOwned>(
     method: Method,
     uri: &str,
     body: Vec<u8>,
-    shown: OutputArgs,
+    output: OutputArgs,
     in_words: impl FnOnce(&T) -> String,
 ) -> Result<String, Error> {
-    if shown.json {
+    if output.json {
         let answer: serde_json::Value = client.ask(method, uri, body).await?;
         return Ok(format!("{answer:#}\n"));
     }
     client.ask(method, uri, body).await.map(|answer| in_words(&answer))
 }
 
-async fn post(client: &Client, uri: &str, shown: OutputArgs) -> Result<String, Error> {
-    request_and_print(client, Method::POST, uri, Vec::new(), shown, describe_changes).await
+async fn post(client: &Client, uri: &str, output: OutputArgs) -> Result<String, Error> {
+    request_and_print(client, Method::POST, uri, Vec::new(), output, describe_changes).await
 }
 
 pub(super) fn stop(global: &Global, stop: &Stop) -> anyhow::Result<u8> {
-    run_client(global, async |client| post(&client, &path(&stop.names, "/stop"), stop.shown).await)
+    run_client(global, async |client| post(&client, &path(&stop.names, "/stop"), stop.output).await)
 }
 
 pub(super) fn restart(global: &Global, restart: &Restart) -> anyhow::Result<u8> {
-    let verb = format!("/restart?rolling={}{}", restart.rolling, wait_query(restart.wait));
-    let Restart { names, shown, .. } = restart;
-    run_client(global, async |client| post(&client, &path(names, &verb), *shown).await)
+    let action = format!("/restart?rolling={}{}", restart.rolling, wait_query(restart.wait));
+    let Restart { names, output, .. } = restart;
+    run_client(global, async |client| post(&client, &path(names, &action), *output).await)
 }
 
 /// The query parameter with which ganger responds only when all processes are ready.
@@ -128,36 +128,43 @@ pub(super) fn scale(global: &Global, scale: &Scale) -> anyhow::Result<u8> {
     }
     let body = serde_json::to_vec(&FormationChange::new(&scale.changes))?;
     run_client(global, async |client| {
-        request_and_print(&client, Method::PATCH, "/formation", body, scale.shown, describe_changes)
-            .await
+        request_and_print(
+            &client,
+            Method::PATCH,
+            "/formation",
+            body,
+            scale.output,
+            describe_changes,
+        )
+        .await
     })
 }
 
 pub(super) fn reload(global: &Global, reload: &Reload) -> anyhow::Result<u8> {
     let uri = format!("/reload?rolling={}{}", reload.rolling, wait_query(reload.wait));
-    run_client(global, async |client| post(&client, &uri, reload.shown).await)
+    run_client(global, async |client| post(&client, &uri, reload.output).await)
 }
 
 pub(super) fn signal(global: &Global, signal: &SignalArgs) -> anyhow::Result<u8> {
-    let verb = format!("/signal?signal={}", signal.signal);
-    let NameArgs { names, shown } = &signal.named;
-    run_client(global, async |client| post(&client, &path(names, &verb), *shown).await)
+    let action = format!("/signal?signal={}", signal.signal);
+    let NameArgs { names, output } = &signal.named;
+    run_client(global, async |client| post(&client, &path(names, &action), *output).await)
 }
 
 pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {
     let timeout = wait.timeout.map(|time| format!("&timeout={}", time.as_secs_f64()));
     let until = if wait.ready { "ready" } else { "exit" };
-    let verb = format!("/wait?for={until}{}", timeout.unwrap_or_default());
+    let action = format!("/wait?for={until}{}", timeout.unwrap_or_default());
     let line = |process: &api::ProcessStatus| match (&process.last_exit, wait.exit) {
         (_, false) => format!("{} is ready\n", process.name),
         (Some(exit), true) => format!("{} {}\n", process.name, escape_controls(exit)),
         (None, true) => format!("{} is down\n", process.name),
     };
     let lines = |reached: &Vec<api::ProcessStatus>| reached.iter().map(line).collect();
-    let NameArgs { names, shown } = &wait.named;
-    let uri = path(names, &verb);
+    let NameArgs { names, output } = &wait.named;
+    let uri = path(names, &action);
     run_client(global, async |client| {
-        request_and_print(&client, Method::GET, &uri, Vec::new(), *shown, lines).await
+        request_and_print(&client, Method::GET, &uri, Vec::new(), *output, lines).await
     })
 }
 

@@ -19,7 +19,7 @@ use anyhow::{Context, bail};
 use clap::CommandFactory;
 use nix::errno::Errno;
 
-use crate::cli::{self, Base, Cli, CommonArgs, Global, PlanArgs, PortArgs, Verb, When};
+use crate::cli::{self, Base, Cli, Command, CommonArgs, Global, PlanArgs, PortArgs, When};
 use crate::notice::escape_controls;
 use crate::plan::formation::{RELEASE, did_you_mean, nearest};
 use crate::plan::sources::{FileLocations, Sources};
@@ -35,21 +35,21 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             tracing_subscriber::fmt().with_target(false).with_max_level(tracing::Level::DEBUG);
         subscriber.with_writer(std::io::stderr).without_time().init();
     }
-    let code = match cli.verb {
-        Verb::Start(start) => start::start(&cli.global, start)?,
-        Verb::Run(run) => run::run(&cli.global, &run)?,
-        Verb::Check(check) => check::check(&cli.global, check)?,
-        Verb::Ps(ps) => ps::ps(&cli.global, &ps)?,
-        Verb::Stop(stop) => client_commands::stop(&cli.global, &stop)?,
-        Verb::Restart(restart) => client_commands::restart(&cli.global, &restart)?,
-        Verb::Scale(scale) => client_commands::scale(&cli.global, &scale)?,
-        Verb::Reload(reload) => client_commands::reload(&cli.global, &reload)?,
-        Verb::Signal(signal) => client_commands::signal(&cli.global, &signal)?,
-        Verb::Logs(logs) => logs::logs(&cli.global, &logs)?,
-        Verb::Wait(wait) => client_commands::wait(&cli.global, &wait)?,
-        Verb::Quit => client_commands::quit(&cli.global)?,
-        Verb::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
-        Verb::Version => {
+    let code = match cli.command {
+        Command::Start(start) => start::start(&cli.global, start)?,
+        Command::Run(run) => run::run(&cli.global, &run)?,
+        Command::Check(check) => check::check(&cli.global, check)?,
+        Command::Ps(ps) => ps::ps(&cli.global, &ps)?,
+        Command::Stop(stop) => client_commands::stop(&cli.global, &stop)?,
+        Command::Restart(restart) => client_commands::restart(&cli.global, &restart)?,
+        Command::Scale(scale) => client_commands::scale(&cli.global, &scale)?,
+        Command::Reload(reload) => client_commands::reload(&cli.global, &reload)?,
+        Command::Signal(signal) => client_commands::signal(&cli.global, &signal)?,
+        Command::Logs(logs) => logs::logs(&cli.global, &logs)?,
+        Command::Wait(wait) => client_commands::wait(&cli.global, &wait)?,
+        Command::Quit => client_commands::quit(&cli.global)?,
+        Command::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
+        Command::Version => {
             writeln!(std::io::stdout(), "ganger {}", env!("CARGO_PKG_VERSION"))?;
             0
         }
@@ -80,15 +80,15 @@ const FOREIGN_COMMANDS: [(&str, &str); 16] = [
 /// The error for an unknown command, with the command that was probably meant.
 fn unknown_command(global: &Global, words: &[OsString]) -> String {
     let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-    let places = places(global);
+    let locations = file_locations(global);
     // Standard input may not end.
-    let is_file = places.procfile.as_ref().is_none_or(|path| path.as_os_str() != "-");
-    let sources = is_file.then(|| Sources::read(&places, Vec::new()).ok()).flatten();
+    let is_file = locations.procfile.as_ref().is_none_or(|path| path.as_os_str() != "-");
+    let sources = is_file.then(|| Sources::read(&locations, Vec::new()).ok()).flatten();
     let types = sources.and_then(|sources| Plan::parse_types(&sources).ok()).unwrap_or_default();
     let no_command = format!("there is no command `{}`", word.escape_debug());
     if types.contains(&word.clone().into_owned()) {
-        let verb = if word == RELEASE { "run" } else { "start" };
-        return format!("{no_command}; to start it: `ganger {verb} {word}`");
+        let command = if word == RELEASE { "run" } else { "start" };
+        return format!("{no_command}; to start it: `ganger {command} {word}`");
     }
     if let Some((_, ours)) = FOREIGN_COMMANDS.iter().find(|(theirs, _)| *theirs == word) {
         return format!("{no_command}; use `ganger {ours}`");
@@ -132,7 +132,7 @@ pub fn with_hint(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// The locations of all files, by the flags.
-fn places(global: &Global) -> FileLocations {
+fn file_locations(global: &Global) -> FileLocations {
     FileLocations {
         base: working_dir(),
         procfile: global.procfile.clone(),
@@ -144,12 +144,12 @@ fn places(global: &Global) -> FileLocations {
 
 /// Reads all files; the Procfile may be missing.
 fn read_for_run(global: &Global) -> anyhow::Result<Sources> {
-    Ok(Sources::read_for_run(&places(global), std::env::vars_os().collect())?)
+    Ok(Sources::read_for_run(&file_locations(global), std::env::vars_os().collect())?)
 }
 
 /// Reads all files.
-fn read(places: &FileLocations) -> anyhow::Result<Sources> {
-    Ok(Sources::read(places, std::env::vars_os().collect())?)
+fn read(locations: &FileLocations) -> anyhow::Result<Sources> {
+    Ok(Sources::read(locations, std::env::vars_os().collect())?)
 }
 
 impl PlanArgs {
@@ -168,7 +168,7 @@ impl PlanArgs {
             formation: self.formation,
             chosen: named.into_iter().flat_map(|formation| formation.0).collect(),
             ignored: self.ignored_processes,
-            ..self.ports.options(self.given.options()?)
+            ..self.ports.options(self.common.options()?)
         })
     }
 }
@@ -224,8 +224,8 @@ fn use_color(when: When, on: &impl IsTerminal) -> bool {
     }
 }
 
-/// The names of all entries, as foreman's `check` prints them.
+/// The names of all process types, as foreman's `check` prints them.
 fn names(plan: &Plan) -> String {
-    let names: Vec<&str> = plan.entries.iter().map(|entry| entry.name.as_str()).collect();
+    let names: Vec<&str> = plan.process_types.iter().map(|it| it.name.as_str()).collect();
     names.join(", ")
 }

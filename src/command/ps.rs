@@ -24,7 +24,7 @@ pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
             Method::GET,
             &uri,
             Vec::new(),
-            ps.shown,
+            ps.output,
             |all: &Vec<ProcessStatus>| table(all, terminal_width()),
         )
         .await

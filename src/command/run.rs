@@ -30,12 +30,12 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
         bail!("`run` has no flag `{flag}`: see `ganger help run`");
     }
     let sources = read_for_run(global)?;
-    let options = run.ports.options(run.given.options()?);
-    let entry = match run.command.as_slice() {
+    let options = run.ports.options(run.common.options()?);
+    let process_type = match run.command.as_slice() {
         [single] => single.to_str(),
         _ => None,
     };
-    let plan = Plan::for_run(&sources, &options, RUN_NAME, entry)?;
+    let plan = Plan::for_run(&sources, &options, RUN_NAME, process_type)?;
     let program = Program::new(&plan, &run.command, &options)?;
     let mut command = Command::new(&program.argv[0]);
     command.args(&program.argv[1..]).current_dir(&program.dir).env_clear();
@@ -65,12 +65,12 @@ struct Program {
     argv: Vec<OsString>,
     dir: PathBuf,
     env: Env,
-    /// Whether it is an entry of the Procfile.
-    is_entry: bool,
+    /// Whether it is a process type.
+    is_process_type: bool,
 }
 
 impl Program {
-    /// A Procfile entry, if the first word names one; a single word with shell syntax, which goes to
+    /// A process type, if the first word names one; a single word with shell syntax, which goes to
     /// the shell; else the words as they are.
     fn new(plan: &Plan, command: &[OsString], options: &Options) -> Result<Self, plan::Error> {
         let through_shell = |text: &str| shell::argv(&plan.shell, text);
@@ -80,7 +80,7 @@ impl Program {
                 argv: through_shell(&process.command),
                 dir: process.dir.clone(),
                 env: process.env.clone(),
-                is_entry: true,
+                is_process_type: true,
             });
         }
         let argv = match command {
@@ -92,14 +92,14 @@ impl Program {
             env.insert("PORT".into(), Variable::from_ganger(port.to_string()));
         }
         let argv = argv.map_or_else(|| command.to_vec(), through_shell);
-        Ok(Self { argv, dir: plan.root.clone(), env, is_entry: false })
+        Ok(Self { argv, dir: plan.root.clone(), env, is_process_type: false })
     }
 
     /// The reason why it can't be executed.
     fn describe(&self, error: &io::Error, plan: &Plan, command: &[OsString]) -> String {
         let name = self.argv[0].to_string_lossy();
         let is_missing = error.kind() == ErrorKind::NotFound && !name.contains('/');
-        if is_missing && self.argv[0] == command[0] && !self.is_entry {
+        if is_missing && self.argv[0] == command[0] && !self.is_process_type {
             if plan.types().contains(&&*name) {
                 return format!(
                     "no command `{name}`, and the Procfile's entry takes no arguments: \
@@ -120,7 +120,7 @@ impl Program {
     }
 }
 
-/// The name of a command that is not a Procfile entry.
+/// The name of a command that is not a process type.
 const RUN_NAME: &str = "run.1";
 
 /// A word with one of these goes to the shell.

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::daemon::{self, Background, ForkSide};
-use super::{places, ports, read, use_color};
+use super::{file_locations, ports, read, use_color};
 use crate::cli::{Base, Global, Start};
 use crate::control::app_root::AppRoot;
 use crate::control::planner::{Planner, PlannerHandle};
@@ -40,7 +40,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         Some(ForkSide::Background(background)) => Some(background),
         Some(ForkSide::Foreground(code)) => return Ok(code),
     };
-    let anywhere = start.formed.ports.port == Some(Base::Auto);
+    let anywhere = start.plan.ports.port == Some(Base::Auto);
     let options = Options {
         grace: start.timeout,
         auto_restart: start.auto_restart,
@@ -49,11 +49,11 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         listen: start.listen,
         quiet: start.quiet,
         stop_signals: start.stop_signals,
-        ..start.formed.options()?
+        ..start.plan.options()?
     };
-    let places = places(global);
-    let sources = read(&places)?;
-    let root = AppRoot::new(&places.root(), sources.root.clone());
+    let locations = file_locations(global);
+    let sources = read(&locations)?;
+    let root = AppRoot::new(&locations.root(), sources.root.clone());
     let Control { bound, aliases, runtime_dir, notices: first } =
         listen(global.socket.as_deref(), &root, background.is_some())?;
     let path = bound.as_ref().map(|bound| bound.path.clone());
@@ -85,7 +85,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
-    let planner = Planner { places, sources, options, aliases };
+    let planner = Planner { locations, sources, options, aliases };
     let run = Run {
         plan,
         sockets,

@@ -22,8 +22,8 @@ pub struct AppRoot {
 
 impl AppRoot {
     /// The root of the app whose files are there.
-    pub fn find(places: &FileLocations) -> io::Result<Self> {
-        Ok(Self::new(&places.root(), places.find_root()?))
+    pub fn find(locations: &FileLocations) -> io::Result<Self> {
+        Ok(Self::new(&locations.root(), locations.find_root()?))
     }
 
     /// The folder that is really at `real`, and that the user calls `known`.

@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::body::PIECE_BYTES;
 use super::in_flight::InFlight;
 use super::memory::shrink;
-use super::names::kind_of;
+use super::names::type_of;
 use crate::logs::format::{Color, Label, Style};
 use crate::logs::lines::LineSplitter;
 use crate::logs::recent::ExcerptReader;
@@ -47,7 +47,7 @@ impl Lines {
     }
 
     fn label(&self, name: &Arc<str>) -> Label {
-        let color = self.colors.get(kind_of(name));
+        let color = self.colors.get(type_of(name));
         self.style.label(name, color.copied().unwrap_or_default())
     }
 

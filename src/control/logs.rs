@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::error::Error;
 use super::lines::{Lines, LogBody};
 use super::memory::{Memory, shrink};
-use super::names::{Names, kind_of};
+use super::names::{Names, type_of};
 use crate::logs::format::Style;
 use crate::logs::recent::Excerpt;
 use crate::logs::subscribers::{Selection, Subscription};
@@ -103,9 +103,9 @@ async fn choose(
     let snapshot = Arc::clone(snapshot);
     let chosen = spawn_blocking(move || {
         let names = Names::parse(&names)?;
-        let running = snapshot.processes.iter().map(|it| (&*it.plan.name, &*it.plan.kind));
+        let running = snapshot.processes.iter().map(|it| (&*it.plan.name, &*it.plan.process_type));
         // A process that was removed may have written something.
-        let past = sizes.iter().map(|(name, _)| (&**name, kind_of(name)));
+        let past = sizes.iter().map(|(name, _)| (&**name, type_of(name)));
         let known: Vec<(&str, &str)> = past.chain(running).collect();
         let meant = names.resolve(&known)?;
         let meant: Vec<_> = sizes.iter().zip(meant).collect();

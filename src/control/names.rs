@@ -74,11 +74,11 @@ impl Names {
 
     /// Whether the names include a process of this name, now or later.
     pub(super) fn include(&self, name: &str) -> bool {
-        let kind = kind_of(name);
+        let process_type = type_of(name);
         let is_match =
-            |(_, glob): &(String, GlobMatcher)| glob.is_match(name) || glob.is_match(kind);
+            |(_, glob): &(String, GlobMatcher)| glob.is_match(name) || glob.is_match(process_type);
         self.literal.contains(name)
-            || self.literal.contains(kind)
+            || self.literal.contains(process_type)
             || self.patterns.iter().any(is_match)
     }
 
@@ -88,42 +88,46 @@ impl Names {
         names + self.patterns.len() * PATTERN_MEMORY
     }
 
-    /// The places of all processes that are meant, in the order of the plan. Each name has to
+    /// The positions of all processes that are meant, in the order of the plan. Each name has to
     /// mean one at least.
     pub(super) fn select(&self, processes: &[Status]) -> Result<Vec<usize>, Error> {
-        let names = processes.iter().map(|it| (it.plan.name.as_str(), it.plan.kind.as_str()));
+        let names =
+            processes.iter().map(|it| (it.plan.name.as_str(), it.plan.process_type.as_str()));
         let names: Vec<(&str, &str)> = names.collect();
         let chosen = self.resolve(&names)?;
         let chosen = chosen.into_iter().enumerate().filter(|(_, chosen)| *chosen);
-        Ok(chosen.map(|(place, _)| place).collect())
+        Ok(chosen.map(|(index, _)| index).collect())
     }
 
     /// Which of these, given by name and type, the names include.
     pub(super) fn resolve(&self, names: &[(&str, &str)]) -> Result<Vec<bool>, Error> {
         let mut chosen = vec![false; names.len()];
-        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (place, (name, kind)) in names.iter().enumerate() {
-            places.entry(name).or_default().push(place);
-            if kind != name {
-                places.entry(kind).or_default().push(place);
+        let mut positions: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (index, (name, process_type)) in names.iter().enumerate() {
+            positions.entry(name).or_default().push(index);
+            if process_type != name {
+                positions.entry(process_type).or_default().push(index);
             }
         }
         for name in &self.all {
             let pattern = self.patterns.iter().find(|(pattern, _)| pattern == name);
             let meant: Vec<&usize> = match pattern {
                 Some((_, glob)) => {
-                    let matching = places.iter().filter(|(name, _)| glob.is_match(name));
-                    matching.flat_map(|(_, places)| places).collect()
+                    let matching = positions.iter().filter(|(name, _)| glob.is_match(name));
+                    matching.flat_map(|(_, positions)| positions).collect()
                 }
-                None => places.get(name.as_str()).into_iter().flatten().collect(),
+                None => positions.get(name.as_str()).into_iter().flatten().collect(),
             };
             if meant.is_empty() {
-                let nearest = nearest(name, names.iter().flat_map(|(name, kind)| [*kind, *name]));
+                let nearest = nearest(
+                    name,
+                    names.iter().flat_map(|(name, process_type)| [*process_type, *name]),
+                );
                 let nearest = nearest.map(str::to_owned);
                 return Err(Error::Unknown { name: name.clone(), nearest });
             }
-            for place in meant {
-                chosen[*place] = true;
+            for index in meant {
+                chosen[*index] = true;
             }
         }
         Ok(chosen)
@@ -131,8 +135,8 @@ impl Names {
 }
 
 /// The type of a process, by its name.
-pub(super) fn kind_of(name: &str) -> &str {
-    name.rsplit_once('.').map_or(name, |(kind, _)| kind)
+pub(super) fn type_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(process_type, _)| process_type)
 }
 
 /// What makes a pattern of a name.

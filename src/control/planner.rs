@@ -83,7 +83,7 @@ const MAX_WAITING: usize = 64;
 #[derive(Debug)]
 pub struct Planner {
     /// Where the files are.
-    pub places: FileLocations,
+    pub locations: FileLocations,
     /// The files, as they were last read.
     pub sources: Sources,
     /// The flags, and the scaling since then.
@@ -161,14 +161,14 @@ impl Planner {
     }
 
     async fn reload(&mut self, mode: RestartMode, engine: &Handle) -> PlanResult {
-        if self.places.procfile.as_ref().is_some_and(|path| path.as_os_str() == "-") {
+        if self.locations.procfile.as_ref().is_some_and(|path| path.as_os_str() == "-") {
             let reason = "the Procfile came from standard input, which can't be read again";
             return Err(Error::Invalid(reason.into()));
         }
-        let (places, options) = (self.places.clone(), self.options.clone());
+        let (locations, options) = (self.locations.clone(), self.options.clone());
         let environment = self.sources.environment.clone();
         let read = spawn_blocking(move || {
-            let sources = Sources::read(&places, environment).map_err(invalid)?;
+            let sources = Sources::read(&locations, environment).map_err(invalid)?;
             let known = Plan::parse_types(&sources).map_err(invalid)?;
             // A removed type may come back, and then the flags count again.
             let plan = Plan::new(&sources, &options.restricted_to(&known)).map_err(invalid)?;
@@ -179,7 +179,7 @@ impl Planner {
         let changes = apply_plan(engine.plan().await?, plan, mode, engine).await?;
         self.sources = sources;
         if let Some(aliases) = &mut self.aliases {
-            let root = AppRoot::new(&self.places.root(), self.sources.root.clone());
+            let root = AppRoot::new(&self.locations.root(), self.sources.root.clone());
             // The app runs on by its other paths, if another has this one.
             aliases.set(&root).unwrap_or_else(|error| tracing::debug!(%error));
         }
@@ -210,16 +210,16 @@ async fn apply_plan(
 
 /// A port can't go from a process to ganger, or back, while it is in use.
 fn check_listeners(before: &Plan, plan: &Plan) -> Result<(), Error> {
-    let before = before.processes.iter().map(|was| (was.kind.as_str(), was.listen));
+    let before = before.processes.iter().map(|was| (was.process_type.as_str(), was.listen));
     let before: HashMap<&str, bool> = before.collect();
     let changed = plan.processes.iter().find(|process| {
-        before.get(process.kind.as_str()).is_some_and(|was| *was != process.listen)
+        before.get(process.process_type.as_str()).is_some_and(|was| *was != process.listen)
     });
     changed.map_or(Ok(()), |process| {
-        let kind = &process.kind;
+        let process_type = &process.process_type;
         Err(Error::Invalid(format!(
-            "`listen` of `{kind}` can't change while it runs (take it down first: `ganger scale \
-             {kind}=0`, and then up again)"
+            "`listen` of `{process_type}` can't change while it runs (take it down first: `ganger scale \
+             {process_type}=0`, and then up again)"
         )))
     })
 }

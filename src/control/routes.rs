@@ -186,7 +186,7 @@ async fn formation(State(app): State<App>) -> Result<Json<serde_json::Value>, Er
     let snapshot = app.engine.snapshot().await?;
     let mut counts = serde_json::Map::new();
     for status in snapshot.processes.iter().filter(|status| status.is_planned()) {
-        let count = counts.entry(status.plan.kind.clone()).or_insert(0.into());
+        let count = counts.entry(status.plan.process_type.clone()).or_insert(0.into());
         *count = (count.as_u64().unwrap_or_default() + 1).into();
     }
     Ok(Json(counts.into()))

@@ -38,7 +38,7 @@ pub(super) async fn describe(
 
 fn estimate(status: &Status) -> usize {
     let names: usize = status.waits_for().iter().map(|name| 2 * name.len() + 8).sum();
-    DESCRIPTION_BYTES + 2 * status.plan.name.len() + 2 * status.plan.kind.len() + names
+    DESCRIPTION_BYTES + 2 * status.plan.name.len() + 2 * status.plan.process_type.len() + names
 }
 
 fn describe_process(
@@ -60,7 +60,7 @@ fn describe_process(
     };
     api::ProcessStatus {
         name: status.plan.name.clone(),
-        r#type: status.plan.kind.clone(),
+        r#type: status.plan.process_type.clone(),
         state,
         ready: status.is_ready(),
         waits_for: status.waits_for(),

@@ -44,8 +44,8 @@ pub struct Plan {
     pub root: PathBuf,
     /// The Procfile as the user knows it.
     pub procfile: String,
-    /// All entries of the Procfile, in its order.
-    pub entries: Vec<procfile::Entry>,
+    /// All process types of the Procfile, in its order.
+    pub process_types: Vec<procfile::ProcessType>,
     /// What runs, in the order of the Procfile.
     pub processes: Vec<Arc<ProcessPlan>>,
     /// The shell that runs the commands; absolute.
@@ -107,7 +107,7 @@ impl Plan {
     /// Resolves everything. Precedence: flags, `ganger.toml`, defaults.
     pub fn new(sources: &Sources, options: &Options) -> Result<Self, Error> {
         let (mut plan, config, ports) =
-            Self::new_without_processes(sources, options, parse_entries(sources)?)?;
+            Self::new_without_processes(sources, options, parse_process_types(sources)?)?;
         let types = plan.types();
         let request = FormationRequest {
             formation: options.formation.as_ref().or(config.formation()),
@@ -119,20 +119,21 @@ impl Plan {
         let advice = advice::on_formation(&types, &counts, &config, options);
         plan.advice.extend(advice);
         for (index, count) in counts.by_type.into_iter().enumerate() {
-            let entry = &plan.entries[index];
-            let listen = has_listener(entry, &config, options);
+            let process_type = &plan.process_types[index];
+            let listen = has_listener(process_type, &config, options);
             if listen && count > 0 {
-                check_listen(entry, ports)?;
+                check_listen(process_type, ports)?;
             }
             if let Some(ports) = ports.filter(|_| !listen) {
-                ports.check(&entry.name, count)?;
+                ports.check(&process_type.name, count)?;
             }
             for instance in 1..=count {
                 // All instances share the socket, and so the port of the first.
                 let port_instance = if listen { 1 } else { instance };
-                let port =
-                    ports.map(|ports| ports.port(&entry.name, index, port_instance)).transpose()?;
-                let name = format!("{}.{instance}", entry.name);
+                let port = ports
+                    .map(|ports| ports.port(&process_type.name, index, port_instance))
+                    .transpose()?;
+                let name = format!("{}.{instance}", process_type.name);
                 let mut process = plan.plan_process(index, name, port, &config, options);
                 process.needs = resolve_needs(&process, &config, sources)?;
                 plan.processes.push(Arc::new(process));
@@ -142,19 +143,25 @@ impl Plan {
         Ok(plan)
     }
 
-    /// A plan with one process, for `ganger run`: the Procfile entry `entry`, which may be
+    /// A plan with one process, for `ganger run`: this process type, which may be
     /// `release`, or else a command with this name. The Procfile may be empty.
     pub fn for_run(
         sources: &Sources,
         options: &Options,
         name: &str,
-        entry: Option<&str>,
+        process_type: Option<&str>,
     ) -> Result<Self, Error> {
-        let entries =
-            if sources.procfile.bytes.is_empty() { Vec::new() } else { parse_entries(sources)? };
-        let (mut plan, config, ports) = Self::new_without_processes(sources, options, entries)?;
-        if let Some(index) = plan.entries.iter().position(|it| Some(it.name.as_str()) == entry) {
-            let port = |ports: Ports| ports.port(&plan.entries[index].name, index, 1);
+        let process_types = if sources.procfile.bytes.is_empty() {
+            Vec::new()
+        } else {
+            parse_process_types(sources)?
+        };
+        let (mut plan, config, ports) =
+            Self::new_without_processes(sources, options, process_types)?;
+        if let Some(index) =
+            plan.process_types.iter().position(|it| Some(it.name.as_str()) == process_type)
+        {
+            let port = |ports: Ports| ports.port(&plan.process_types[index].name, index, 1);
             let port = ports.map(port).transpose()?;
             let process = plan.plan_process(index, name.to_owned(), port, &config, options);
             plan.processes.push(Arc::new(process));
@@ -164,17 +171,18 @@ impl Plan {
 
     /// The names of all process types in the Procfile of these sources.
     pub fn parse_types(sources: &Sources) -> Result<Vec<String>, Error> {
-        let entries = parse_entries(sources)?;
-        Ok(entries.into_iter().map(|entry| entry.name).collect())
+        let process_types = parse_process_types(sources)?;
+        Ok(process_types.into_iter().map(|process_type| process_type.name).collect())
     }
 
     fn new_without_processes(
         sources: &Sources,
         options: &Options,
-        entries: Vec<procfile::Entry>,
+        process_types: Vec<procfile::ProcessType>,
     ) -> Result<(Self, Config, Option<Ports>), Error> {
         let procfile = sources.procfile.name.clone();
-        let types: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let types: Vec<&str> =
+            process_types.iter().map(|process_type| process_type.name.as_str()).collect();
         let config = match &sources.config {
             None => Config::default(),
             Some(text) => config::parse(&text.bytes, &types, &procfile)
@@ -190,7 +198,7 @@ impl Plan {
         }
         let advice = advice::on_files(sources, &config, options, &resolved.env);
         let mut env = resolved.env;
-        add_port_variables(&mut env, &entries, ports);
+        add_port_variables(&mut env, &process_types, ports);
         if let Some(path) = &options.control {
             let control = Variable { value: path.into(), origin: Origin::Ganger };
             env.insert("GANGER_CONTROL".into(), control);
@@ -206,7 +214,7 @@ impl Plan {
             unlisted: Vec::new(),
             base_port: ports.map(|ports| ports.base),
             advice,
-            entries,
+            process_types,
         };
         Ok((plan, config, ports))
     }
@@ -219,7 +227,7 @@ impl Plan {
     /// The names of all process types, in the order of the Procfile.
     #[must_use]
     pub fn types(&self) -> Vec<&str> {
-        self.entries.iter().map(|entry| entry.name.as_str()).collect()
+        self.process_types.iter().map(|process_type| process_type.name.as_str()).collect()
     }
 
     fn plan_process(
@@ -230,8 +238,8 @@ impl Plan {
         config: &Config,
         options: &Options,
     ) -> ProcessPlan {
-        let entry = &self.entries[index];
-        let from_file = config.process(&entry.name);
+        let process_type = &self.process_types[index];
+        let from_file = config.process(&process_type.name);
         let mut env = Env::new();
         for (key, value) in from_file.into_iter().flat_map(|process| &process.env) {
             let key = OsString::from(key);
@@ -253,17 +261,17 @@ impl Plan {
             env.insert("PORT".into(), Variable::from_ganger(port.to_string()));
         }
         ProcessPlan {
-            kind: entry.name.clone(),
-            command: entry.command.clone(),
+            process_type: process_type.name.clone(),
+            command: process_type.command.clone(),
             dir,
             port,
             shared: Arc::clone(&self.env),
             env,
-            listen: has_listener(entry, config, options),
-            shown: !options.quiet.contains(&entry.name),
-            policy: options.resolve_policy(&entry.name, from_file),
+            listen: has_listener(process_type, config, options),
+            shown: !options.quiet.contains(&process_type.name),
+            policy: options.resolve_policy(&process_type.name, from_file),
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
-            ready: choose_probe(entry, port, config, options),
+            ready: choose_probe(process_type, port, config, options),
             ready_timeout: from_file
                 .and_then(|process| process.ready_timeout)
                 .unwrap_or(ready::DEFAULT_READY_TIMEOUT),
@@ -284,29 +292,29 @@ impl Plan {
     }
 }
 
-fn parse_entries(sources: &Sources) -> Result<Vec<procfile::Entry>, Error> {
+fn parse_process_types(sources: &Sources) -> Result<Vec<procfile::ProcessType>, Error> {
     let SourceFile { name, bytes } = &sources.procfile;
     procfile::parse(bytes).map_err(|error| Error::Procfile { file: name.clone(), error })
 }
 
 /// Whether ganger listens for this type.
-fn has_listener(entry: &procfile::Entry, config: &Config, options: &Options) -> bool {
-    let from_file = config.process(&entry.name).and_then(|process| process.listen);
-    options.listen.contains(&entry.name) || from_file.unwrap_or_default()
+fn has_listener(process_type: &procfile::ProcessType, config: &Config, options: &Options) -> bool {
+    let from_file = config.process(&process_type.name).and_then(|process| process.listen);
+    options.listen.contains(&process_type.name) || from_file.unwrap_or_default()
 }
 
 /// The readiness probe: as configured, else the port for `web` and for dependencies.
 fn choose_probe(
-    entry: &procfile::Entry,
+    process_type: &procfile::ProcessType,
     port: Option<u16>,
     config: &Config,
     options: &Options,
 ) -> Ready {
-    let from_file = config.process(&entry.name).and_then(|process| process.ready.clone());
-    let counts = entry.name == "web" || config.is_dependency(&entry.name);
+    let from_file = config.process(&process_type.name).and_then(|process| process.ready.clone());
+    let counts = process_type.name == "web" || config.is_dependency(&process_type.name);
     match from_file {
         // A port on which ganger itself listens is bound before the process starts.
-        Some(Ready::Port) | None if has_listener(entry, config, options) => Ready::Started,
+        Some(Ready::Port) | None if has_listener(process_type, config, options) => Ready::Started,
         Some(Ready::Port | Ready::Http(_)) if port.is_none() => Ready::Started,
         Some(ready) => ready,
         None if counts && port.is_some() => Ready::Port,
@@ -320,37 +328,43 @@ fn resolve_needs(
     config: &Config,
     sources: &Sources,
 ) -> Result<Vec<Need>, Error> {
-    let from_file = config.process(&process.kind);
+    let from_file = config.process(&process.process_type);
     let need = |(text, at): (&str, usize)| {
         Need::from_env(text, &process.shared, &process.env).map_err(|error| {
             let (config, line) = match &sources.config {
                 Some(text) => (text.name.clone(), config::line_of(&text.bytes, at)),
                 None => Default::default(),
             };
-            Error::Need { config, line, name: process.kind.clone(), error }
+            Error::Need { config, line, name: process.process_type.clone(), error }
         })
     };
     from_file.into_iter().flat_map(config::ProcessConfig::needs).map(need).collect()
 }
 
-fn check_listen(entry: &procfile::Entry, ports: Option<Ports>) -> Result<(), Error> {
-    let name = entry.name.clone();
+fn check_listen(process_type: &procfile::ProcessType, ports: Option<Ports>) -> Result<(), Error> {
+    let name = process_type.name.clone();
     match ports {
         None => Err(Error::NothingToListenOn { name }),
-        Some(_) if !shell::is_replaced(&entry.command) => Err(Error::ShellBetween { name }),
+        Some(_) if !shell::is_replaced(&process_type.command) => Err(Error::ShellBetween { name }),
         Some(_) => Ok(()),
     }
 }
 
 /// Adds a variable with the port of each type's first instance. If types share a variable, as
 /// `foo-bar` and `foo_bar` do, the type with that exact name wins, else the first in the Procfile.
-fn add_port_variables(env: &mut Env, entries: &[procfile::Entry], ports: Option<Ports>) {
+fn add_port_variables(
+    env: &mut Env,
+    process_types: &[procfile::ProcessType],
+    ports: Option<Ports>,
+) {
     let Some(ports) = ports else { return };
-    let (other, exact): (Vec<_>, Vec<_>) =
-        entries.iter().enumerate().partition(|(_, entry)| entry.name.contains('-'));
-    for (index, entry) in other.into_iter().rev().chain(exact) {
-        if let Ok(port) = ports.port(&entry.name, index, 1) {
-            let key = format!("{PORT_VAR_PREFIX}{}_PORT", entry.name.replace('-', "_"));
+    let (other, exact): (Vec<_>, Vec<_>) = process_types
+        .iter()
+        .enumerate()
+        .partition(|(_, process_type)| process_type.name.contains('-'));
+    for (index, process_type) in other.into_iter().rev().chain(exact) {
+        if let Ok(port) = ports.port(&process_type.name, index, 1) {
+            let key = format!("{PORT_VAR_PREFIX}{}_PORT", process_type.name.replace('-', "_"));
             env.insert(key.into(), Variable::from_ganger(port.to_string()));
         }
     }

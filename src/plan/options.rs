@@ -126,11 +126,11 @@ impl Options {
     /// The policy of a process type: by the flags, else by `ganger.toml`.
     pub(super) fn resolve_policy(
         &self,
-        kind: &str,
+        process_type: &str,
         config: Option<&config::ProcessConfig>,
     ) -> Policy {
         let default = Policy::default();
-        let names = |list: &[String]| list.iter().any(|name| name == kind);
+        let names = |list: &[String]| list.iter().any(|name| name == process_type);
         let backoff = config.map(|process| process.backoff).unwrap_or_default();
         let on_exit = if names(&self.auto_restart) {
             OnExit::Restart
@@ -143,7 +143,7 @@ impl Options {
         } else {
             config.and_then(|process| process.on_exit).unwrap_or(default.on_exit)
         };
-        let signal = self.stop_signals.iter().rev().find(|(name, _)| name == kind);
+        let signal = self.stop_signals.iter().rev().find(|(name, _)| name == process_type);
         let signal = signal.map(|(_, signal)| *signal);
         let min = backoff.min.unwrap_or(default.backoff.min);
         Policy {

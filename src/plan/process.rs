@@ -20,7 +20,7 @@ pub struct ProcessPlan {
     /// `web.1`.
     pub name: String,
     /// `web`.
-    pub kind: String,
+    pub process_type: String,
     /// The command, for the shell.
     pub command: String,
     /// The working directory; absolute.
@@ -62,7 +62,7 @@ impl ProcessPlan {
 
     /// Fails if its folder does not exist.
     pub fn check_folder(&self) -> Result<(), Error> {
-        let error = |reason| Error::Folder { name: self.kind.clone(), reason };
+        let error = |reason| Error::Folder { name: self.process_type.clone(), reason };
         sources::check_folder(&self.dir).map_err(error)
     }
 

@@ -4,32 +4,32 @@ use std::collections::HashMap;
 
 /// A process type: a line of the Procfile.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Entry {
+pub struct ProcessType {
     /// The name of the type: `web`.
     pub name: String,
     /// The command, as it is in the file.
     pub command: String,
-    /// The line on which the entry begins, counted from 1.
+    /// The line on which it begins, counted from 1.
     pub line: usize,
 }
 
 /// Why a Procfile can't be read. Lines count from 1.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The line is neither an entry, a comment nor blank.
+    /// The line is neither a process type, a comment nor blank.
     #[error("line {line}: {problem}")]
-    NotAnEntry {
+    InvalidLine {
         /// The line.
         line: usize,
         /// The rule that it breaks.
         problem: Problem,
     },
-    /// The line looks like an entry, and the line before it ends in a backslash.
+    /// The line looks like a process type, and the line before it ends in a backslash.
     #[error(
         "line {line}: `{name}` would be part of line {first}, which ends in a `\\` (remove that, \
          or indent line {line})"
     )]
-    ContinuedByEntry {
+    ContinuedByType {
         /// The line.
         line: usize,
         /// The name that it begins with.
@@ -43,14 +43,14 @@ pub enum Error {
         /// The line.
         line: usize,
     },
-    /// Two entries have the same name.
+    /// Two types have the same name.
     #[error("line {line}: `{name}` is already defined on line {first}")]
     Duplicate {
         /// The repeated name.
         name: String,
-        /// The line of the first entry.
+        /// The line of the first type.
         first: usize,
-        /// The line of the second entry.
+        /// The line of the second type.
         line: usize,
     },
     /// The last line ends in a backslash.
@@ -59,12 +59,12 @@ pub enum Error {
         /// The line.
         line: usize,
     },
-    /// The file has no entry.
+    /// The file defines no process type.
     #[error("defines no process type: a line is `name: command`")]
     Empty,
 }
 
-/// Why a line is not an entry. An assignment is not shown, because it may be a secret.
+/// Why a line defines no process type. An assignment is not shown, because it may be a secret.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Problem {
@@ -135,13 +135,13 @@ fn excerpt(line: &str) -> String {
     text
 }
 
-/// Reads the text of a Procfile; entries come in the order of the file.
+/// Reads the text of a Procfile; process types come in the order of the file.
 ///
 /// Comments (`#`), blank lines, CRLF and a byte-order mark are accepted, and a
 /// trailing backslash continues a command as it would in a shell. Everything
 /// else that foreman would skip in silence is an error, so that neither a typo
 /// nor a merge conflict makes a process disappear.
-pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
+pub fn parse(text: &[u8]) -> Result<Vec<ProcessType>, Error> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut lines =
         text.split(|&byte| byte == b'\n').zip(1..).map(|(bytes, line)| match std::str::from_utf8(
@@ -152,23 +152,23 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
             Ok(text) if !text.contains('\0') => Ok((text, line)),
             Ok(_) | Err(_) => Err(Error::NotText { line }),
         });
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut types: Vec<ProcessType> = Vec::new();
     let mut seen = HashMap::new();
     while let Some(next) = lines.next() {
         let (text, line) = next?;
         if text.trim().is_empty() || text.trim_start().starts_with('#') {
             continue;
         }
-        let not_an_entry = || Error::NotAnEntry { line, problem: Problem::new(text) };
-        let (name, rest) = split_entry(text).ok_or_else(not_an_entry)?;
+        let invalid_line = || Error::InvalidLine { line, problem: Problem::new(text) };
+        let (name, rest) = split_line(text).ok_or_else(invalid_line)?;
         let mut command = rest.to_owned();
         while is_continued(&command) {
             command.pop();
             match lines.next().transpose()? {
                 Some((more, here)) => {
-                    if let Some(name) = entry_name(more) {
+                    if let Some(name) = type_name(more) {
                         let (line, name) = (here, name.to_owned());
-                        return Err(Error::ContinuedByEntry { line, name, first: here - 1 });
+                        return Err(Error::ContinuedByType { line, name, first: here - 1 });
                     }
                     command.push_str(more);
                 }
@@ -178,15 +178,15 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, Error> {
         // A command may begin on the next line.
         let command = command.trim_start().to_owned();
         if command.is_empty() {
-            return Err(not_an_entry());
+            return Err(invalid_line());
         }
         if let Some(first) = seen.insert(name.to_owned(), line) {
             let name = name.to_owned();
             return Err(Error::Duplicate { name, first, line });
         }
-        entries.push(Entry { name: name.to_owned(), command, line });
+        types.push(ProcessType { name: name.to_owned(), command, line });
     }
-    if entries.is_empty() { Err(Error::Empty) } else { Ok(entries) }
+    if types.is_empty() { Err(Error::Empty) } else { Ok(types) }
 }
 
 /// Whether `name` can name a process type.
@@ -196,13 +196,13 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(allowed)
 }
 
-/// The name of the process type, if a continued line looks like an entry. A URL does not.
-fn entry_name(line: &str) -> Option<&str> {
-    let (name, command) = split_entry(line)?;
+/// The name of the process type, if a continued line looks like a process type. A URL does not.
+fn type_name(line: &str) -> Option<&str> {
+    let (name, command) = split_line(line)?;
     (!command.trim().is_empty() && !command.starts_with("//")).then_some(name)
 }
 
-fn split_entry(line: &str) -> Option<(&str, &str)> {
+fn split_line(line: &str) -> Option<(&str, &str)> {
     let (name, rest) = line.split_once(':')?;
     is_name(name).then_some((name, rest))
 }
@@ -218,8 +218,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn commands(text: &str) -> Vec<(String, String)> {
-        let entries = parse(text.as_bytes()).unwrap();
-        entries.into_iter().map(|entry| (entry.name, entry.command)).collect()
+        let types = parse(text.as_bytes()).unwrap();
+        types.into_iter().map(|process_type| (process_type.name, process_type.command)).collect()
     }
 
     fn one(name: &str, command: &str) -> Vec<(String, String)> {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn procfile_entries_are_parsed() {
+    fn process_types_are_parsed() {
         assert_eq!(commands("web: run"), one("web", "run"));
         assert_eq!(commands("web:run\n"), one("web", "run"));
         assert_eq!(commands("\u{feff}web: run\r\n\r\n# c\r\n"), one("web", "run"));
@@ -300,16 +300,16 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics_and_names_are_unique(text in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(entries) = parse(&text) {
-                for (index, entry) in entries.iter().enumerate() {
-                    prop_assert!(is_name(&entry.name) && !entry.command.trim().is_empty());
-                    prop_assert!(entries[..index].iter().all(|other| other.name != entry.name));
+            if let Ok(types) = parse(&text) {
+                for (index, process_type) in types.iter().enumerate() {
+                    prop_assert!(is_name(&process_type.name) && !process_type.command.trim().is_empty());
+                    prop_assert!(types[..index].iter().all(|other| other.name != process_type.name));
                 }
             }
         }
 
         #[test]
-        fn any_valid_entry_is_parsed(name in "[A-Za-z0-9_-]{1,9}", command in "[!-\\[\\]-~][ -\\[\\]-~]{0,30}") {
+        fn any_valid_line_is_parsed(name in "[A-Za-z0-9_-]{1,9}", command in "[!-\\[\\]-~][ -\\[\\]-~]{0,30}") {
             prop_assert_eq!(commands(&format!("{name}: {command}\n")), one(&name, &command));
         }
     }

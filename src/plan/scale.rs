@@ -78,7 +78,7 @@ pub fn scale(plan: &Plan, before: &Scaled, changes: &[Change]) -> Result<Scaled,
     let mut scaled = before.clone();
     let runnable = types.into_iter().filter(|name| *name != formation::RELEASE);
     for name in runnable {
-        let of = |process: &&std::sync::Arc<super::ProcessPlan>| process.kind == name;
+        let of = |process: &&std::sync::Arc<super::ProcessPlan>| process.process_type == name;
         let mut count = u32::try_from(plan.processes.iter().filter(of).count()).unwrap_or(u32::MAX);
         let named = changes.iter().filter(|change| change.name == name);
         let general = changes.iter().filter(|change| change.name == ALL);

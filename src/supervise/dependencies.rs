@@ -25,8 +25,8 @@ impl Dependencies {
     pub(super) fn new(processes: &[Process]) -> Self {
         let mut all = Self::default();
         for (index, process) in processes.iter().enumerate() {
-            for kind in &process.plan.after {
-                all.dependents.entry(kind.clone()).or_default().push(index);
+            for process_type in &process.plan.after {
+                all.dependents.entry(process_type.clone()).or_default().push(index);
             }
             if let Some(port) = process.state.port().filter(|_| process.holds_old_port()) {
                 all.old_ports.entry(port).or_default().push(index);
@@ -34,9 +34,9 @@ impl Dependencies {
         }
         if !all.dependents.is_empty() {
             for (index, process) in processes.iter().enumerate() {
-                if all.dependents.contains_key(&process.plan.kind) {
-                    let kind = process.plan.kind.clone();
-                    all.by_type.entry(kind).or_default().push(index);
+                if all.dependents.contains_key(&process.plan.process_type) {
+                    let process_type = process.plan.process_type.clone();
+                    all.by_type.entry(process_type).or_default().push(index);
                 }
             }
         }
@@ -57,7 +57,7 @@ impl Dependencies {
         let stops_first = |other: &&Process| {
             depends_on(other, process) && other.want != Want::Up && other.state.is_active()
         };
-        let dependents = self.dependents.get(&process.plan.kind).into_iter().flatten();
+        let dependents = self.dependents.get(&process.plan.process_type).into_iter().flatten();
         let may_stop = !dependents.map(|at| &processes[*at]).any(|it| stops_first(&it));
         Gate { start: self.start_gate(index, processes), may_stop }
     }
@@ -66,8 +66,9 @@ impl Dependencies {
         let process = &processes[index];
         let mut awaited: Vec<String> =
             self.port_holders(index, processes).map(str::to_owned).collect();
-        let kinds = process.plan.after.iter().filter_map(|kind| self.by_type.get(kind));
-        let mut all: Vec<usize> = kinds.flatten().copied().collect();
+        let types =
+            process.plan.after.iter().filter_map(|process_type| self.by_type.get(process_type));
+        let mut all: Vec<usize> = types.flatten().copied().collect();
         all.sort_unstable();
         for other in all.into_iter().map(|at| &processes[at]) {
             if !depends_on(process, other) {
@@ -97,7 +98,7 @@ impl Dependencies {
 }
 
 fn depends_on(process: &Process, other: &Process) -> bool {
-    process.plan.after.contains(&other.plan.kind) && !other.is_removed()
+    process.plan.after.contains(&other.plan.process_type) && !other.is_removed()
 }
 
 /// Whether what a dependency is needed for can go on.

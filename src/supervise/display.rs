@@ -37,7 +37,7 @@ impl Display {
 
     /// What stands before the lines of a process; none, if its output is not shown.
     pub(super) fn label(&self, process: &plan::ProcessPlan) -> Option<Label> {
-        let color = self.colors.get(&process.kind).copied().unwrap_or_default();
+        let color = self.colors.get(&process.process_type).copied().unwrap_or_default();
         process.shown.then(|| self.show.style.label(&process.name, color))
     }
 

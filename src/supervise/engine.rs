@@ -273,7 +273,7 @@ impl Engine {
     /// reply if everything is being stopped: then it is too late.
     fn handle_request(
         &mut self,
-        kind: &str,
+        name: &str,
         reply: oneshot::Sender<Changes>,
         request: impl FnOnce(&mut Supervisor, Instant) -> (Changes, Vec<Action>),
     ) {
@@ -282,7 +282,7 @@ impl Engine {
         }
         let now = self.time_of(&[]);
         let (changes, actions) = request(&mut self.supervisor, now);
-        trace::request(kind, &changes);
+        trace::request(name, &changes);
         self.carry_out(actions);
         self.commands.announce();
         // At once: this may have been the last thing that the engine does. A client that has
@@ -497,12 +497,12 @@ impl Engine {
             FileChange::WatchFailed(reason) => {
                 self.logs.print_message(Notice::WatchFailed { reason });
             }
-            FileChange::Changed(kinds, file) => {
+            FileChange::Changed(types, file) => {
                 let file =
                     file.strip_prefix(&self.plan.root).unwrap_or(&file).display().to_string();
                 let status = self.supervisor.status().filter(Status::restarts_on_file_change);
                 let status: Vec<Status> =
-                    status.filter(|status| kinds.contains(&status.plan.kind)).collect();
+                    status.filter(|status| types.contains(&status.plan.process_type)).collect();
                 if status.is_empty() || self.supervisor.is_ending() {
                     return;
                 }

@@ -19,12 +19,12 @@ pub struct Listeners(BTreeMap<u16, Arc<OwnedFd>>);
 
 /// A port can't be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to listen on port {port} for `{kind}`: {}", reason(.error))]
+#[error("failed to listen on port {port} for `{process_type}`: {}", reason(.error))]
 pub struct Error {
     /// The port.
     pub port: u16,
     /// The process type.
-    pub kind: String,
+    pub process_type: String,
     /// Why.
     pub error: io::Error,
 }
@@ -39,8 +39,8 @@ impl Listeners {
             let socket = match self.0.get(&port).or_else(|| sockets.get(&port)) {
                 Some(socket) => Arc::clone(socket),
                 None => Arc::new(bind(port).map_err(|error| {
-                    let kind = process.kind.clone();
-                    Error { port, kind, error }
+                    let process_type = process.process_type.clone();
+                    Error { port, process_type, error }
                 })?),
             };
             sockets.insert(port, socket);

@@ -29,7 +29,7 @@ pub(super) fn new(
             plan::Stdin::Pipe => Stdin::Pipe,
             plan::Stdin::Null => Stdin::Null,
         },
-        listener: listener.then(|| process.kind.as_bytes().to_vec()),
+        listener: listener.then(|| process.process_type.as_bytes().to_vec()),
     };
     if spawn.is_too_long() {
         return Err(io::Error::from_raw_os_error(libc::E2BIG));

@@ -12,7 +12,7 @@ use crate::plan;
 pub struct Status {
     /// The id of its present life.
     pub id: ProcessId,
-    /// Its entry in the plan.
+    /// Its plan.
     pub plan: Arc<plan::ProcessPlan>,
     /// Its actual state.
     pub state: State,

@@ -62,7 +62,7 @@ pub(super) fn signal(id: ProcessId, signal: Signal, supervisor: &Supervisor) {
 }
 
 /// Shows what a request has changed.
-pub(super) fn request(kind: &str, changes: &Changes) {
+pub(super) fn request(name: &str, changes: &Changes) {
     let Changes { started, stopped, restarted, adjusted, signalled } = changes;
-    debug!(?started, ?stopped, ?restarted, ?adjusted, ?signalled, "request: {kind}");
+    debug!(?started, ?stopped, ?restarted, ?adjusted, ?signalled, "request: {name}");
 }

@@ -75,7 +75,10 @@ impl Watch {
                 return None;
             }
         };
-        let wanted = patterns.iter().map(|(kind, globs)| Watched::new(kind, globs)).collect();
+        let wanted = patterns
+            .iter()
+            .map(|(process_type, globs)| Watched::new(process_type, globs))
+            .collect();
         let mut worker = Worker {
             root: root.to_owned(),
             watched: wanted,
@@ -102,8 +105,8 @@ impl Watch {
 fn patterns(processes: &[Arc<ProcessPlan>]) -> Vec<(String, Vec<String>)> {
     let mut patterns: Vec<(String, Vec<String>)> = Vec::new();
     for process in processes.iter().filter(|process| !process.watch.is_empty()) {
-        if patterns.iter().all(|(kind, _)| *kind != process.kind) {
-            patterns.push((process.kind.clone(), process.watch.clone()));
+        if patterns.iter().all(|(process_type, _)| *process_type != process.process_type) {
+            patterns.push((process.process_type.clone(), process.watch.clone()));
         }
     }
     patterns
@@ -120,18 +123,18 @@ fn set(globs: &[String]) -> GlobSet {
 
 /// What one process type watches.
 struct Watched {
-    kind: String,
+    process_type: String,
     globs: GlobSet,
     /// The folders that its patterns begin with.
     prefixes: Vec<PathBuf>,
 }
 
 impl Watched {
-    fn new(kind: &str, patterns: &[String]) -> Self {
+    fn new(process_type: &str, patterns: &[String]) -> Self {
         let is_plain = |part: &&str| !part.contains(['*', '?', '[', '{', '\\']);
         let prefix = |pattern: &String| pattern.split('/').take_while(is_plain).collect();
         let prefixes = patterns.iter().map(prefix).collect();
-        Self { kind: kind.to_owned(), globs: set(patterns), prefixes }
+        Self { process_type: process_type.to_owned(), globs: set(patterns), prefixes }
     }
 }
 
@@ -147,7 +150,7 @@ struct Worker {
 impl Worker {
     /// Until the watch is dropped.
     fn run(&mut self, messages: &Receiver<Message>) {
-        let mut kinds = BTreeSet::new();
+        let mut types = BTreeSet::new();
         let mut change: Option<(PathBuf, Instant)> = None;
         loop {
             let message = match &change {
@@ -161,7 +164,7 @@ impl Worker {
                     for path in self.changed(&event) {
                         let of = self.watched_by(&path);
                         if !of.is_empty() {
-                            kinds.extend(of);
+                            types.extend(of);
                             change.get_or_insert_with(|| (path, Instant::now()));
                         }
                     }
@@ -169,8 +172,8 @@ impl Worker {
                 Ok(Message::Event(Err(error))) => self.blind(&error.to_string()),
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some((path, _)) = change.take() {
-                        let kinds = std::mem::take(&mut kinds).into_iter().collect();
-                        let _ = self.seen.send(FileChange::Changed(kinds, path));
+                        let types = std::mem::take(&mut types).into_iter().collect();
+                        let _ = self.seen.send(FileChange::Changed(types, path));
                     }
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -315,6 +318,6 @@ impl Worker {
     fn watched_by(&self, path: &Path) -> Vec<String> {
         let Ok(relative) = path.strip_prefix(&self.root) else { return Vec::new() };
         let of = self.watched.iter().filter(|watched| watched.globs.is_match(relative));
-        of.map(|watched| watched.kind.clone()).collect()
+        of.map(|watched| watched.process_type.clone()).collect()
     }
 }

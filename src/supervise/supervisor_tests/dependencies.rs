@@ -11,7 +11,7 @@ use super::*;
 pub(super) fn chain(policies: &[Policy]) -> Vec<Arc<plan::ProcessPlan>> {
     let process = |(index, policy): (usize, &Policy)| {
         let mut link = plan::ProcessPlan::clone(&super::process(index, "run", *policy));
-        (link.kind, link.name) = (format!("p{index}"), format!("p{index}.1"));
+        (link.process_type, link.name) = (format!("p{index}"), format!("p{index}.1"));
         link.after = index.checked_sub(1).map(|before| format!("p{before}")).into_iter().collect();
         link.ready = Ready::Log("ready".into());
         Arc::new(link)

@@ -19,7 +19,7 @@ fn policy(on_exit: OnExit) -> Policy {
 fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::ProcessPlan> {
     Arc::new(plan::ProcessPlan {
         name: format!("p.{index}"),
-        kind: "p".into(),
+        process_type: "p".into(),
         command: command.into(),
         dir: PathBuf::from("/"),
         port: None,
@@ -42,7 +42,7 @@ fn plan(policies: &[Policy]) -> Plan {
     Plan {
         root: PathBuf::from("/"),
         procfile: "Procfile".into(),
-        entries: Vec::new(),
+        process_types: Vec::new(),
         processes: policies.iter().enumerate().map(process).collect(),
         shell: PathBuf::from("/bin/sh"),
         env: Arc::default(),

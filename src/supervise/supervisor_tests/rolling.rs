@@ -11,7 +11,7 @@ use super::*;
 fn with_ports(ports: &[(&str, u16)]) -> Vec<Arc<plan::ProcessPlan>> {
     let with_port = |(name, port): &(&str, u16)| {
         let mut process = plan::ProcessPlan::clone(&process(0, "run", policy(IGNORE)));
-        (process.name, process.kind) = (format!("{name}.1"), (*name).to_owned());
+        (process.name, process.process_type) = (format!("{name}.1"), (*name).to_owned());
         (process.port, process.env) = (Some(*port), Env::new());
         process
             .env

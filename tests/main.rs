@@ -18,6 +18,7 @@ mod formation;
 mod histories;
 mod imports;
 mod isolation;
+mod jobs;
 mod kills;
 mod limits;
 mod listen;

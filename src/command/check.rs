@@ -40,6 +40,7 @@ fn conditions(process: &ProcessPlan) -> impl Iterator<Item = String> {
         Ready::Http(path) => Some(format!("GET {path} is answered")),
         Ready::Log(text) => Some(format!("it writes `{text}`")),
         Ready::Command(command) => Some(format!("`{command}` exits with 0")),
+        Ready::Exit => Some("it has exited with 0".to_owned()),
     };
     let list = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
     [

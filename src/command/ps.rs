@@ -87,6 +87,8 @@ fn row(process: &ProcessStatus) -> [String; COLUMNS] {
         or_none(process.pid.map(|pid| pid.to_string())),
         match (process.state, process.ready, process.starts_in) {
             (State::Up, false, _) => "up, not ready".to_owned(),
+            // A job.
+            (State::Down, true, _) => "done".to_owned(),
             (State::Waiting, _, _) if !process.waits_for.is_empty() => {
                 format!("waiting for {}", process.waits_for.join(", "))
             }

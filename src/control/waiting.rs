@@ -97,6 +97,7 @@ pub(super) async fn wait(
 pub(super) fn ensure_can_become_ready(status: &Status) -> Result<(), Error> {
     let name = &status.plan.name;
     let message = match (status.want, status.last) {
+        _ if status.is_done() => return Ok(()),
         (Want::Up, _) if !status.is_late() => return Ok(()),
         (Want::Up, _) => format!("{name} is not ready after {}", time(status.plan.ready_timeout)),
         (Want::Down(DownReason::Finished | DownReason::Failed), Some(exit)) => {

@@ -555,7 +555,7 @@ mod tests {
             ),
             (
                 "[process.web]\nready = {}",
-                "line 2: `ready` takes one of `port`, `http`, `log` and `command`",
+                "line 2: `ready` takes one of `port`, `http`, `log`, `command` and `exit`",
             ),
             (
                 "[process.web]\nready = { prt = true }",

@@ -260,6 +260,7 @@ impl Plan {
         if let Some(port) = port {
             env.insert("PORT".into(), Variable::from_ganger(port.to_string()));
         }
+        let ready = choose_probe(process_type, port, config, options);
         ProcessPlan {
             process_type: process_type.name.clone(),
             command: process_type.command.clone(),
@@ -271,10 +272,10 @@ impl Plan {
             shown: !options.quiet.contains(&process_type.name),
             policy: options.resolve_policy(&process_type.name, from_file),
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
-            ready: choose_probe(process_type, port, config, options),
             ready_timeout: from_file
                 .and_then(|process| process.ready_timeout)
-                .unwrap_or(ready::DEFAULT_READY_TIMEOUT),
+                .unwrap_or(ready.default_timeout()),
+            ready,
             after: from_file
                 .map(config::ProcessConfig::after)
                 .unwrap_or_default()

@@ -18,10 +18,22 @@ pub enum Ready {
     Log(String),
     /// When this command exits with 0, in the process's environment.
     Command(String),
+    /// When it has exited with 0: the process is a job, such as a migration.
+    Exit,
 }
 
-/// How long a process may take to become ready, by default.
-pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_mins(1);
+impl Ready {
+    /// How long a process may take to become ready, by default. A job may have much to do.
+    #[must_use]
+    pub fn default_timeout(&self) -> Duration {
+        match self {
+            Self::Exit => Duration::from_hours(1),
+            Self::Started | Self::Port | Self::Http(_) | Self::Log(_) | Self::Command(_) => {
+                Duration::from_mins(1)
+            }
+        }
+    }
+}
 
 /// `ready = { … }`, as it stands in the file.
 #[derive(Clone, Debug, Deserialize)]
@@ -31,35 +43,38 @@ struct ReadyTable {
     http: Option<String>,
     log: Option<String>,
     command: Option<String>,
+    exit: Option<bool>,
 }
 
 impl<'de> Deserialize<'de> for Ready {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let error = |message: &str| Err(serde::de::Error::custom(message));
-        match ReadyTable::deserialize(deserializer)? {
-            ReadyTable { port: Some(true), http: None, log: None, command: None } => Ok(Self::Port),
-            ReadyTable { port: Some(false), http: None, log: None, command: None } => {
+        let ReadyTable { port, http, log, command, exit } = ReadyTable::deserialize(deserializer)?;
+        match (port, http, log, command, exit) {
+            (Some(true), None, None, None, None) => Ok(Self::Port),
+            (None, None, None, None, Some(true)) => Ok(Self::Exit),
+            (Some(false), None, None, None, None) | (None, None, None, None, Some(false)) => {
                 Ok(Self::Started)
             }
-            ReadyTable { port: None, http: Some(path), log: None, command: None } => {
+            (None, Some(path), None, None, None) => {
                 if !path.starts_with('/') || path.contains(|char: char| !char.is_ascii_graphic()) {
                     return error("needs a path for `http`, such as `/healthz`");
                 }
                 Ok(Self::Http(path))
             }
-            ReadyTable { port: None, http: None, log: Some(text), command: None } => {
+            (None, None, Some(text), None, None) => {
                 if text.is_empty() || text.contains('\n') {
                     return error("needs a part of one line for `log`, such as `Listening on`");
                 }
                 Ok(Self::Log(text))
             }
-            ReadyTable { port: None, http: None, log: None, command: Some(command) } => {
+            (None, None, None, Some(command), None) => {
                 if command.trim().is_empty() || command.contains('\0') {
                     return error("needs a command for `command`, such as `pg_isready`");
                 }
                 Ok(Self::Command(command))
             }
-            ReadyTable { .. } => error("takes one of `port`, `http`, `log` and `command`"),
+            _ => error("takes one of `port`, `http`, `log`, `command` and `exit`"),
         }
     }
 }

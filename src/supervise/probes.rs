@@ -103,7 +103,8 @@ impl Probes {
                 self.commands.insert(id, Arc::clone(process));
                 self.schedule_command(MIN_PAUSE, id, process);
             }
-            (Ready::Started | Ready::Log(_), _) | (Ready::Port | Ready::Http(_), None) => {}
+            (Ready::Started | Ready::Log(_) | Ready::Exit, _)
+            | (Ready::Port | Ready::Http(_), None) => {}
         }
     }
 
@@ -112,7 +113,7 @@ impl Probes {
         let process = self.commands.get(&id)?;
         match &process.ready {
             Ready::Command(command) => Some((process, command)),
-            Ready::Started | Ready::Log(_) | Ready::Port | Ready::Http(_) => None,
+            Ready::Started | Ready::Log(_) | Ready::Port | Ready::Http(_) | Ready::Exit => None,
         }
     }
 

@@ -132,9 +132,15 @@ impl Process {
         StoppingProcess { name: self.name().to_owned(), pid: self.state.pid(), left: left.to_vec() }
     }
 
-    /// Whether it runs, and others can count on it.
+    /// Whether others can count on it: it runs and is ready, or it is a job that is done.
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self.state, State::Up { .. }) && self.readiness == Readiness::Ready
+        let is_up = matches!(self.state, State::Up { .. });
+        self.is_done() || is_up && self.readiness == Readiness::Ready
+    }
+
+    /// Whether it is a job that has exited with 0.
+    fn is_done(&self) -> bool {
+        self.plan.ready == Ready::Exit && self.want == Want::Down(DownReason::Finished)
     }
 
     /// Whether it was not ready in time, and still is not.
@@ -212,9 +218,10 @@ impl Process {
         }
     }
 
-    /// Stops it until a user asks for it.
+    /// Stops it until a user asks for it. A job that is done stays done: others can still count
+    /// on it.
     pub(super) fn stop(&mut self) {
-        if !self.is_removed() {
+        if !self.is_removed() && !self.is_done() {
             self.want = Want::Down(DownReason::StoppedByUser);
         }
     }
@@ -235,16 +242,17 @@ impl Process {
         let has_same_policy = plan.has_same_policy(&self.plan);
         let has_same_probes = plan.has_same_readiness(&self.plan);
         let was_removed = self.is_removed();
+        // A job that has changed is another job, which is to be done.
+        let had_ended = self.has_failed() || self.is_done();
         self.plan = plan;
         if was_removed {
             self.want_up(cx.now);
         }
-        let has_failed = self.has_failed();
-        let restart = !has_same_command && (self.want == Want::Up || has_failed);
+        let restart = !has_same_command && (self.want == Want::Up || had_ended);
         if !restart && !has_same_probes {
             self.restart_probes(cx);
         }
-        let change = match (restart, was_removed || has_failed) {
+        let change = match (restart, was_removed || had_ended) {
             (_, _) if was_removed => PlanChange::Started,
             (true, true) => PlanChange::Started,
             (true, false) => PlanChange::Restarted,
@@ -441,7 +449,7 @@ impl Process {
         let (after, name) = (cx.now.duration_since(since), self.name().to_owned());
         let port = match &self.plan.ready {
             Ready::Port | Ready::Http(_) => self.plan.port,
-            Ready::Started | Ready::Log(_) | Ready::Command(_) => None,
+            Ready::Started | Ready::Log(_) | Ready::Command(_) | Ready::Exit => None,
         };
         cx.notify(Notice::Ready { name, port, after });
     }
@@ -498,6 +506,7 @@ impl Process {
         let crashed = exit.failed() && exit != Exit::DependencyFailed;
         self.crashes += u32::from(crashed);
         let backoff = self.policy().backoff;
+        let is_done = self.plan.ready == Ready::Exit && !exit.failed();
         let restart = match self.policy().on_exit {
             OnExit::Restart => true,
             OnExit::RestartOnFailure => exit.failed(),
@@ -505,6 +514,7 @@ impl Process {
         };
         let too_many = backoff.give_up_after.is_some_and(|most| self.crashes >= most);
         let next = match (self.policy().on_exit, restart) {
+            _ if is_done => Next::StayDown,
             (OnExit::StopAll, _) => Next::StopAll,
             (_, true) if crashed && too_many => Next::GiveUp(self.crashes),
             (_, true) => Next::Restart(restart_delay(backoff, self.crashes, cx)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::readiness::Readiness;
 use super::state::{DownReason, ProcessId, State, Want};
 use crate::exit::Exit;
-use crate::plan;
+use crate::plan::{self, ready::Ready};
 
 /// What is known of a process.
 #[derive(Clone, Debug)]
@@ -49,10 +49,17 @@ impl Status {
         self.want == Want::Down(DownReason::Failed)
     }
 
-    /// Whether it runs, and others can count on it.
+    /// Whether others can count on it: it runs and is ready, or it is a job that is done.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        matches!(self.state, State::Up { .. }) && self.readiness == Readiness::Ready
+        let is_up = matches!(self.state, State::Up { .. });
+        self.is_done() || is_up && self.readiness == Readiness::Ready
+    }
+
+    /// Whether it is a job (`ready = { exit = true }`) that has exited with 0.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.plan.ready == Ready::Exit && self.want == Want::Down(DownReason::Finished)
     }
 
     /// Whether it was not ready in time, and still is not, be it up or between two lives.

@@ -80,6 +80,92 @@ fn dependency_that_exited_with_success_is_not_waited_for() {
     assert_eq!(b.exited(0, Exit::Code(0)), [Spawn(1)]);
 }
 
+/// A job, and a process that comes after it.
+fn job(on_exit: OnExit) -> Vec<Arc<plan::ProcessPlan>> {
+    let mut chain = chain(&[policy(on_exit), policy(OnExit::StopAll)]);
+    let mut job = plan::ProcessPlan::clone(&chain[0]);
+    job.ready = Ready::Exit;
+    chain[0] = Arc::new(job);
+    chain
+}
+
+#[test]
+fn job_is_ready_when_it_has_exited_with_0() {
+    for on_exit in [OnExit::StopAll, OnExit::Restart, OnExit::Ignore] {
+        let mut b = Bench::with_processes(job(on_exit));
+        assert_eq!(b.on(Event::Tick), [Spawn(0)]);
+        assert_eq!(b.spawned(0), []);
+        assert!(!b.supervisor.status().next().unwrap().is_ready());
+        assert_eq!(b.exited(0, Exit::Code(0)), [Spawn(1)], "{on_exit:?}");
+        assert!(b.supervisor.status().next().unwrap().is_ready());
+        b.spawned(1);
+        // A job that is done can't be stopped, and is no reason to wait.
+        assert_eq!(b.stop(&["p0.1", "p1.1"]), [Stop(1, SIGTERM)]);
+        b.exited(1, Exit::Signal(15));
+        assert_eq!(b.restart(&["p1.1"], RestartMode::AtOnce), [Spawn(1)]);
+    }
+}
+
+#[test]
+fn failed_job_follows_its_policy() {
+    let start = |on_exit| {
+        let mut b = Bench::with_processes(job(on_exit));
+        b.on(Event::Tick);
+        b.spawned(0);
+        b
+    };
+    let mut b = start(OnExit::RestartOnFailure);
+    assert_eq!(b.exited(0, Exit::Code(1)), []);
+    assert_eq!(b.advance_to_next_effect(), [Spawn(0)]);
+    b.spawned(0);
+    assert_eq!(b.exited(0, Exit::Code(0)), [Spawn(1)]);
+    let mut b = start(OnExit::StopAll);
+    assert_eq!(b.exited(0, Exit::Code(7)), [StopOrphans]);
+    let mut b = start(OnExit::Ignore);
+    let messages = b.messages(Event::Exited(b.id(0), Exit::Code(7), vec![]));
+    let expected = [
+        "p0.1 exited (7)",
+        "p1.1 waits for p0.1, which exited (7)",
+        "p1.1 was not started, stopping all",
+    ];
+    assert_eq!(messages, expected);
+}
+
+#[test]
+fn restart_runs_a_job_again_before_its_dependents() {
+    let mut b = Bench::with_processes(job(OnExit::StopAll));
+    b.on(Event::Tick);
+    b.spawned(0);
+    b.exited(0, Exit::Code(0));
+    b.spawned(1);
+    assert_eq!(b.restart(&["p0.1", "p1.1"], RestartMode::AtOnce), [Stop(1, SIGTERM), Spawn(0)]);
+    b.spawned(0);
+    assert_eq!(b.exited(1, Exit::Signal(15)), []);
+    assert_eq!(b.exited(0, Exit::Code(0)), [Spawn(1)]);
+    b.spawned(1);
+    // A plan runs it again only if it has changed.
+    assert_eq!(b.plan(job(OnExit::StopAll)), []);
+    let mut other = job(OnExit::StopAll);
+    Arc::make_mut(&mut other[0]).command = "migrate better".into();
+    let (changes, actions) = b.apply_plan(other, RestartMode::AtOnce);
+    assert_eq!((changes.started, Bench::effects(actions)), (vec!["p0.1".into()], vec![Spawn(0)]));
+}
+
+#[test]
+fn app_of_jobs_ends_when_all_are_done() {
+    let mut jobs = job(OnExit::StopAll);
+    Arc::make_mut(&mut jobs[1]).ready = Ready::Exit;
+    let mut b = Bench::with_processes(jobs);
+    b.on(Event::Tick);
+    b.spawned(0);
+    assert_eq!(b.exited(0, Exit::Code(0)), [Spawn(1)]);
+    b.spawned(1);
+    assert_eq!(b.exited(1, Exit::Code(0)), [StopOrphans]);
+    b.on(Event::Orphans(vec![]));
+    b.on(Event::Swept(vec![]));
+    assert_eq!(b.code(), Some(0));
+}
+
 #[test]
 fn shutdown_stops_dependents_first() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 3]);

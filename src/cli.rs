@@ -165,7 +165,7 @@ pub enum Command {
     /// Stop everything, and wait until ganger has exited
     Quit,
     /// Print the version
-    Version,
+    Version(OutputArgs),
     /// An unknown command.
     #[command(external_subcommand)]
     Unknown(Vec<OsString>),
@@ -341,8 +341,11 @@ pub struct Check {
     #[command(flatten)]
     pub plan: PlanArgs,
     /// Show each process with its command and port, and the source of its variables
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     pub explain: bool,
+    /// The output flags.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// `ganger ps`

@@ -125,3 +125,21 @@ fn help_is_as_wide_as_the_terminal() {
     assert!((81..=100).contains(&help("200")));
     assert!(help("60") <= 60);
 }
+
+#[test]
+fn json_describes_every_process() {
+    let config = "[process.web]\nready = { http = '/up' }\nafter = ['db']\n";
+    let scenario = Scenario::procfile("web: serve\ndb: database\n").file("ganger.toml", config);
+    let text = scenario.args("check --json -m web=2").run().code(0).stdout();
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let names: Vec<&str> = answer["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["web.1", "web.2", "db.1"]);
+    let web = &answer["processes"][1];
+    assert_eq!((&web["port"], &web["ready"]["http"]), (&5001.into(), &"/up".into()));
+    assert_eq!(answer["schema_version"], 1);
+}

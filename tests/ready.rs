@@ -18,7 +18,7 @@ fn end(running: Running) -> Finished {
 
 fn is_ready(running: &Running) -> bool {
     let processes: Value = serde_json::from_str(&running.run_client("ps --json").0).unwrap();
-    processes[0]["ready"].as_bool().unwrap()
+    processes["processes"][0]["ready"].as_bool().unwrap()
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! `ganger check`: validates all files, the formation and the ports.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use super::{file_locations, names, print_error, read};
+use serde_json::{Value, json};
+
+use super::{file_locations, json, names, print_error, read};
 use crate::cli::{Check, Global};
 use crate::notice::escape_controls;
 use crate::plan::env::Origin;
@@ -20,13 +23,16 @@ pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
         plan => plan,
     }?;
     plan.check_folders()?;
-    let text = if check.explain {
+    let text = if check.output.json {
+        json::to_text(describe(&plan))
+    } else if check.explain {
         explain(&plan)
     } else {
         format!("valid procfile detected ({})\n", names(&plan))
     };
     std::io::stdout().write_all(text.as_bytes())?;
-    for advice in &plan.advice {
+    // In the JSON it is a field.
+    for advice in plan.advice.iter().filter(|_| !check.output.json) {
         print_error(advice);
     }
     Ok(0)
@@ -51,6 +57,38 @@ fn conditions(process: &ProcessPlan) -> impl Iterator<Item = String> {
     ]
     .into_iter()
     .filter_map(|(what, text)| text.map(|text| format!("  {what:<8} {text}")))
+}
+
+/// Every process as JSON, without its variables.
+fn describe(plan: &Plan) -> Value {
+    let process = |process: &Arc<ProcessPlan>| {
+        let ready = match &process.ready {
+            Ready::Started => Value::Null,
+            Ready::Port => json!({ "port": true }),
+            Ready::Http(path) => json!({ "http": path }),
+            Ready::Log(text) => json!({ "log": text }),
+            Ready::Command(command) => json!({ "command": command }),
+            Ready::Exit => json!({ "exit": true }),
+        };
+        json!({
+            "name": process.name,
+            "type": process.process_type,
+            "command": process.command,
+            "dir": process.dir.display().to_string(),
+            "port": process.port,
+            "after": process.after,
+            "needs": process.needs.iter().map(Need::to_string).collect::<Vec<_>>(),
+            "ready": ready,
+            "watch": process.watch,
+        })
+    };
+    json!({
+        "root": plan.root.display().to_string(),
+        "procfile": plan.procfile,
+        "types": plan.types(),
+        "processes": plan.processes.iter().map(process).collect::<Vec<_>>(),
+        "advice": plan.advice.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
 }
 
 /// Every process with its command, folder and variables. Values from files and from the

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{file_locations, print_error};
+use super::{file_locations, json, print_error};
 use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop, Wait};
 use crate::control::api::{self, Changes, FormationChange};
 use crate::control::app_root::AppRoot;
@@ -85,7 +85,7 @@ fn describe_changes(done: &Changes) -> String {
     if text.is_empty() { "nothing to do\n".to_owned() } else { text }
 }
 
-/// Sends a request, and returns the response as text for the user, or unchanged as JSON.
+/// Sends a request, and returns the response as text for the user, or as JSON.
 pub(super) async fn request_and_print<T: DeserializeOwned>(
     client: &Client,
     method: Method,
@@ -96,7 +96,7 @@ pub(super) async fn request_and_print<T: DeserializeOwned>(
 ) -> Result<String, Error> {
     if output.json {
         let answer: serde_json::Value = client.ask(method, uri, body).await?;
-        return Ok(format!("{answer:#}\n"));
+        return Ok(json::to_text(answer));
     }
     client.ask(method, uri, body).await.map(|answer| in_words(&answer))
 }

@@ -3,6 +3,7 @@
 mod check;
 mod client_commands;
 mod daemon;
+mod json;
 mod logs;
 mod ports;
 mod ps;
@@ -49,8 +50,14 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Wait(wait) => client_commands::wait(&cli.global, &wait)?,
         Command::Quit => client_commands::quit(&cli.global)?,
         Command::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
-        Command::Version => {
-            writeln!(std::io::stdout(), "ganger {}", env!("CARGO_PKG_VERSION"))?;
+        Command::Version(output) => {
+            let version = env!("CARGO_PKG_VERSION");
+            let text = if output.json {
+                json::to_text(serde_json::json!({ "version": version }))
+            } else {
+                format!("ganger {version}\n")
+            };
+            std::io::stdout().write_all(text.as_bytes())?;
             0
         }
     };

@@ -1,0 +1,18 @@
+//! The answers of commands as JSON: objects whose schema is docs/output.schema.json.
+
+use serde_json::{Value, json};
+
+/// The version of the schema. It changes when a field changes its meaning or goes.
+const SCHEMA_VERSION: u32 = 1;
+
+/// An answer as the text of one object. A list is that of processes.
+pub(super) fn to_text(answer: Value) -> String {
+    let mut object = match answer {
+        Value::Array(processes) => json!({ "processes": processes }),
+        other => other,
+    };
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("schema_version".to_owned(), SCHEMA_VERSION.into());
+    }
+    format!("{object:#}\n")
+}

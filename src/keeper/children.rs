@@ -128,8 +128,8 @@ impl Children {
     pub(super) fn spawn(
         &mut self,
         request: &SpawnRequest,
-        output: OwnedFd,
-        listener: Option<OwnedFd>,
+        output: &OwnedFd,
+        listener: Option<&OwnedFd>,
     ) -> Option<Report> {
         let id = request.id;
         let session = format!("{}/{}", self.session, id.0);
@@ -160,13 +160,15 @@ impl Children {
         })
     }
 
-    /// Reports whether the program of this leader was executed, which is known by now.
+    /// Reports whether the program of this leader was executed, if that is known by now. Its
+    /// outcome is readable.
     pub(super) fn finish_start(&mut self, leader: Pid, reports: &mut Vec<Report>) {
-        self.starting.retain(|starting| *starting != leader);
         let Some(child) = self.by_leader.get_mut(&leader) else { return };
         let Leader::Starting(start) = &mut child.leader else { return };
         let id = child.id;
-        match start.outcome.read() {
+        let Some(outcome) = start.outcome.read() else { return };
+        self.starting.retain(|starting| *starting != leader);
+        match outcome {
             Ok(()) => {
                 let signals = std::mem::take(&mut start.signals);
                 child.leader = Leader::Running;

@@ -9,6 +9,7 @@
 
 mod children;
 pub mod client;
+mod exec;
 mod isolation;
 mod kill;
 mod process_table;

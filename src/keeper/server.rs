@@ -1,8 +1,8 @@
 //! The event loop of the keeper.
 //!
-//! The keeper has one thread, so that it may fork, and so that its children die with it
-//! (`PR_SET_PDEATHSIG` follows the thread that forked). It waits for requests and for the exit
-//! of children. When ganger dies, the socket is closed, and the keeper kills all that is left.
+//! The keeper has one thread, so that its children die with it (`PR_SET_PDEATHSIG` follows the
+//! thread that started them). It waits for requests and for the exit of children. When ganger
+//! dies, the socket is closed, and the keeper kills all that is left.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -155,7 +155,7 @@ struct Disconnected;
 struct Server {
     socket: UnixStream,
     decoder: Decoder,
-    /// For what is read. It is kept, because each page that is written after a fork is copied.
+    /// For what is read.
     buffer: Vec<u8>,
     /// Descriptors whose request is still to be read; `None` for one that the system dropped.
     files: VecDeque<Option<OwnedFd>>,
@@ -444,9 +444,9 @@ impl Server {
     fn spawn(&mut self, spawn: &SpawnRequest, files: Vec<Option<OwnedFd>>) -> Option<Report> {
         // The system drops a descriptor if the keeper has no free one.
         let files: Option<Vec<OwnedFd>> = files.into_iter().collect();
-        let mut files = files.unwrap_or_default().into_iter();
-        match files.next() {
-            Some(output) => self.children.spawn(spawn, output, files.next()),
+        let files = files.unwrap_or_default();
+        match files.first() {
+            Some(output) => self.children.spawn(spawn, output, files.get(1)),
             None => {
                 let errno = Errno::EMFILE as i32;
                 Some(Report::SpawnFailed { id: spawn.id, step: SpawnStep::Fork, errno })

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use crate::notice::escape_controls;
 use crate::plan::config::{parse_duration, parse_port, parse_signal, parse_size};
 use crate::plan::formation::Formation;
+use crate::plan::identity::parse_name;
 use crate::plan::scale::Change;
 
 /// The headings under which `--help` groups the options.
@@ -111,6 +112,10 @@ pub struct Global {
     /// The control socket, for `ps`, `scale` and so on [default: by the root folder]
     #[arg(help_heading = GENERAL, short = 's', long, value_name = "PATH", env = "GANGER_SOCKET", global = true)]
     pub socket: Option<PathBuf>,
+    /// The name of this ganger, to run several of one Procfile; the other commands choose by it
+    #[arg(help_heading = GENERAL, long, value_name = "NAME", env = "GANGER_NAME", global = true)]
+    #[arg(value_parser = parse_name)]
+    pub name: Option<String>,
     /// When to use colours
     #[arg(help_heading = GENERAL, long, value_name = "WHEN", env = "GANGER_COLOR", global = true)]
     #[arg(value_enum, default_value = "auto", visible_alias = "colour")]
@@ -354,6 +359,9 @@ pub struct Ps {
     /// Processes: `web.1`, `web` for all of `web.*`, or a glob [default: all]
     #[arg(value_name = "PROCESS")]
     pub names: Vec<String>,
+    /// List all running gangers of this user instead, whatever their folder
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
     /// The output flags.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -29,6 +29,7 @@
 //! - [`keeper`] makes sure that no process survives ganger. It alone forks, signals and waits,
 //!   in a process of its own.
 //! - [`runtime_dir`] finds the folder for control sockets and session markers.
+//! - [`revision`] reads the git revision of a folder.
 //!
 //! No state is shared under a lock: every value has one owner, which receives messages.
 
@@ -53,3 +54,5 @@ pub mod exit;
 pub mod keeper;
 
 pub mod runtime_dir;
+
+pub mod revision;

@@ -113,7 +113,7 @@ impl RuntimeDir {
 pub fn search_path() -> impl Iterator<Item = PathBuf> {
     let absolute = |key| std::env::var_os(key).map(PathBuf::from).filter(|it| it.is_absolute());
     let session = absolute("XDG_RUNTIME_DIR").map(|session| session.join("ganger"));
-    let temporary = absolute("TMPDIR").map(|folder| folder.join(name()));
+    let temporary = absolute("TMPDIR").map(|folder| folder.join(name(geteuid())));
     let mut all: Vec<PathBuf> = Vec::new();
     for folder in [Some(preferred()), fallback(), session, temporary].into_iter().flatten() {
         if !all.contains(&folder) {
@@ -126,22 +126,42 @@ pub fn search_path() -> impl Iterator<Item = PathBuf> {
     all.into_iter().filter(is_own)
 }
 
+/// The folders in which a ganger of another user may have files, as far as only that user can
+/// write there. For root, which may control every ganger.
+pub fn search_path_of(user: Uid) -> impl Iterator<Item = PathBuf> {
+    let home = || parse_home(&fs::read("/etc/passwd").ok()?, user);
+    let folders = [Some(preferred_of(user)), home().map(|home| home.join(STATE_DIR))];
+    let is_theirs = move |folder: &PathBuf| {
+        fs::symlink_metadata(folder).is_ok_and(|found| {
+            found.is_dir() && found.uid() == user.as_raw() && !is_writable_by_others(&found)
+        })
+    };
+    folders.into_iter().flatten().filter(is_theirs)
+}
+
 /// Whether other users can't write to a folder of this user.
 #[must_use]
 pub fn is_private(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_ok_and(|found| !is_writable_by_others(&found))
 }
 
-fn name() -> String {
-    format!("ganger-{}", geteuid())
+fn name(user: Uid) -> String {
+    format!("ganger-{user}")
 }
 
 fn preferred() -> PathBuf {
-    Path::new("/tmp").join(name())
+    preferred_of(geteuid())
 }
 
+fn preferred_of(user: Uid) -> PathBuf {
+    Path::new("/tmp").join(name(user))
+}
+
+/// Where the fallback lies in a home folder.
+const STATE_DIR: &str = ".local/state/ganger";
+
 fn fallback() -> Option<PathBuf> {
-    find_home().map(|home| home.join(".local/state/ganger"))
+    find_home().map(|home| home.join(STATE_DIR))
 }
 
 /// The home folder of this user. HOME is not trusted: sudo(8) may keep that of another user.

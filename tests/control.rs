@@ -591,8 +591,8 @@ fn second_start_in_a_folder_is_refused_and_a_stale_socket_replaced() {
     let (age, rest) = refusal.split_once(" (pid ").unwrap();
     assert!(age.starts_with("ganger: already running for ") && age.ends_with('s'), "{age}");
     let expected = format!(
-        "{pid}): `ganger ps` shows it, `ganger quit` stops it, and `-s` gives this one a socket of \
-         its own\n"
+        "{pid}): `ganger ps` shows it, `ganger quit` stops it, and `--name NAME` runs another one \
+         beside it\n"
     );
     assert_eq!((rest, code), (expected.as_str(), 2));
     let folder = running.folder().to_owned();

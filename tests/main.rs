@@ -14,6 +14,7 @@ mod escaping;
 mod example;
 mod exit_codes;
 mod faults;
+mod find;
 mod formation;
 mod histories;
 mod imports;

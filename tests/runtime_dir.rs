@@ -296,7 +296,7 @@ fn ganger_of_an_earlier_version_is_found() {
             assert!(since.elapsed() < TEST_TIMEOUT, "{key}");
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_runs_already(&ask("start -f /dev/null -d ."), earlier.id());
+        assert_runs_already(&ask("start"), earlier.id());
         assert_eq!(ask("quit"), ClientOutput(String::new(), 0));
         assert!(earlier.wait().unwrap().success());
     }

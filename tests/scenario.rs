@@ -82,9 +82,9 @@ pub fn socket_path(folder: &Path) -> PathBuf {
 pub fn runtime_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(runtime_dir(folder)).into_iter().flatten().flatten();
     let socket = socket_path(folder);
-    let name = socket.file_name().unwrap().as_bytes();
+    let stem = socket.file_stem().unwrap().as_bytes();
     let is_own = |path: &PathBuf| {
-        SYSTEM_TESTS || path.file_name().is_some_and(|it| it.as_bytes().starts_with(name))
+        SYSTEM_TESTS || path.file_name().is_some_and(|it| it.as_bytes().starts_with(stem))
     };
     entries.map(|entry| entry.path()).filter(is_own).collect()
 }

@@ -10,7 +10,6 @@ use serde::de::DeserializeOwned;
 use super::{file_locations, json, print_error};
 use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop, Wait};
 use crate::control::api::{self, Changes, FormationChange};
-use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error};
 use crate::notice::escape_controls;
 use crate::plan::formation::ALL;
@@ -32,7 +31,12 @@ pub(super) fn run_client(
     let answer = runtime.context("failed to start the client")?.block_on(async {
         let client = match &global.socket {
             Some(path) => Client::at(path.clone()),
-            None => Client::of(&AppRoot::find(&file_locations(global))?)?,
+            None => {
+                let (client, notice) =
+                    Client::find(&file_locations(global), global.name.as_deref())?;
+                notice.iter().for_each(print_error);
+                client
+            }
         };
         request(client).await.map_err(anyhow::Error::from)
     });
@@ -44,7 +48,7 @@ pub(super) fn run_client(
         Err(error) => error,
     };
     let code = match error.downcast_ref() {
-        Some(Error::NotRunning(_) | Error::ShuttingDown) => NOT_RUNNING,
+        Some(Error::NotRunning(_) | Error::RunsAbove { .. } | Error::ShuttingDown) => NOT_RUNNING,
         Some(Error::TimedOut(_)) => TIMED_OUT,
         Some(Error::NoAnswer(..) | Error::Failed { .. }) => FAILED,
         Some(Error::Refused(_)) | None => return Err(error),

@@ -7,6 +7,7 @@ mod json;
 mod logs;
 mod ports;
 mod ps;
+mod ps_all;
 mod run;
 mod start;
 
@@ -40,6 +41,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Start(start) => start::start(&cli.global, start)?,
         Command::Run(run) => run::run(&cli.global, &run)?,
         Command::Check(check) => check::check(&cli.global, check)?,
+        Command::Ps(ps) if ps.all => ps_all::ps_all(ps.output)?,
         Command::Ps(ps) => ps::ps(&cli.global, &ps)?,
         Command::Stop(stop) => client_commands::stop(&cli.global, &stop)?,
         Command::Restart(restart) => client_commands::restart(&cli.global, &restart)?,

@@ -4,8 +4,10 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use hyper::Method;
+use serde_json::Value;
 
-use super::client_commands::{path, request_and_print, run_client};
+use super::client_commands::{path, run_client};
+use super::json;
 use crate::cli::{Global, Ps};
 use crate::control::api::{ProcessStatus, State};
 use crate::notice::escape_controls;
@@ -19,15 +21,13 @@ const HEADER: [&str; COLUMNS] =
 pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
     let uri = if ps.names.is_empty() { "/processes".to_owned() } else { path(&ps.names, "") };
     run_client(global, async |client| {
-        request_and_print(
-            &client,
-            Method::GET,
-            &uri,
-            Vec::new(),
-            ps.output,
-            |all: &Vec<ProcessStatus>| table(all, terminal_width()),
-        )
-        .await
+        if !ps.output.json {
+            let all: Vec<ProcessStatus> = client.ask(Method::GET, &uri, Vec::new()).await?;
+            return Ok(table(&all, terminal_width()));
+        }
+        let mut answer: Value = client.ask(Method::GET, "/", Vec::new()).await?;
+        answer["processes"] = client.ask(Method::GET, &uri, Vec::new()).await?;
+        Ok(json::to_text(answer))
     })
 }
 
@@ -139,7 +139,7 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 /// A duration in its two largest units.
-fn age(seconds: f64) -> String {
+pub(super) fn age(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds}s"),

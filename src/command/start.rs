@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,8 +11,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::daemon::{self, Background, ForkSide};
 use super::{file_locations, ports, read, use_color};
 use crate::cli::{Base, Global, Start};
+use crate::control::app::SelfDescription;
 use crate::control::app_root::AppRoot;
 use crate::control::planner::{Planner, PlannerHandle};
+use crate::control::registration::Registration;
+use crate::control::revisions::Revisions;
+use crate::control::run_file::RunFile;
 use crate::control::server::{self, Server};
 use crate::control::socket::{self, Aliases, Bound};
 use crate::control::thread::Thread;
@@ -22,6 +27,7 @@ use crate::keeper::start::StartedKeeper;
 use crate::logs::format::Style;
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
+use crate::plan::identity::Identity;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan, other_runners};
 use crate::runtime_dir::{self, RuntimeDir};
@@ -54,8 +60,10 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let locations = file_locations(global);
     let sources = read(&locations)?;
     let root = AppRoot::new(&locations.root(), sources.root.clone());
-    let Control { bound, aliases, runtime_dir, notices: first } =
-        listen(global.socket.as_deref(), &root, background.is_some())?;
+    let name = global.name.clone();
+    let identity = Identity { procfile: locations.procfile_from(&root.real), name };
+    let Control { bound, registration, runtime_dir, notices: first } =
+        listen(global.socket.as_deref(), &root, &identity, background.is_some())?;
     let path = bound.as_ref().map(|bound| bound.path.clone());
     let mut options = Options { control: path, ..options };
     let plan = Plan::new(&sources, &options)?;
@@ -85,7 +93,8 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref());
-    let planner = Planner { locations, sources, options, aliases };
+    let revision = Revisions::start(&root.real);
+    let planner = Planner { locations, sources, options, registration, revision };
     let run = Run {
         plan,
         sockets,
@@ -95,6 +104,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         keeper,
         background,
         runtime_dir,
+        identity,
         notices,
     };
     supervise(run, planner, bound)
@@ -119,6 +129,7 @@ struct Run {
     keeper: StartedKeeper,
     background: Option<Background>,
     runtime_dir: Option<RuntimeDir>,
+    identity: Identity,
     /// Messages to print before anything runs.
     notices: Vec<Notice>,
 }
@@ -126,7 +137,7 @@ struct Run {
 /// How clients find this ganger.
 struct Control {
     bound: Option<Bound>,
-    aliases: Option<Aliases>,
+    registration: Registration,
     runtime_dir: Option<RuntimeDir>,
     /// Messages about it.
     notices: Vec<Notice>,
@@ -134,9 +145,14 @@ struct Control {
 
 /// Binds the control socket of the app in the folder `root`, or at `path`. If no folder can be
 /// used, ganger runs without a socket, unless it runs in the background.
-fn listen(path: Option<&Path>, root: &AppRoot, in_background: bool) -> anyhow::Result<Control> {
+fn listen(
+    path: Option<&Path>,
+    root: &AppRoot,
+    identity: &Identity,
+    in_background: bool,
+) -> anyhow::Result<Control> {
     if path.is_none() {
-        socket::check_vacant(root)?;
+        socket::check_vacant(root, identity)?;
     }
     let dir = RuntimeDir::create().inspect_err(|error| tracing::debug!(%error));
     let mut notices = Vec::new();
@@ -146,7 +162,7 @@ fn listen(path: Option<&Path>, root: &AppRoot, in_background: bool) -> anyhow::R
     }
     let bound = match (path, &dir) {
         (Some(path), _) => Ok((socket::bind(&std::path::absolute(path)?)?, None)),
-        (None, Ok(dir)) => match bind(&dir.path, root) {
+        (None, Ok(dir)) => match bind(&dir.path, root, identity) {
             Ok((bound, aliases)) => Ok((bound, Some(aliases))),
             Err(running @ socket::Error::AlreadyRunning { .. }) => return Err(running.into()),
             Err(
@@ -165,19 +181,34 @@ fn listen(path: Option<&Path>, root: &AppRoot, in_background: bool) -> anyhow::R
             (None, None)
         }
     };
-    Ok(Control { bound, aliases, runtime_dir: dir.ok(), notices })
+    let run_file = bound.as_ref().zip(dir.as_ref().ok()).and_then(|(bound, dir)| {
+        let created = RunFile::create(&dir.path, root, identity, &bound.path);
+        created.inspect_err(|error| tracing::debug!(%error)).ok()
+    });
+    let registration = Registration { aliases, run_file };
+    Ok(Control { bound, registration, runtime_dir: dir.ok(), notices })
 }
 
-fn bind(folder: &Path, root: &AppRoot) -> Result<(Bound, Aliases), socket::Error> {
-    let bound = socket::bind(&folder.join(socket::name(&root.real)))?;
-    let mut aliases = Aliases::new(&bound);
+fn bind(
+    folder: &Path,
+    root: &AppRoot,
+    identity: &Identity,
+) -> Result<(Bound, Aliases), socket::Error> {
+    let bound = socket::bind(&folder.join(socket::name_of(&root.real, identity)))?;
+    let mut aliases = Aliases::new(&bound, identity.clone());
     aliases.set(root)?;
     Ok((bound, aliases))
 }
 
 /// Runs the plan to its end, and returns the exit code.
 fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
-    let Run { plan, sockets, show, keeper, background, runtime_dir, .. } = run;
+    let Run { plan, sockets, show, keeper, background, runtime_dir, identity, .. } = run;
+    let about = SelfDescription {
+        root: plan.root.clone(),
+        identity,
+        started: Instant::now(),
+        revision: planner.revision.subscribe(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -201,7 +232,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         // The keeper starts processes while ganger does the following.
         let _trace =
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
-        let (handle, root) = (engine.handle(), planner.sources.root.clone());
+        let handle = engine.handle();
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let (requests, planner) = planner.start(&clients, handle.clone());
         if let Some(background) = background {
@@ -209,7 +240,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
             tokio::spawn(daemon::reload_on_hangup(engine, planner));
             tokio::spawn(background.release(handle.clone()));
         }
-        let serve = |bound: Bound| serve(bound, &clients, handle, requests, &root);
+        let serve = |bound: Bound| serve(bound, &clients, handle, requests, about);
         let control = control.map(serve).transpose()?;
         let code = engine.run().await;
         let mut server = None;
@@ -254,10 +285,10 @@ fn serve(
     clients: &Thread,
     engine: Handle,
     planner: PlannerHandle,
-    root: &Path,
+    about: SelfDescription,
 ) -> anyhow::Result<(Bound, Server)> {
     let listener = bound.listener.try_clone().context("failed to listen")?;
-    Ok((bound, server::start(clients, listener, engine, planner, root)))
+    Ok((bound, server::start(clients, listener, engine, planner, about)))
 }
 
 /// Fails if the limit of open files is too low to start.

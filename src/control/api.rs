@@ -19,6 +19,24 @@ pub struct About {
     pub pid: u32,
     /// The folder of the app.
     pub root: String,
+    /// The Procfile as seen from the root.
+    pub procfile: String,
+    /// `--name`.
+    pub name: Option<String>,
+    /// How long it has run, in seconds.
+    pub uptime: f64,
+    /// The git revision of the root, if it is in a repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+}
+
+/// A git revision, as of the start or the last reload.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Revision {
+    /// The commit, in hexadecimal digits.
+    pub commit: String,
+    /// Whether tracked files differed from it. None if git is missing or has not answered yet.
+    pub dirty: Option<bool>,
 }
 
 /// The actual state of a process.

@@ -1,13 +1,14 @@
 //! What every request handler shares.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::api::About;
+use super::api::{About, Revision};
 use super::error::Error;
 use super::in_flight::{InFlight, Phase};
 use super::memory::Memory;
@@ -15,6 +16,8 @@ use super::names::Names;
 use super::planner::PlannerHandle;
 use super::table::Table;
 use super::usage::Survey;
+use crate::plan::identity::Identity;
+use crate::plan::sources::PROCFILE;
 use crate::supervise::handle::{Handle, Snapshot, Stopping};
 use crate::supervise::share::Shared;
 use crate::supervise::supervisor::ProcessId;
@@ -31,7 +34,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct App {
     pub(super) engine: Handle,
     pub(super) planner: PlannerHandle,
-    pub(super) about: Arc<About>,
+    pub(super) about: Arc<SelfDescription>,
     /// The slots of connections that may stay open for as long as their clients like.
     pub(super) streams: Arc<Semaphore>,
     pub(super) memory: Memory,
@@ -39,6 +42,35 @@ pub(super) struct App {
     pub(super) table: Table,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) in_flight: InFlight,
+}
+
+/// What a ganger knows of itself.
+#[derive(Debug)]
+pub struct SelfDescription {
+    /// The folder of the app, as of the start.
+    pub root: PathBuf,
+    /// Its Procfile and name.
+    pub identity: Identity,
+    /// When it was started.
+    pub started: Instant,
+    /// The revision of the root.
+    pub revision: watch::Receiver<Option<Revision>>,
+}
+
+impl SelfDescription {
+    /// For clients, at this time.
+    pub(super) fn about(&self, now: Instant) -> About {
+        let procfile = self.identity.procfile.as_deref().unwrap_or(Path::new(PROCFILE));
+        About {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            root: self.root.display().to_string(),
+            procfile: procfile.display().to_string(),
+            name: self.identity.name.clone(),
+            uptime: now.saturating_duration_since(self.started).as_secs_f64(),
+            revision: self.revision.borrow().clone(),
+        }
+    }
 }
 
 impl App {

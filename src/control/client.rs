@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::api::ErrorBody;
-use super::app_root::AppRoot;
-use super::{peer, socket};
+use super::{find, peer};
+use crate::plan::sources::FileLocations;
 use crate::runtime_dir::{self, is_private};
 
 /// Why there is no answer.
@@ -26,6 +26,14 @@ pub enum Error {
     /// No ganger listens where this app's would: `in` its folder, or `at` a path.
     #[error("no ganger runs {0} (start one with `ganger start`, or name its socket: `-s`)")]
     NotRunning(String),
+    /// None runs in the nearest folder with a Procfile, and one above it.
+    #[error("no ganger runs {place} (one runs in `{above}`: `-d {above}`)")]
+    RunsAbove {
+        /// The folder.
+        place: String,
+        /// The folder above.
+        above: String,
+    },
     /// It is shutting down, or has just ended.
     #[error("ganger is shutting down")]
     ShuttingDown,
@@ -78,22 +86,26 @@ impl Client {
         Self { path }
     }
 
-    /// The one that runs the app in the folder `root`.
-    pub fn of(root: &AppRoot) -> Result<Self, Error> {
-        match socket::find(root) {
-            Some(path) => Ok(Self { path }),
-            None => {
-                let mut place = format!("in `{}`", root.real.display());
-                if let Some(folder) = runtime_dir::search_path().find(|it| !is_private(it)) {
-                    let folder = folder.display();
-                    let _ = write!(
-                        place,
-                        ", as far as it can be known: other users can write to `{folder}`"
-                    );
-                }
-                Err(Error::NotRunning(place))
-            }
+    /// The one that runs the app at these locations, and what the user should know about it.
+    pub fn find(
+        locations: &FileLocations,
+        name: Option<&str>,
+    ) -> Result<(Self, Option<String>), Error> {
+        let (root, above) = match find::find(locations, name) {
+            Ok(found) => return Ok((Self { path: found.socket }, found.notice)),
+            Err(find::Error::NotRunning { root, above }) => (root, above),
+            Err(other) => return Err(Error::Refused(other.to_string())),
+        };
+        let mut place = format!("in `{}`", root.display());
+        if let Some(folder) = runtime_dir::search_path().find(|it| !is_private(it)) {
+            let folder = folder.display();
+            let _ =
+                write!(place, ", as far as it can be known: other users can write to `{folder}`");
         }
+        Err(match above {
+            Some(above) => Error::RunsAbove { place, above },
+            None => Error::NotRunning(place),
+        })
     }
 
     /// Sends a request, and returns the answer when it begins.

@@ -7,12 +7,13 @@
 //! limit bounds the memory of all responses.
 
 pub mod api;
-mod app;
+pub mod app;
 pub mod app_root;
 mod body;
 pub mod client;
 mod connection;
 mod error;
+mod find;
 mod in_flight;
 mod lines;
 mod logs;
@@ -20,7 +21,10 @@ mod memory;
 mod names;
 mod peer;
 pub mod planner;
+pub mod registration;
+pub mod revisions;
 mod routes;
+pub mod run_file;
 pub mod server;
 pub mod socket;
 mod status;

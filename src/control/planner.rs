@@ -11,7 +11,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::app_root::AppRoot;
-use super::socket::Aliases;
+use super::registration::Registration;
+use super::revisions::Revisions;
 use super::thread::Thread;
 use crate::changes::Changes;
 use crate::notice::{Notice, PortConflict};
@@ -88,8 +89,10 @@ pub struct Planner {
     pub sources: Sources,
     /// The flags, and the scaling since then.
     pub options: Options,
-    /// The paths by which the control socket is found, if they follow the app's root.
-    pub aliases: Option<Aliases>,
+    /// By what clients find this ganger.
+    pub registration: Registration,
+    /// The revision of the app.
+    pub revision: Revisions,
 }
 
 /// A planner that carries out requests.
@@ -178,11 +181,9 @@ impl Planner {
         let (sources, plan) = read.await.map_err(invalid)??;
         let changes = apply_plan(engine.plan().await?, plan, mode, engine).await?;
         self.sources = sources;
-        if let Some(aliases) = &mut self.aliases {
-            let root = AppRoot::new(&self.locations.root(), self.sources.root.clone());
-            // The app runs on by its other paths, if another has this one.
-            aliases.set(&root).unwrap_or_else(|error| tracing::debug!(%error));
-        }
+        let root = AppRoot::new(&self.locations.root(), self.sources.root.clone());
+        self.registration.set_root(&root);
+        self.revision.refresh(&root.real);
         Ok(changes)
     }
 }

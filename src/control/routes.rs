@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -81,7 +81,7 @@ async fn nothing() -> Error {
 }
 
 async fn about(State(app): State<App>) -> Json<About> {
-    Json(About::clone(&app.about))
+    Json(app.about.about(Instant::now()))
 }
 
 async fn list(State(app): State<App>) -> Result<Response, Error> {

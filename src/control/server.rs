@@ -7,8 +7,7 @@ use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::api::About;
-use super::app::{App, MAX_STREAMS};
+use super::app::{App, MAX_STREAMS, SelfDescription};
 use super::connection::{Connection, serve};
 use super::in_flight::{InFlight, Phase};
 use super::memory::Memory;
@@ -49,20 +48,15 @@ impl Server {
     }
 }
 
-/// Answers on `listener` about the app in the folder `root`.
+/// Answers on `listener` about this ganger, which is as `about` says.
 #[must_use]
 pub fn start(
     thread: &Thread,
     listener: std::os::unix::net::UnixListener,
     engine: Handle,
     planner: PlannerHandle,
-    root: &std::path::Path,
+    about: SelfDescription,
 ) -> Server {
-    let about = About {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        root: root.display().to_string(),
-    };
     let in_flight = InFlight::new();
     let phase = watch::Sender::new(Phase::Serving);
     let server = Server { phase: phase.clone(), in_flight: in_flight.clone() };

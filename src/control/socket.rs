@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,12 +13,11 @@ use nix::sys::signal::kill;
 #[cfg(target_os = "linux")]
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
-#[cfg(target_os = "linux")]
-use nix::unistd::Uid;
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, Uid, geteuid};
 
 use super::app_root::AppRoot;
 use crate::notice::time;
+use crate::plan::identity::{self, Identity};
 use crate::runtime_dir;
 
 /// A socket that this process listens on; it goes when this is dropped.
@@ -52,6 +50,7 @@ impl Drop for SocketFile {
 #[derive(Debug)]
 pub struct Aliases {
     socket: PathBuf,
+    identity: Identity,
     links: Vec<SocketFile>,
 }
 
@@ -81,8 +80,8 @@ fn remove(path: &Path, inode: u64) {
 pub enum Error {
     /// Another ganger listens there.
     #[error(
-        "already running{}{}: `ganger ps` shows it, `ganger quit` stops it, and `-s` gives this \
-         one a socket of its own", describe_age(*.age), describe_owner(*.owner)
+        "already running{}{}: `ganger ps` shows it, `ganger quit` stops it, and `--name NAME` runs \
+         another one beside it", describe_age(*.age), describe_owner(*.owner)
     )]
     AlreadyRunning {
         /// Its process id, if that is known.
@@ -127,38 +126,67 @@ fn age_of(path: &Path) -> Option<Duration> {
     fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
-/// What the socket for an app in the folder `root` is called: after the folder,
-/// and a hash of its whole path (FNV-1a) that is the same in every version.
+/// What the socket of the ganger that runs `Procfile` in the folder `root` is called.
 #[must_use]
 pub fn name(root: &Path) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in root.as_os_str().as_bytes() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    let last = root.file_name().unwrap_or_default().to_string_lossy();
-    let short: String = last.chars().filter(char::is_ascii_alphanumeric).take(24).collect();
-    format!("{short}-{hash:016x}.sock")
+    name_of(root, &Identity::default())
 }
 
-/// The socket of the ganger that runs the app in the folder `root`. One that others could
-/// have put there is not asked.
+/// What the socket of a ganger is called: after its root, and a hash of the root's whole path.
 #[must_use]
-pub fn find(root: &AppRoot) -> Option<PathBuf> {
-    find_in(runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder)), root)
+pub fn name_of(root: &Path, identity: &Identity) -> String {
+    format!("{}.sock", stem_of(root, identity))
 }
 
-/// Fails if a ganger runs the app in the folder `root`.
-pub fn check_vacant(root: &AppRoot) -> Result<(), Error> {
-    let found = find_in(runtime_dir::search_path(), root);
+/// The names of all files of a ganger begin with this.
+#[must_use]
+pub(super) fn stem_of(root: &Path, identity: &Identity) -> String {
+    let last = root.file_name().unwrap_or_default().to_string_lossy();
+    let letters = last.chars().filter(char::is_ascii_alphanumeric);
+    let hash = hash_of(root);
+    if *identity == Identity::default() {
+        return format!("{}-{hash}", letters.take(24).collect::<String>());
+    }
+    // The path of a socket must not be long (unix(7): 107 bytes).
+    let short = format!("{:08x}", identity.hash(root) & 0xffff_ffff);
+    format!("{}-{hash}-{short}", letters.take(16).collect::<String>())
+}
+
+/// The hash of a root's path.
+pub(super) fn hash_of(root: &Path) -> String {
+    format!("{:016x}", Identity::default().hash(root))
+}
+
+/// What the files of a ganger with a socket of its own begin with.
+pub(super) fn stem_at(root: &Path, identity: &Identity, socket: &Path) -> String {
+    let hash = identity::hash(socket.as_os_str().as_encoded_bytes());
+    format!("{}-{:08x}", stem_of(root, identity), hash & 0xffff_ffff)
+}
+
+/// The socket of the ganger with this identity in the folder `root`, as earlier versions find
+/// it: by its name. One that others could have put there is not asked.
+pub(super) fn find(root: &AppRoot, identity: &Identity) -> Option<PathBuf> {
+    let folders = runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder));
+    find_in(folders, root, identity)
+}
+
+/// Fails if a ganger with this identity runs in the folder `root`.
+pub fn check_vacant(root: &AppRoot, identity: &Identity) -> Result<(), Error> {
+    let found = find_in(runtime_dir::search_path(), root, identity);
     let Some(path) = found else { return Ok(()) };
     Err(Error::AlreadyRunning { owner: listener_pid(&path), age: age_of(&path) })
 }
 
-fn find_in(folders: impl Iterator<Item = PathBuf>, root: &AppRoot) -> Option<PathBuf> {
+fn find_in(
+    folders: impl Iterator<Item = PathBuf>,
+    root: &AppRoot,
+    identity: &Identity,
+) -> Option<PathBuf> {
     let folders: Vec<PathBuf> = folders.collect();
+    let name = |path| name_of(path, identity);
     let mut sockets =
         root.paths().flat_map(|path| folders.iter().map(move |folder| folder.join(name(path))));
-    sockets.find(|path| connect(path).is_some())
+    sockets.find(|path| connect(path, geteuid()).is_some())
 }
 
 /// Listens at `path`, for this user alone, in place of a ganger that has died.
@@ -179,12 +207,13 @@ pub fn bind(path: &Path) -> Result<Bound, Error> {
 impl Aliases {
     /// None yet.
     #[must_use]
-    pub fn new(bound: &Bound) -> Self {
-        Self { socket: bound.path.clone(), links: Vec::new() }
+    pub fn new(bound: &Bound, identity: Identity) -> Self {
+        Self { socket: bound.path.clone(), identity, links: Vec::new() }
     }
 
     /// Has the socket found by the paths of `root`, and no longer by others but its own.
     pub fn set(&mut self, root: &AppRoot) -> Result<(), Error> {
+        let name = |path| name_of(path, &self.identity);
         let paths: Vec<PathBuf> =
             root.paths().map(|path| self.socket.with_file_name(name(path))).collect();
         self.links.retain(|link| paths.contains(&link.path));
@@ -294,20 +323,23 @@ fn read_pid(file: &mut File) -> Option<i32> {
 }
 
 /// A connection to a ganger of this user, or of root.
-fn connect(path: &Path) -> Option<UnixStream> {
+pub(super) fn connect(path: &Path, user: Uid) -> Option<UnixStream> {
     let stream = UnixStream::connect(path).ok()?;
     #[cfg(target_os = "linux")]
     {
         let peer = Uid::from_raw(getsockopt(&stream, PeerCredentials).ok()?.uid());
-        (peer == geteuid() || peer.is_root()).then_some(stream)
+        (peer == user || peer.is_root()).then_some(stream)
     }
     #[cfg(not(target_os = "linux"))]
-    Some(stream)
+    {
+        let _ = user;
+        Some(stream)
+    }
 }
 
 /// The process that listens there.
 fn listener_pid(path: &Path) -> Option<i32> {
-    let stream = connect(path)?;
+    let stream = connect(path, geteuid())?;
     #[cfg(target_os = "linux")]
     {
         getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid())
@@ -327,5 +359,8 @@ mod tests {
     fn a_name_is_short_and_always_the_same() {
         assert_eq!(name(Path::new("/home/me/My App!")), "MyApp-93b023b3e45eaad3.sock");
         assert_ne!(name(Path::new("/a/x")), name(Path::new("/b/x")));
+        let dev = Identity { procfile: Some("Procfile.dev".into()), name: None };
+        let name = name_of(Path::new("/home/me/My App!"), &dev);
+        assert_eq!(name, "MyApp-93b023b3e45eaad3-1a0f6bba.sock");
     }
 }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod dotenv;
 pub mod env;
 pub mod formation;
+pub mod identity;
 pub mod needs;
 mod options;
 pub mod other_runners;

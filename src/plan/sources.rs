@@ -43,6 +43,35 @@ impl FileLocations {
         self.resolve(self.root_flag())
     }
 
+    /// The Procfile as seen from the root, whose real path is given; none for `Procfile` in it.
+    #[must_use]
+    pub fn procfile_from(&self, root: &Path) -> Option<PathBuf> {
+        let path = self.procfile.as_deref()?;
+        if path.as_os_str() == "-" {
+            return Some(path.to_owned());
+        }
+        let path = self.resolve(path);
+        let folder = self.resolve(self.folder_of_procfile().unwrap_or(Path::new(".")));
+        let real = std::fs::canonicalize(&folder).unwrap_or(folder);
+        let path = real.join(path.file_name().unwrap_or_default());
+        let path = path.strip_prefix(root).unwrap_or(&path);
+        (path != Path::new(PROCFILE)).then(|| path.to_owned())
+    }
+
+    /// Whether the folder at this path has a Procfile: the one that `-f` names, or the default
+    /// one.
+    #[must_use]
+    pub fn is_root(&self, folder: &Path) -> bool {
+        let name = self.procfile.as_deref().unwrap_or(Path::new(PROCFILE));
+        folder.join(name).is_file()
+    }
+
+    /// Whether the flags name the folder of the app.
+    #[must_use]
+    pub fn names_root(&self) -> bool {
+        self.root.is_some() || self.folder_of_procfile().is_some()
+    }
+
     fn root_flag(&self) -> &Path {
         self.root.as_deref().or(self.folder_of_procfile()).unwrap_or(Path::new("."))
     }
@@ -78,7 +107,8 @@ impl FileLocations {
 }
 
 const ENV: &str = ".env";
-const PROCFILE: &str = "Procfile";
+/// The name of a Procfile.
+pub const PROCFILE: &str = "Procfile";
 
 /// A file's bytes and the name under which the user knows it.
 #[derive(Clone)]

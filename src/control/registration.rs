@@ -1,0 +1,27 @@
+//! By what clients find a running ganger: the names of its socket, and its run file.
+
+use super::app_root::AppRoot;
+use super::run_file::RunFile;
+use super::socket::Aliases;
+
+/// The files by which clients find this ganger. They are removed when this is dropped.
+#[derive(Debug, Default)]
+pub struct Registration {
+    /// The names of the socket, unless the user gave it one.
+    pub aliases: Option<Aliases>,
+    /// The run file, if the runtime folder can be used.
+    pub run_file: Option<RunFile>,
+}
+
+impl Registration {
+    /// Has this ganger found by the paths of this root. It runs on by its other paths if that
+    /// fails: another ganger may have this one.
+    pub fn set_root(&mut self, root: &AppRoot) {
+        if let Some(aliases) = &mut self.aliases {
+            aliases.set(root).unwrap_or_else(|error| tracing::debug!(%error));
+        }
+        if let Some(run_file) = &mut self.run_file {
+            run_file.set_root(root).unwrap_or_else(|error| tracing::debug!(%error));
+        }
+    }
+}

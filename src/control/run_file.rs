@@ -1,0 +1,171 @@
+//! What is known of each ganger: a file in the runtime folder, beside its socket.
+//!
+//! Clients find a ganger by these files. `ganger ps --all` lists them.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, geteuid};
+use serde::{Deserialize, Serialize};
+
+use super::app_root::AppRoot;
+use super::socket;
+use crate::plan::identity::Identity;
+use crate::plan::sources::PROCFILE;
+use crate::runtime_dir;
+
+/// The extension of the file of a ganger that runs.
+const RUNNING: &str = "run";
+/// A file is not longer.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// What is known of a ganger.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Run {
+    /// Its process id.
+    pub pid: u32,
+    /// The folder of the app, for people: a path need not be UTF-8.
+    pub root: String,
+    /// The Procfile as seen from the root.
+    pub procfile: String,
+    /// `--name`.
+    pub name: Option<String>,
+    /// The hashes of the paths of the root.
+    roots: Vec<String>,
+    /// The path of its socket, if it is not beside the file.
+    socket: Option<String>,
+}
+
+impl Run {
+    /// Whether it runs the app whose root is at this path.
+    #[must_use]
+    pub fn has_root(&self, path: &Path) -> bool {
+        self.roots.contains(&socket::hash_of(path))
+    }
+
+    /// Whether it was started with a socket of its own, by which clients have to name it.
+    #[must_use]
+    pub fn has_own_socket(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Whether it was started without `--name`, with the default Procfile.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.name.is_none() && self.procfile == PROCFILE
+    }
+
+    /// The flags that choose it among those of its root.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        let procfile = (self.procfile != PROCFILE || self.name.is_none())
+            .then(|| format!("-f {}", self.procfile));
+        let name = self.name.as_ref().map(|name| format!("--name {name}"));
+        procfile.into_iter().chain(name).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The file of this ganger. It is removed when this is dropped.
+#[derive(Debug)]
+pub struct RunFile {
+    path: PathBuf,
+    run: Run,
+}
+
+impl RunFile {
+    /// Creates the file of this ganger, whose socket is at `socket`, in the runtime folder.
+    pub fn create(
+        folder: &Path,
+        root: &AppRoot,
+        identity: &Identity,
+        socket: &Path,
+    ) -> io::Result<Self> {
+        let stem = socket::stem_of(&root.real, identity);
+        let is_beside = socket == folder.join(format!("{stem}.sock"));
+        let (stem, own_socket) = if is_beside {
+            (stem, None)
+        } else {
+            let stem = socket::stem_at(&root.real, identity, socket);
+            (stem, Some(socket.display().to_string()))
+        };
+        let procfile = identity.procfile.as_deref().unwrap_or(Path::new(PROCFILE));
+        let run = Run {
+            pid: std::process::id(),
+            root: root.real.display().to_string(),
+            procfile: procfile.display().to_string(),
+            name: identity.name.clone(),
+            roots: Vec::new(),
+            socket: own_socket,
+        };
+        let mut file = Self { path: folder.join(format!("{stem}.{RUNNING}")), run };
+        file.set_root(root)?;
+        Ok(file)
+    }
+
+    /// Has this ganger found by the paths of this root.
+    pub fn set_root(&mut self, root: &AppRoot) -> io::Result<()> {
+        self.run.root = root.real.display().to_string();
+        self.run.roots = root.paths().map(socket::hash_of).collect();
+        replace(&self.path, &serde_json::to_vec(&self.run)?)
+    }
+}
+
+impl Drop for RunFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Writes a file for this user alone. A reader sees the file before or the whole new one.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let new = PathBuf::from(name);
+    let mut file =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&new, path));
+    written.inspect_err(|_| drop(fs::remove_file(&new)))
+}
+
+/// A ganger that runs.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What is known of it.
+    pub run: Run,
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// All gangers of this user that run.
+#[must_use]
+pub fn list() -> Vec<Running> {
+    let folders = runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder));
+    folders.flat_map(|folder| list_in(&folder, geteuid())).collect()
+}
+
+/// All gangers of another user that run.
+#[must_use]
+pub fn list_of(user: Uid) -> Vec<Running> {
+    runtime_dir::search_path_of(user).flat_map(|folder| list_in(&folder, user)).collect()
+}
+
+fn list_in(folder: &Path, user: Uid) -> Vec<Running> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    let running = paths.into_iter().filter(|path| path.extension().is_some_and(|it| it == RUNNING));
+    let running = running.filter_map(|path| {
+        let run = read(&path)?;
+        let socket = run.socket.as_ref().map_or_else(|| path.with_extension("sock"), PathBuf::from);
+        Some(Running { run, socket })
+    });
+    running.filter(|it| socket::connect(&it.socket, user).is_some()).collect()
+}
+
+fn read(path: &Path) -> Option<Run> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}

@@ -113,6 +113,15 @@ pub enum Notice {
         /// The processes and services that it waits for.
         what: Vec<String>,
     },
+    /// A process waits before it starts: another one still has its port.
+    WaitingForPort {
+        /// `www.1`.
+        name: String,
+        /// The processes that have the port.
+        holders: Vec<String>,
+        /// The port.
+        port: u16,
+    },
     /// The services that a process needs were not reachable in time.
     NeedsTimedOut {
         /// `web.1`.

@@ -389,7 +389,7 @@ fn start_waits_until_another_process_frees_the_port() {
     std::fs::write(running.folder().join("Procfile"), renamed).unwrap();
     std::fs::write(running.folder().join("ganger.toml"), "").unwrap();
     assert_eq!(running.run_client("reload"), client_output("starting www.1\nstopping api.1\n", 0));
-    running.wait_for("www.1 waits for api.1\n");
+    running.wait_for(&format!("www.1 waits for api.1 to free port {port}\n"));
     running.wait_for("www.1 started");
     running.quit();
 }

@@ -95,6 +95,9 @@ impl fmt::Display for Words<'_> {
             Notice::WaitingFor { name, what } => {
                 write!(f, "{name} waits for {}", one_line(what))
             }
+            Notice::WaitingForPort { name, holders, port } => {
+                write!(f, "{name} waits for {} to free port {port}", one_line(holders))
+            }
             Notice::NeedsTimedOut { name, what, after } => {
                 let verb = if what.len() == 1 { "is" } else { "are" };
                 write!(f, "{name}: {} {verb} not there after {}", one_line(what), time(*after))

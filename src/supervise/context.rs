@@ -28,6 +28,11 @@ impl<'a> Context<'a> {
         self.actions.push(Action::Notify(notice));
     }
 
+    /// Has the messages so far printed after everything else so far is done.
+    pub(super) fn postpone_messages(&mut self) {
+        self.actions.sort_by_key(|action| matches!(action, Action::Notify(_)));
+    }
+
     /// A random part of `duration`, from none of it to all.
     pub(super) fn random_part_of(&mut self, duration: Duration) -> Duration {
         duration * self.random.u32(0..=100) / 100

@@ -64,8 +64,9 @@ impl Dependencies {
 
     fn start_gate(&self, index: usize, processes: &[Process]) -> StartGate {
         let process = &processes[index];
-        let mut awaited: Vec<String> =
+        let port_holders: Vec<String> =
             self.port_holders(index, processes).map(str::to_owned).collect();
+        let mut dependencies = Vec::new();
         let types =
             process.plan.after.iter().filter_map(|process_type| self.by_type.get(process_type));
         let mut all: Vec<usize> = types.flatten().copied().collect();
@@ -76,11 +77,14 @@ impl Dependencies {
             }
             match dependency_state(other) {
                 DependencyState::Ready => {}
-                DependencyState::Pending => awaited.push(other.name().to_owned()),
+                DependencyState::Pending => dependencies.push(other.name().to_owned()),
                 DependencyState::Failed => return StartGate::Failed(chain(process, processes)),
             }
         }
-        if awaited.is_empty() { StartGate::Open } else { StartGate::Waiting(awaited) }
+        if dependencies.is_empty() && port_holders.is_empty() {
+            return StartGate::Open;
+        }
+        StartGate::Waiting { dependencies, port_holders }
     }
 
     /// Processes that still have the port that this one is to have, and are on their way

@@ -10,14 +10,14 @@ pub(super) struct Gate {
     pub(super) may_stop: bool,
 }
 
-/// Whether the dependencies of a process let it start.
+/// Whether its dependencies and its port let a process start.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum StartGate {
-    /// They are ready, or don't matter.
+    /// There is nothing to wait for.
     Open,
-    /// These are not ready yet.
-    Waiting(Vec<String>),
-    /// One of them will not be ready.
+    /// Processes that are not ready yet, and processes that still have its port.
+    Waiting { dependencies: Vec<String>, port_holders: Vec<String> },
+    /// A dependency will not be ready.
     Failed(Chain),
 }
 

@@ -356,28 +356,37 @@ impl Process {
         self.life += 1;
         self.readiness.pause(cx.now);
         let needs = self.probe_needs(cx);
-        if let StartGate::Waiting(names) = &gate.start {
-            cx.notify(Notice::WaitingFor { name: self.name().to_owned(), what: names.clone() });
+        if let StartGate::Waiting { dependencies, port_holders } = &gate.start {
+            if !dependencies.is_empty() {
+                let (name, what) = (self.name().to_owned(), dependencies.clone());
+                cx.notify(Notice::WaitingFor { name, what });
+            }
+            if let Some(port) = own_port(&self.plan).filter(|_| !port_holders.is_empty()) {
+                let (name, holders) = (self.name().to_owned(), port_holders.clone());
+                cx.notify(Notice::WaitingForPort { name, holders, port });
+            }
         }
-        self.state = State::Waiting { needs, dependencies: Vec::new() };
+        self.state = State::Waiting { needs, processes: Vec::new() };
         self.wait(gate, cx)
     }
 
     /// Starts it once there is nothing left to wait for, and fails once waiting is useless.
     fn wait(&mut self, gate: &Gate, cx: &mut Context<'_>) -> Option<Consequence> {
-        let State::Waiting { needs, dependencies } = &mut self.state else { return None };
-        *dependencies = match &gate.start {
-            StartGate::Waiting(names) => names.clone(),
+        let State::Waiting { needs, processes } = &mut self.state else { return None };
+        *processes = match &gate.start {
+            StartGate::Waiting { dependencies, port_holders } => {
+                [port_holders.as_slice(), dependencies].concat()
+            }
             StartGate::Open | StartGate::Failed(_) => Vec::new(),
         };
         let notice = match (&gate.start, needs) {
             (StartGate::Failed(chain), _) => Notice::DependencyFailed { chain: chain.clone() },
-            (StartGate::Open | StartGate::Waiting(_), Some(needs)) if needs.until <= cx.now => {
+            (StartGate::Open | StartGate::Waiting { .. }, Some(needs)) if needs.until <= cx.now => {
                 let (name, what) = (self.plan.name.clone(), needs.missing.clone());
                 Notice::NeedsTimedOut { name, what, after: self.plan.ready_timeout }
             }
             (StartGate::Open, None) => return self.spawn(cx),
-            (StartGate::Open, Some(_)) | (StartGate::Waiting(_), Some(_) | None) => return None,
+            (StartGate::Open, Some(_)) | (StartGate::Waiting { .. }, _) => return None,
         };
         cx.notify(notice);
         self.stop_waiting(cx);
@@ -563,6 +572,13 @@ impl Process {
         if let State::Stopping { descendants_at, .. } = &mut self.state {
             *descendants_at = None;
             cx.act(Action::StopDescendants(self.id(), self.policy().stop_signal));
+        }
+    }
+
+    /// Cancels a start that has been requested. A program that runs by then is asked to stop.
+    pub(super) fn cancel_start(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.state, State::Starting { .. }) {
+            self.ask_to_stop(Leader::Running, cx);
         }
     }
 

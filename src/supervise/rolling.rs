@@ -58,7 +58,7 @@ impl RollingRestart {
         match (current.want, &current.state) {
             (Want::Down(_), _) => true,
             // The process that has its port goes next.
-            (Want::Up, State::Waiting { dependencies, .. }) => dependencies.iter().any(is_pending),
+            (Want::Up, State::Waiting { processes, .. }) => processes.iter().any(is_pending),
             (Want::Up, State::Up { .. }) => current.is_ready(),
             (
                 Want::Up,

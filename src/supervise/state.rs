@@ -91,7 +91,7 @@ pub enum State {
         /// The services that it needs, until all are reachable.
         needs: Option<Needs>,
         /// The processes that it waits for.
-        dependencies: Vec<String>,
+        processes: Vec<String>,
     },
     /// It is being started.
     Starting {
@@ -246,9 +246,9 @@ impl State {
     /// What it waits for before it starts.
     pub(super) fn waits_for(&self) -> Vec<String> {
         match self {
-            Self::Waiting { needs, dependencies } => {
+            Self::Waiting { needs, processes } => {
                 let missing = needs.iter().flat_map(|needs| &needs.missing);
-                missing.chain(dependencies).cloned().collect()
+                missing.chain(processes).cloned().collect()
             }
             Self::Down
             | Self::Backoff { .. }

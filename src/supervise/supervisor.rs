@@ -450,7 +450,12 @@ impl Supervisor {
         if self.shutdown.is_some() {
             return;
         }
-        self.processes.iter_mut().for_each(Process::stop);
+        for process in &mut self.processes {
+            process.stop();
+            process.cancel_start(cx);
+        }
+        // The message that all is stopped comes last: no process is started after it.
+        cx.postpone_messages();
         self.rolling = RollingRestart::default();
         let longest = self.processes.iter().map(|process| process.policy().grace).max();
         self.shutdown = Some(Shutdown::new(cx.now, longest.unwrap_or_default()));

@@ -179,6 +179,15 @@ fn shutdown_stops_dependents_first() {
 }
 
 #[test]
+fn shutdown_does_not_start_a_dependency_for_its_dependents() {
+    let mut b = Bench::chain_up(&[policy(OnExit::Restart); 2]);
+    b.exited(0, Exit::Code(1));
+    assert_eq!(b.advance_to_next_effect(), [Spawn(0)]);
+    let stops = [Stop(0, SIGTERM), Stop(1, SIGTERM), StopOrphans];
+    assert_eq!(b.on(Event::StopSignal(SIGTERM)), stops);
+}
+
+#[test]
 fn second_interrupt_kills_all_regardless_of_dependencies() {
     let mut b = Bench::chain_up(&[policy(IGNORE); 2]);
     assert_eq!(b.on(Event::StopSignal(SIGINT)), [Stop(1, SIGTERM), StopOrphans]);

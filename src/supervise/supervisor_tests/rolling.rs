@@ -29,7 +29,11 @@ fn process_starts_when_its_port_is_released() {
     b.spawned(1);
     // A type is renamed, and its new process gets the same port.
     let renamed = with_ports(&[("www", 5000), ("api", 5100)]);
-    assert_eq!(b.plan(renamed), [Stop(0, SIGTERM)]);
+    let (_, actions) = b.apply_plan(renamed, RestartMode::AtOnce);
+    let holders = vec!["web.1".to_owned()];
+    let waiting = Notice::WaitingForPort { name: "www.1".to_owned(), holders, port: 5000 };
+    assert!(actions.contains(&Action::Notify(waiting)), "{actions:?}");
+    assert_eq!(Bench::effects(actions), [Stop(0, SIGTERM)]);
     let id = b.supervisor.processes[2].id();
     assert_eq!(b.supervisor.processes[2].name(), "web.1");
     assert_eq!(b.on(Event::Exited(id, Exit::Signal(15), vec![member(7)])), []);

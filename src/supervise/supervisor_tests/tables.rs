@@ -270,6 +270,27 @@ fn process_that_is_starting_is_stopped_too() {
 }
 
 #[test]
+fn starts_are_cancelled_before_the_message_that_all_is_stopped() {
+    let mut b = Bench::new(&[policy(STOP_ALL); 3]);
+    b.on(Event::Tick);
+    b.spawned(0);
+    b.spawned(1);
+    let is_message = |action: &Action| matches!(action, Action::Notify(_));
+    let stop = |index| Action::Stop(b.id(index), SIGTERM);
+    let (running, starting) = (stop(1), stop(2));
+    let actions = b.handle(Event::Exited(b.id(0), Exit::Code(1), Vec::new()));
+    let position = |wanted: &Action| actions.iter().position(|action| action == wanted);
+    let message = actions.iter().position(is_message);
+    assert!(position(&starting) < message && message < position(&running), "{actions:?}");
+
+    let mut b = Bench::new(&[policy(STOP_ALL)]);
+    b.on(Event::Tick);
+    let actions = b.handle(Event::StopSignal(SIGTERM));
+    assert_eq!(actions[0], Action::Stop(b.id(0), SIGTERM), "{actions:?}");
+    assert!(is_message(&actions[1]), "{actions:?}");
+}
+
+#[test]
 fn message_names_processes_that_are_still_up() {
     let mut b = Bench::up(&[policy(STOP_ALL)]);
     b.on(Event::StopSignal(SIGTERM));

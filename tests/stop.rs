@@ -37,6 +37,34 @@ fn second_interrupt_kills_at_once() {
     assert!(finished.stderr().ends_with("ganger | a.1: SIGKILL\nganger | a.1 was killed\n"));
 }
 
+/// The time since boot, in the unit of process start times (`proc_pid_stat(5)`).
+fn ticks_since_boot() -> u64 {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    // Hundredths of a second, as in every Linux of today.
+    uptime.split_whitespace().next().unwrap().replace('.', "").parse().unwrap()
+}
+
+#[test]
+fn no_process_is_started_after_the_message_that_all_is_stopped() {
+    let sleeper = "read -r stat < /proc/self/stat; echo \"$stat\" >> stats; exec sleep 1000";
+    let sleepers = |name: &str| {
+        let lines: Vec<String> = (0..60).map(|it| format!("{name}{it}: {sleeper}")).collect();
+        lines.join("\n")
+    };
+    let procfile = format!("{}\nfails: exit 1\n{}\n", sleepers("a"), sleepers("b"));
+    let mut running = Scenario::procfile(procfile).file("stats", "").args("start -N").start();
+    running.wait_for("fails.1 exited (1), stopping all\n");
+    let stopped_at = ticks_since_boot();
+    let folder = running.folder().to_owned();
+    let running = running.finish_but_keep();
+    let stats = std::fs::read_to_string(folder.join("stats")).unwrap();
+    for stat in stats.lines() {
+        let started_at: u64 = stat.split(' ').nth(21).unwrap().parse().unwrap();
+        assert!(started_at <= stopped_at + 1, "{stat}");
+    }
+    drop(running);
+}
+
 #[test]
 fn grandchildren_of_a_shell_are_stopped() {
     let tag = tag();

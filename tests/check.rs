@@ -69,6 +69,20 @@ fn unknown_command_suggests_the_right_one() {
 }
 
 #[test]
+fn scale_without_a_number_asks_how_many() {
+    let finished = Scenario::procfile("web: a\n").args("scale web 2").run().code(2);
+    let message = finished.stderr();
+    assert!(message.contains(": how many? `ganger scale web=2`\n"), "{message}");
+}
+
+#[test]
+fn help_of_logs_lists_f_as_follow() {
+    let help = Scenario::new().args("logs --help").run().code(0).stdout();
+    let flags: Vec<&str> = help.lines().filter(|line| line.contains("-f,")).collect();
+    assert!(flags.len() == 1 && flags[0].contains("-f, --follow"), "{help}");
+}
+
+#[test]
 fn version_and_help_list_all_commands() {
     let version = concat!("ganger ", env!("CARGO_PKG_VERSION"), "\n");
     for args in ["version", "--version", "-v"] {

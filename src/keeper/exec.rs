@@ -13,12 +13,14 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::protocol::SpawnStep;
-use super::spawn::FileLimits;
 
 #[cfg(not(target_os = "linux"))]
 pub(super) use copied::SharedMemory;
 #[cfg(target_os = "linux")]
 pub(super) use shared::SharedMemory;
+
+/// Soft and hard limit of open files.
+pub(super) type FileLimits = (u64, u64);
 
 /// Everything that the child needs.
 pub(super) struct ChildSetup {

@@ -21,11 +21,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::children::{Children, SignalRequest, StopRequest};
+use super::exec::FileLimits;
 use super::isolation::Isolation;
 use super::kill::ExistingDescendants;
 use super::protocol::{Decoder, Report, Request, SpawnRequest, SpawnStep, encode};
 use super::queue::{Queue, Queued};
-use super::spawn::{FileLimits, SilentPipe, SpawnContext, wake_on_sigchld};
+use super::spawn::{SilentPipe, SpawnContext, wake_on_sigchld};
 use super::{ISOLATE, kill, process_table, stale_sessions};
 
 /// The interval of checks for changes that the system does not report.

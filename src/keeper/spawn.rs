@@ -15,7 +15,7 @@ use nix::sys::signal::{SigHandler, SigSet};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use super::exec::{CStringArray, ChildSetup, Failure, InheritedSocket, SharedMemory};
+use super::exec::{CStringArray, ChildSetup, Failure, FileLimits, InheritedSocket, SharedMemory};
 use super::isolation::Isolation;
 use super::protocol::{SESSION_VAR, SpawnRequest, SpawnStep, Stdin};
 
@@ -71,9 +71,6 @@ pub(super) struct SpawnError {
     pub(super) step: SpawnStep,
     pub(super) errno: Errno,
 }
-
-/// Soft and hard limit of open files.
-pub(super) type FileLimits = (u64, u64);
 
 /// What all children have in common.
 pub(super) struct SpawnContext {

@@ -284,6 +284,11 @@ pub struct Start {
     #[arg(help_heading = STOPPING, short = 'i', long, value_name = "SIGNALS", value_delimiter = ',')]
     #[arg(env = "GANGER_STOP_SIGNALS", value_parser = stop_signal)]
     pub stop_signals: Vec<(String, Signal)>,
+    /// Whether each process runs on a terminal of its own, so that it writes colours and flushes
+    /// every line; otherwise its output is a pipe (`auto`: if ganger's output is a terminal)
+    #[arg(help_heading = OUTPUT, long, value_name = "WHEN", env = "GANGER_PTY")]
+    #[arg(value_enum, default_value = "auto", hide_possible_values = true)]
+    pub pty: When,
     /// Print the time before each line
     #[arg(help_heading = OUTPUT, short = 'T', long, env = "GANGER_TIMESTAMP", value_parser = BoolishValueParser::new())]
     #[arg(alias = "show-timestamps")]

@@ -7,7 +7,7 @@
 //!                                      │        ▲                            (pure)
 //!                        spawn, signal ▼        │ spawned, exited, group empty
 //!                                 keeper (a separate process: parent of every child)
-//!                                      │ stdout and stderr of each child, one pipe
+//!                                      │ output of each child, a terminal or a pipe
 //!                                      ▼
 //!                                 logs: mux thread ─► writer thread ─► stdout
 //! ```
@@ -26,6 +26,7 @@
 //! - [`plan`] decides what to run. Text goes in, values come out; it only reads files.
 //! - [`changes`] is what a request has changed, as the supervisor returns it and clients get it.
 //! - [`exit`] says how processes end, and what ganger's exit code is.
+//! - [`pty`] opens the pseudo-terminals that processes run on, and sets their size and modes.
 //! - [`keeper`] makes sure that no process survives ganger. It alone forks, signals and waits,
 //!   in a process of its own.
 //! - [`runtime_dir`] finds the folder for control sockets and session markers.
@@ -50,6 +51,8 @@ pub mod plan;
 pub mod changes;
 
 pub mod exit;
+
+pub mod pty;
 
 pub mod keeper;
 

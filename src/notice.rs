@@ -106,6 +106,13 @@ pub enum Notice {
         /// Whether ganger listens there for it.
         listened: bool,
     },
+    /// No terminal could be opened for a process, which gets a pipe.
+    NoTerminal {
+        /// `web.1`.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// A process waits before it starts.
     WaitingFor {
         /// `web.1`.

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::daemon::{self, Background, ForkSide};
 use super::{file_locations, ports, read, use_color};
-use crate::cli::{Base, Global, Start};
+use crate::cli::{Base, Global, Start, When};
 use crate::control::app::SelfDescription;
 use crate::control::app_root::AppRoot;
 use crate::control::planner::{Planner, PlannerHandle};
@@ -55,6 +55,11 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         listen: start.listen,
         quiet: start.quiet,
         stop_signals: start.stop_signals,
+        pty: match start.pty {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => std::io::stdout().is_terminal(),
+        },
         ..start.plan.options()?
     };
     let locations = file_locations(global);

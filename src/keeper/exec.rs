@@ -34,6 +34,8 @@ pub(super) struct ChildSetup {
     pub(super) dir: CString,
     pub(super) stdin: RawFd,
     pub(super) output: RawFd,
+    /// Whether `output` becomes the controlling terminal.
+    pub(super) terminal: bool,
     /// A socket that it inherits.
     pub(super) listener: Option<InheritedSocket>,
     /// The mount namespace that it enters.
@@ -162,6 +164,9 @@ impl ChildSetup {
         direct::duplicate(self.stdin, libc::STDIN_FILENO)?;
         direct::duplicate(self.output, libc::STDOUT_FILENO)?;
         direct::duplicate(self.output, libc::STDERR_FILENO)?;
+        if self.terminal {
+            direct::set_controlling_terminal(self.output)?;
+        }
         if let Some(listener) = &mut self.listener {
             listener.install()?;
         }
@@ -333,6 +338,11 @@ mod direct {
         checked(unsafe { syscall!(Sysno::setsid) })
     }
 
+    pub(super) fn set_controlling_terminal(terminal: RawFd) -> nix::Result<()> {
+        // SAFETY: it takes three numbers.
+        checked(unsafe { syscall!(Sysno::ioctl, terminal, libc::TIOCSCTTY, 0) })
+    }
+
     /// Duplicates a descriptor to a number that is another one's.
     pub(super) fn duplicate(descriptor: RawFd, number: RawFd) -> nix::Result<()> {
         // SAFETY: it takes three numbers, and the child does not use what had that number.
@@ -409,6 +419,11 @@ mod direct {
 
     pub(super) fn setsid() -> nix::Result<()> {
         nix::unistd::setsid().map(drop)
+    }
+
+    pub(super) fn set_controlling_terminal(terminal: RawFd) -> nix::Result<()> {
+        // SAFETY: it takes three numbers.
+        Errno::result(unsafe { libc::ioctl(terminal, libc::TIOCSCTTY.into(), 0) }).map(drop)
     }
 
     pub(super) fn duplicate(descriptor: RawFd, number: RawFd) -> nix::Result<()> {

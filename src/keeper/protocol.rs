@@ -79,6 +79,8 @@ pub struct SpawnRequest {
     pub dir: Vec<u8>,
     /// Its standard input.
     pub stdin: Stdin,
+    /// Whether its output is a terminal, which becomes its controlling terminal.
+    pub terminal: bool,
     /// The name of the socket that it inherits, if it does (`sd_listen_fds(3)`).
     pub listener: Option<Vec<u8>>,
 }
@@ -99,6 +101,8 @@ pub enum Stdin {
     Pipe,
     /// `/dev/null`.
     Null,
+    /// The terminal that its output is.
+    Terminal,
 }
 
 /// A message from the keeper to ganger.
@@ -313,7 +317,7 @@ mod tests {
             piece in 1usize..50,
         ) {
             let id = ChildId(7);
-            let spawn = SpawnRequest { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null, listener: None };
+            let spawn = SpawnRequest { id, argv, env: vec![b"A=\xff".to_vec()], dir: vec![], stdin: Stdin::Null, terminal: false, listener: None };
             let requests = [Request::Spawn(spawn), Request::Stop { id, signal: pid, scope: Scope::All }, Request::Sweep];
             let wire: Vec<u8> = requests.iter().flat_map(encode).collect();
             let mut decoder = Decoder::default();

@@ -149,6 +149,7 @@ mod tests {
             env: vec![],
             dir: vec![],
             stdin: Stdin::Null,
+            terminal: false,
             listener: None,
         })
     }

@@ -107,10 +107,7 @@ impl SilentPipe {
             }
         }
         // Without /proc, all children share one pipe.
-        let raw = nix::fcntl::fcntl(&self.read, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(0))?;
-        #[expect(unsafe_code, reason = "fcntl returns a bare number")]
-        // SAFETY: the descriptor was just returned to us.
-        Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+        duplicate(&self.read)
     }
 }
 
@@ -157,6 +154,7 @@ pub(super) fn spawn(
             let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
             nix::fcntl::open("/dev/null", flags, Mode::empty())
         }
+        Stdin::Terminal => duplicate(output),
     };
     let stdin = stdin.map_err(in_fork)?;
     let argv = texts(&request.argv)?;
@@ -174,6 +172,7 @@ pub(super) fn spawn(
         dir: text(&request.dir)?,
         stdin: stdin.as_raw_fd(),
         output: output.as_raw_fd(),
+        terminal: request.terminal,
         listener: inherited,
         mounts: context.isolation.as_ref().map(|isolation| isolation.mounts.as_raw_fd()),
         limits: context.limits,
@@ -192,6 +191,14 @@ fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
         Ok((read, write)) => Ok((read.into(), write.into())),
         Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE))),
     }
+}
+
+/// Duplicates a descriptor, for no program to inherit.
+fn duplicate(descriptor: &OwnedFd) -> nix::Result<OwnedFd> {
+    let raw = nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(0))?;
+    #[expect(unsafe_code, reason = "fcntl returns a bare number")]
+    // SAFETY: the descriptor was just returned to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 /// The paths at which the program is tried, like execvp(3).

@@ -47,6 +47,14 @@ impl Style {
         Self { width, ..self }
     }
 
+    /// How many columns the prefix of a line takes, with the time.
+    #[must_use]
+    pub fn prefix_width(&self) -> usize {
+        let name = if self.prefix { self.width + "  |".len() } else { 0 };
+        let time = if self.timestamp { "00:00:00 ".len() } else { 0 };
+        name + time
+    }
+
     /// The label of a process.
     #[must_use]
     pub fn label(&self, name: &str, color: Color) -> Label {
@@ -132,6 +140,7 @@ mod tests {
         let colored = Style { color: true, ..style };
         assert_eq!(line(colored, "web.1"), "\x1b[38;5;3mweb.1    | \x1b[0m");
         assert_eq!(line(Style::default(), "web.1"), "");
+        assert_eq!([style, Style::default()].map(|style| style.prefix_width()), [11, 0]);
     }
 
     #[test]

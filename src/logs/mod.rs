@@ -46,8 +46,17 @@ enum Command {
 struct Addition {
     id: SourceId,
     name: Arc<str>,
-    file: OwnedFd,
+    source: SourceFile,
     label: Option<Label>,
+}
+
+/// The file that a source is read from; it must be non-blocking.
+#[derive(Debug)]
+pub enum SourceFile {
+    /// A pipe.
+    Pipe(OwnedFd),
+    /// The master of a terminal.
+    Terminal(OwnedFd),
 }
 
 /// An event from the mux to the engine.
@@ -101,10 +110,15 @@ impl Logs {
         Ok(Self { commands, waker, events, queries })
     }
 
-    /// Reads from `file`, which must be non-blocking, until its end. Without a label, its output is
-    /// kept but not shown.
-    pub fn add_source(&self, id: SourceId, name: Arc<str>, file: OwnedFd, label: Option<Label>) {
-        self.send(Command::Add(Box::new(Addition { id, name, file, label })));
+    /// Reads from `source` until its end. Without a label, its output is kept but not shown.
+    pub fn add_source(
+        &self,
+        id: SourceId,
+        name: Arc<str>,
+        source: SourceFile,
+        label: Option<Label>,
+    ) {
+        self.send(Command::Add(Box::new(Addition { id, name, source, label })));
     }
 
     /// Watches for `text` in the output of a source, which may be added later, and sends

@@ -1,8 +1,8 @@
-//! The sources of output: the pipe of each process, with its unfinished line.
+//! The sources of output: the pipe or terminal of each process, with its unfinished line.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use anstream::adapter::StripBytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::Addition;
 use super::format::Label;
 use super::lines::{LineSplitter, MAX_LINE_BYTES};
 use super::sink::Sink;
 use super::subscribers::Subscribers;
+use super::{Addition, SourceFile};
 
 /// Identifies a source: one incarnation of one process. The engine assigns it.
 pub type SourceId = u64;
@@ -29,6 +29,8 @@ struct Source {
     token: Token,
     name: Arc<str>,
     file: File,
+    /// Whether the file is the master of a terminal.
+    is_terminal: bool,
     label: Option<Label>,
     splitter: LineSplitter,
     /// When the unfinished line is to be shown.
@@ -106,16 +108,31 @@ impl Sources {
     }
 
     pub(super) fn add(&mut self, registry: &Registry, addition: Addition) {
-        let Addition { id, name, file, label } = addition;
+        let Addition { id, name, source, label } = addition;
+        let (file, is_terminal) = match source {
+            SourceFile::Pipe(file) => (file, false),
+            SourceFile::Terminal(file) => (file, true),
+        };
         let token = Token(self.next_token);
         self.next_token += 1;
         let raw = file.as_raw_fd();
         let registered = registry.register(&mut SourceFd(&raw), token, Interest::READABLE);
-        debug_assert!(registered.is_ok(), "a pipe can be waited for: {registered:?}");
+        debug_assert!(registered.is_ok(), "it can be waited for: {registered:?}");
         let (file, splitter) = (File::from(file), LineSplitter::default());
         let (ready, ending, queued) = (false, false, false);
-        let source =
-            Source { token, name, file, label, splitter, show_at: None, ready, ending, queued };
+        let show_at = None;
+        let source = Source {
+            token,
+            name,
+            file,
+            is_terminal,
+            label,
+            splitter,
+            show_at,
+            ready,
+            ending,
+            queued,
+        };
         self.by_id.insert(id, source);
         self.by_token.insert(token, id);
     }
@@ -208,13 +225,18 @@ impl Sources {
     /// end.
     fn read(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) -> Option<usize> {
         let source = self.by_id.get_mut(&id)?;
-        match source.file.read(&mut self.buffer) {
+        let read = if source.is_terminal {
+            read_terminal(&source.file, &mut self.buffer)
+        } else {
+            (&source.file).read(&mut self.buffer)
+        };
+        match read {
             Ok(0) => {
                 self.end_source(id, stamp, to);
                 None
             }
             Ok(count) => {
-                // A short read means that the pipe is empty, but its end may follow.
+                // A short read means that the file is empty, but its end may follow.
                 source.ready = count == self.buffer.len() || source.ending;
                 let bytes = &self.buffer[..count];
                 self.subscribers.publish(&source.name, bytes);
@@ -314,4 +336,23 @@ impl Sources {
             }
         }
     }
+}
+
+/// Reads from the master of a terminal until the buffer is full or nothing is left: one read
+/// returns at most a few kilobytes. The end of a terminal is an error (`EIO`), which counts as the
+/// end of the file.
+fn read_terminal(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while count < buffer.len() {
+        match file.read(&mut buffer[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // What came before it is returned first.
+            Err(_) if count > 0 => break,
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(0),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
 }

@@ -92,6 +92,11 @@ impl fmt::Display for Words<'_> {
                  is its disk there, does a scanner hold it?",
                 escape_controls(command)
             ),
+            Notice::NoTerminal { name, reason } => write!(
+                f,
+                "{name} gets a pipe, because no terminal can be opened for it: {}",
+                escape_controls(reason)
+            ),
             Notice::WaitingFor { name, what } => {
                 write!(f, "{name} waits for {}", one_line(what))
             }

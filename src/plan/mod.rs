@@ -104,6 +104,10 @@ pub enum Error {
 /// Each is set unless the user sets it.
 const UNBUFFERED_VARIABLES: [(&str, &str); 1] = [("PYTHONUNBUFFERED", "1")];
 
+/// Variables of a process with a terminal. Each is set unless the user sets it, as is the case
+/// where ganger itself runs on one.
+const TERMINAL_VARIABLES: [(&str, &str); 1] = [("TERM", "xterm-256color")];
+
 impl Plan {
     /// Resolves everything. Precedence: flags, `ganger.toml`, defaults.
     pub fn new(sources: &Sources, options: &Options) -> Result<Self, Error> {
@@ -252,10 +256,11 @@ impl Plan {
         let dir = from_file.and_then(|process| process.dir.as_ref());
         let dir = dir.map_or_else(|| self.root.clone(), |dir| self.root.join(dir));
         env.extend(identity_variables(&name, &dir, options.compat_env));
-        for (key, value) in UNBUFFERED_VARIABLES {
+        let defaults: &[_] = if options.pty { &TERMINAL_VARIABLES } else { &UNBUFFERED_VARIABLES };
+        for (key, value) in defaults {
             let key = OsString::from(key);
             if !env.contains_key(&key) && !self.env.contains_key(&key) {
-                env.insert(key, Variable::from_ganger(value.to_owned()));
+                env.insert(key, Variable::from_ganger((*value).to_owned()));
             }
         }
         if let Some(port) = port {
@@ -272,6 +277,7 @@ impl Plan {
             listen: has_listener(process_type, config, options),
             shown: !options.quiet.contains(&process_type.name),
             policy: options.resolve_policy(&process_type.name, from_file),
+            pty: options.pty,
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
             ready_timeout: from_file
                 .and_then(|process| process.ready_timeout)

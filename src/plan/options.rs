@@ -41,6 +41,8 @@ pub struct Options {
     pub quiet: Vec<String>,
     /// `--stop-signals`.
     pub stop_signals: Vec<(String, Signal)>,
+    /// `--pty`: whether processes run on terminals of their own.
+    pub pty: bool,
     /// `--shell`; absolute.
     pub shell: Option<PathBuf>,
     /// `--env-override`.

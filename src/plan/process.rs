@@ -37,6 +37,8 @@ pub struct ProcessPlan {
     pub shown: bool,
     /// How it is restarted and stopped.
     pub policy: Policy,
+    /// Whether it runs on a terminal of its own. Otherwise its output is a pipe.
+    pub pty: bool,
     /// Its stdin.
     pub stdin: Stdin,
     /// The readiness probe.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::logs::format::{Color, Label, Style, assign_colors};
 use crate::plan::{self, Plan};
+use crate::pty::WindowSize;
 
 /// How the user wants output to be shown.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,13 @@ impl Display {
     pub(super) fn label(&self, process: &plan::ProcessPlan) -> Option<Label> {
         let color = self.colors.get(&process.process_type).copied().unwrap_or_default();
         process.shown.then(|| self.show.style.label(&process.name, color))
+    }
+
+    /// The size of a process's terminal beside the prefix of its lines. Without a terminal of
+    /// ganger's own, lines are taken to have the usual width.
+    pub(super) fn window_size(&self) -> WindowSize {
+        let whole = WindowSize::of(std::io::stdout()).unwrap_or_default();
+        whole.beside(self.show.style.prefix_width())
     }
 
     /// The colour of each type.

@@ -31,12 +31,13 @@ use crate::changes::Changes;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
-use crate::logs::{self, Logs};
+use crate::logs::{self, Logs, SourceFile};
 use crate::notice::{Notice, PortConflict, ProbeFailure, ProcessSummary, StateSummary};
 use crate::plan::program::exec_error;
 use crate::plan::ready::Ready;
 use crate::plan::sources::folder_error;
 use crate::plan::{self, Plan, shell};
+use crate::pty::Pty;
 
 /// Pipes of this size are worth their memory, for as many as an unprivileged
 /// user may have without harming other programs (pipe(7), `pipe-user-pages-soft`).
@@ -49,6 +50,10 @@ const MAX_REPORTS: usize = 1024;
 /// How long ganger waits for its processes to be suspended before it is suspended itself.
 const SUSPEND_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long ganger waits after SIGWINCH before it resizes the terminals of processes: a window
+/// that is dragged sends many.
+const RESIZE_DELAY: Duration = Duration::from_millis(20);
+
 /// What the engine waits for.
 enum Occurrence {
     Report(Result<Report, KeeperError>),
@@ -57,8 +62,18 @@ enum Occurrence {
     File(FileChange),
     Probe(ProbeResult),
     Command(Command),
+    /// ganger's own terminal may have another size.
+    Resized,
     /// A deadline may have come.
     Time,
+}
+
+/// The two ends of a process's output.
+struct Output {
+    source: SourceFile,
+    process_end: OwnedFd,
+    /// The terminal, if it is one.
+    pty: Option<Pty>,
 }
 
 /// The running app.
@@ -78,7 +93,12 @@ pub struct Engine {
     oom: OomWatch,
     /// The output of processes that are being started: it is read once a message has said
     /// that they are.
-    unread_pipes: HashMap<ProcessId, (OwnedFd, Arc<plan::ProcessPlan>)>,
+    unread_output: HashMap<ProcessId, (SourceFile, Arc<plan::ProcessPlan>)>,
+    /// The terminals of processes of which something is there. They hang up when they are
+    /// dropped.
+    terminals: HashMap<ProcessId, Pty>,
+    /// When the terminals get a new size.
+    resize_at: Option<Instant>,
     /// Whether the app goes on when nothing reads its output any more.
     survives_closed_stdout: bool,
     /// The client that waits until the terminal is released.
@@ -117,7 +137,9 @@ impl Engine {
             watch: None,
             file_changes: unbounded_channel(),
             oom: OomWatch::default(),
-            unread_pipes: HashMap::new(),
+            unread_output: HashMap::new(),
+            terminals: HashMap::new(),
+            resize_at: None,
             survives_closed_stdout: false,
             release_reply: None,
             clock: Clock::default(),
@@ -173,8 +195,8 @@ impl Engine {
                 asked = self.signals.next() => match asked {
                     // The reader of the output is slow, and the user interrupted again.
                     SignalRequest::Stop(Signal::SIGINT) => break,
-                    SignalRequest::Stop(_) | SignalRequest::Forward(_) | SignalRequest::Status | SignalRequest::Suspend
-                    | SignalRequest::Resume | SignalRequest::Keeper => {}
+                    SignalRequest::Stop(_) | SignalRequest::Forward(_) | SignalRequest::Resize | SignalRequest::Status
+                    | SignalRequest::Suspend | SignalRequest::Resume | SignalRequest::Keeper => {}
                 },
             }
         }
@@ -197,6 +219,7 @@ impl Engine {
             Some(change) = self.file_changes.1.recv() => Occurrence::File(change),
             result = self.probes.next() => Occurrence::Probe(result),
             command = self.commands.next() => Occurrence::Command(command),
+            () = until(self.resize_at) => Occurrence::Resized,
             () = until(wake_at) => Occurrence::Time,
         };
         self.clock.wake(Instant::now());
@@ -222,6 +245,7 @@ impl Engine {
             Occurrence::File(change) => self.on_file_change(change),
             Occurrence::Probe(result) => self.on_probe_result(result),
             Occurrence::Command(command) => self.on_command(command),
+            Occurrence::Resized => self.resize_terminals(),
             Occurrence::Time => {
                 let now = self.now();
                 let is_due = self.supervisor.deadline().is_some_and(|at| at <= now);
@@ -338,27 +362,55 @@ impl Engine {
 
     fn spawn(&mut self, id: ProcessId, process: Arc<plan::ProcessPlan>) -> io::Result<()> {
         self.oom.on_spawn(id);
+        let Output { source, process_end, pty } = self.open_output(&process)?;
+        let listener = process.port.filter(|_| process.listen);
+        let listener = listener.and_then(|port| self.listeners.get(port)).transpose()?;
+        let (shell, passed) = (&self.plan.shell, listener.is_some());
+        let spawn = spawn_request::new(
+            id.into(),
+            &process,
+            &process.command,
+            shell,
+            pty.is_some(),
+            passed,
+        )?;
+        let files: Vec<OwnedFd> = [process_end].into_iter().chain(listener).collect();
+        self.keeper.send_request(Request::Spawn(spawn), files);
+        self.terminals.extend(pty.map(|pty| (id, pty)));
+        self.unread_output.insert(id, (source, process));
+        Ok(())
+    }
+
+    /// Opens a terminal for a process that is to have one, and otherwise a pipe.
+    fn open_output(&self, process: &plan::ProcessPlan) -> io::Result<Output> {
+        if process.pty {
+            let opened = Pty::open(self.display.window_size());
+            let opened = opened.and_then(|(pty, slave)| Ok((pty.reader()?, slave, pty)));
+            match opened {
+                Ok((reader, process_end, pty)) => {
+                    let source = SourceFile::Terminal(reader);
+                    return Ok(Output { source, process_end, pty: Some(pty) });
+                }
+                Err(error) => {
+                    let (name, reason) = (process.name.clone(), error.to_string());
+                    self.logs.print_message(Notice::NoTerminal { name, reason });
+                }
+            }
+        }
         let (read, write) = io::pipe()?;
-        let (read, write) = (OwnedFd::from(read), OwnedFd::from(write));
+        let (read, process_end) = (OwnedFd::from(read), OwnedFd::from(write));
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         if self.supervisor.count() <= LARGE_PIPES {
             enlarge(&read);
         }
-        let listener = process.port.filter(|_| process.listen);
-        let listener = listener.and_then(|port| self.listeners.get(port)).transpose()?;
-        let (shell, passed) = (&self.plan.shell, listener.is_some());
-        let spawn = spawn_request::new(id.into(), &process, &process.command, shell, passed)?;
-        let files: Vec<OwnedFd> = [write].into_iter().chain(listener).collect();
-        self.keeper.send_request(Request::Spawn(spawn), files);
-        self.unread_pipes.insert(id, (read, process));
-        Ok(())
+        Ok(Output { source: SourceFile::Pipe(read), process_end, pty: None })
     }
 
     /// Starts to read the output of a process.
     fn start_reading(&mut self, id: ProcessId) {
-        let Some((read, process)) = self.unread_pipes.remove(&id) else { return };
+        let Some((source, process)) = self.unread_output.remove(&id) else { return };
         let label = self.display.label(&process);
-        self.logs.add_source(ChildId::from(id).0, process.name.as_str().into(), read, label);
+        self.logs.add_source(ChildId::from(id).0, process.name.as_str().into(), source, label);
     }
 
     /// Handles a report, and those that have arrived behind it: the supervisor looks at
@@ -395,7 +447,8 @@ impl Engine {
         match report {
             Report::SpawnFailed { id, step, errno } => {
                 self.cancel_probe(id.into());
-                self.unread_pipes.remove(&id.into());
+                self.unread_output.remove(&id.into());
+                self.terminals.remove(&id.into());
                 let errno = Errno::from_raw(errno);
                 self.explain_start_failure(id.into(), step, errno);
                 let exit = Exit::NotStarted { step, errno };
@@ -403,7 +456,8 @@ impl Engine {
             }
             Report::Cancelled { id } => {
                 self.cancel_probe(id.into());
-                self.unread_pipes.remove(&id.into());
+                self.unread_output.remove(&id.into());
+                self.terminals.remove(&id.into());
                 Some(Event::Exited(id.into(), Exit::Cancelled, Vec::new()))
             }
             Report::StartHangs { id, pid } => {
@@ -418,10 +472,14 @@ impl Engine {
                 self.logs.drain_source(id.0);
                 self.cancel_probe(id.into());
                 self.check_oom_kill(id.into(), wait.into());
+                if left.is_empty() {
+                    self.terminals.remove(&id.into());
+                }
                 Some(Event::Exited(id.into(), wait.into(), left))
             }
             Report::GroupEmpty { id } => {
                 self.logs.drain_source(id.0);
+                self.terminals.remove(&id.into());
                 Some(Event::GroupEmpty(id.into()))
             }
             Report::Orphans { left } => Some(Event::Orphans(left)),
@@ -582,7 +640,8 @@ impl Engine {
     fn run_probe_command(&mut self, id: ProcessId) -> io::Result<()> {
         let Some((process, command)) = self.probes.command(id) else { return Ok(()) };
         let null = File::options().write(true).open("/dev/null")?;
-        let spawn = spawn_request::new(id.check(), process, command, &self.plan.shell, false)?;
+        let spawn =
+            spawn_request::new(id.check(), process, command, &self.plan.shell, false, false)?;
         self.keeper.send_request(Request::Spawn(spawn), vec![null.into()]);
         Ok(())
     }
@@ -664,12 +723,29 @@ impl Engine {
                 let running: Vec<ProcessId> = self.supervisor.running().collect();
                 self.send_signal(signal, running);
             }
+            SignalRequest::Resize => {
+                self.resize_at.get_or_insert_with(|| Instant::now() + RESIZE_DELAY);
+            }
             SignalRequest::Status => self.notify_status(),
             SignalRequest::Resume => self.keeper.send_request(Request::Resume, Vec::new()),
             // It takes a while, and is done by the loop itself.
             SignalRequest::Suspend => {}
             SignalRequest::Keeper => self.keeper.handle_sigchld(),
         }
+    }
+
+    /// Gives the terminals of processes the size that is left beside the prefix. The system sends
+    /// SIGWINCH to the foreground group of a terminal whose size has changed, and ganger to every
+    /// other process.
+    fn resize_terminals(&mut self) {
+        self.resize_at = None;
+        let size = self.display.window_size();
+        let mut running: Vec<ProcessId> = self.supervisor.running().collect();
+        running.retain(|id| {
+            let resized = self.terminals.get(id).map(|pty| pty.set_size(size));
+            !matches!(resized, Some(Ok(true)))
+        });
+        self.send_signal(Signal::SIGWINCH, running);
     }
 
     fn send_signal(&mut self, signal: Signal, to: Vec<ProcessId>) {

@@ -13,6 +13,8 @@ pub enum SignalRequest {
     Stop(Signal),
     /// Pass it on to every process.
     Forward(Signal),
+    /// Follow the new size of the terminal.
+    Resize,
     /// Say where things stand.
     Status,
     /// Suspend everything, ganger included.
@@ -36,7 +38,7 @@ const REQUESTS: [(Signal, SignalRequest); 10] = [
     (Signal::SIGQUIT, SignalRequest::Status),
     (Signal::SIGUSR1, SignalRequest::Forward(Signal::SIGUSR1)),
     (Signal::SIGUSR2, SignalRequest::Forward(Signal::SIGUSR2)),
-    (Signal::SIGWINCH, SignalRequest::Forward(Signal::SIGWINCH)),
+    (Signal::SIGWINCH, SignalRequest::Resize),
     (Signal::SIGTSTP, SignalRequest::Suspend),
     (Signal::SIGCONT, SignalRequest::Resume),
     (Signal::SIGCHLD, SignalRequest::Keeper),

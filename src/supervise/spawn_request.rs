@@ -10,12 +10,13 @@ use crate::plan::env::Variable;
 use crate::plan::{self, ProcessPlan, shell};
 
 /// A request to run `command` in the way of this process: its own command, or its probe
-/// command.
+/// command. `terminal` is whether its output is a terminal.
 pub(super) fn new(
     id: ChildId,
     process: &ProcessPlan,
     command: &str,
     shell: &Path,
+    terminal: bool,
     listener: bool,
 ) -> io::Result<SpawnRequest> {
     let pair =
@@ -26,9 +27,11 @@ pub(super) fn new(
         env: process.environment().iter().map(pair).collect(),
         dir: process.dir.as_os_str().as_bytes().to_vec(),
         stdin: match process.stdin {
+            plan::Stdin::Pipe if terminal => Stdin::Terminal,
             plan::Stdin::Pipe => Stdin::Pipe,
             plan::Stdin::Null => Stdin::Null,
         },
+        terminal,
         listener: listener.then(|| process.process_type.as_bytes().to_vec()),
     };
     if spawn.is_too_long() {

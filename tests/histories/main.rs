@@ -190,6 +190,7 @@ impl History {
                         env: process.environment().into_iter().map(pair).collect(),
                         dir: b"/".to_vec(),
                         stdin: Stdin::Null,
+                        terminal: false,
                         listener: None,
                     };
                     let null = File::options().write(true).open("/dev/null").unwrap();

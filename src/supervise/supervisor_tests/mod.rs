@@ -28,6 +28,7 @@ fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::ProcessPlan
         listen: false,
         shown: true,
         policy,
+        pty: false,
         stdin: Stdin::Pipe,
         ready: Ready::Started,
         ready_timeout: Duration::from_mins(1),

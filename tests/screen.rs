@@ -1,0 +1,137 @@
+//! A terminal for a test: the real one's other end, and what stands on its screen.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::{Winsize, openpty};
+use rustix::termios::{Termios, tcgetattr, tcsetwinsize};
+
+use crate::scenario::{Scenario, TEST_TIMEOUT};
+
+/// A terminal, as its user sees it.
+pub struct Screen {
+    master: File,
+    /// Keeps the terminal from hanging up between two programs.
+    slave: OwnedFd,
+    output: Receiver<Vec<u8>>,
+    emulator: vt100::Parser,
+    /// Everything that was written to it.
+    raw: Vec<u8>,
+}
+
+impl Screen {
+    /// A terminal of this size.
+    pub fn new(rows: u16, columns: u16) -> Self {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let terminal = openpty(&size, None).unwrap();
+        for file in [&terminal.master, &terminal.slave] {
+            fcntl(file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        }
+        let master = File::from(terminal.master);
+        let mut reader = master.try_clone().unwrap();
+        let (send, output) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                if send.send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let emulator = vt100::Parser::new(size_of(rows), size_of(columns), 0);
+        Self { master, slave: terminal.slave, output, emulator, raw: Vec::new() }
+    }
+
+    /// Runs a scenario in a session of its own, whose terminal this is.
+    pub fn show(&self, scenario: Scenario) -> Scenario {
+        let stream = || Stdio::from(self.slave.try_clone().unwrap());
+        let (stdin, stdout, stderr) = (stream(), stream(), stream());
+        scenario.env("TERM", "xterm-256color").command(move |command| {
+            command.stdin(stdin).stdout(stdout).stderr(stderr);
+            #[expect(unsafe_code, reason = "it takes a step between fork and exec")]
+            // SAFETY: two system calls, and no allocation.
+            unsafe {
+                command.pre_exec(|| {
+                    nix::unistd::setsid()?;
+                    Ok(rustix::process::ioctl_tiocsctty(std::io::stdin())?)
+                })
+            };
+        })
+    }
+
+    /// Types something.
+    pub fn type_text(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Changes the size of the window.
+    pub fn resize(&mut self, rows: u16, columns: u16) {
+        let size =
+            rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.master, size).unwrap();
+        self.emulator.screen_mut().set_size(size_of(rows), size_of(columns));
+    }
+
+    /// The modes of the terminal line.
+    pub fn modes(&self) -> Termios {
+        tcgetattr(self.slave.as_fd()).unwrap()
+    }
+
+    /// The text on the screen.
+    pub fn text(&self) -> String {
+        self.emulator.screen().contents()
+    }
+
+    /// Everything that was written to the terminal so far.
+    pub fn raw(&self) -> String {
+        String::from_utf8_lossy(&self.raw).into_owned()
+    }
+
+    /// Waits until the screen contains `text`.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> &mut Self {
+        self.wait_until(text, |screen| screen.text().contains(text))
+    }
+
+    /// Waits until `is` returns true. It is called after each output, and at intervals.
+    #[track_caller]
+    pub fn wait_until(&mut self, what: &str, mut is: impl FnMut(&Self) -> bool) -> &mut Self {
+        let deadline = Instant::now() + TEST_TIMEOUT;
+        self.read_available();
+        while !is(self) {
+            assert!(
+                Instant::now() < deadline,
+                "timed out waiting for `{what}`; on the screen:\n{}\nwritten last: {:?}",
+                self.text(),
+                String::from_utf8_lossy(&self.raw[self.raw.len().saturating_sub(2000)..])
+            );
+            if let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(20)) {
+                self.take(&bytes);
+                self.read_available();
+            }
+        }
+        self
+    }
+
+    fn read_available(&mut self) {
+        while let Ok(bytes) = self.output.try_recv() {
+            self.take(&bytes);
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.raw.extend_from_slice(bytes);
+        self.emulator.process(bytes);
+    }
+}
+
+fn size_of(number: u16) -> NonZero<u16> {
+    NonZero::new(number).unwrap()
+}

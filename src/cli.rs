@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
+use regex::Regex;
 
 use crate::notice::escape_controls;
 use crate::plan::config::{parse_duration, parse_port, parse_signal, parse_size};
@@ -469,6 +470,18 @@ pub struct Logs {
     /// Only output that is not older than this
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub since: Option<Duration>,
+    /// Only lines that this regular expression matches
+    #[arg(short = 'g', long, value_name = "REGEX", value_parser = parse_regex)]
+    pub grep: Option<Regex>,
+    /// Only what each process has written since it was last started
+    #[arg(long)]
+    pub this_run: bool,
+    /// Only what is new since this cursor, which ends every answer with `--json`
+    #[arg(long, requires = "json")]
+    pub cursor: Option<String>,
+    /// Print a JSON object for each line, and then the next cursor
+    #[arg(long)]
+    pub json: bool,
     /// Follow the output (`-f` is not the Procfile here)
     #[arg(short = 'f', long)]
     pub follow: bool,
@@ -498,6 +511,12 @@ pub struct Wait {
     /// Wait until they have exited
     #[arg(long, group = "until")]
     pub exit: bool,
+    /// Wait until each has written a line that this regular expression matches, from now on
+    #[arg(long, group = "until", value_name = "REGEX", value_parser = parse_regex)]
+    pub log: Option<Regex>,
+    /// With `--log`: also what they have written since they were last started
+    #[arg(long, requires = "log")]
+    pub this_run: bool,
     /// Fail after this time
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
@@ -505,6 +524,15 @@ pub struct Wait {
 
 fn color_number(text: &str) -> Result<u8, String> {
     text.parse().map_err(|_| format!("`{text}` is not a colour number (0 to 255)"))
+}
+
+/// Parses a regular expression.
+fn parse_regex(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| {
+        let error = error.to_string();
+        let reason = error.lines().last().unwrap_or_default();
+        format!("it is not a regular expression: {}", reason.trim_start_matches("error: "))
+    })
 }
 
 fn line_count(text: &str) -> Result<usize, String> {

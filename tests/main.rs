@@ -23,6 +23,7 @@ mod jobs;
 mod kills;
 mod limits;
 mod listen;
+mod logs;
 mod needs;
 mod output;
 mod places;

@@ -1,4 +1,4 @@
-//! The commands that control a running ganger; `ps` and `logs` have files of their own.
+//! The commands that control a running ganger; `ps`, `logs` and `wait` have files of their own.
 
 use std::io::Write;
 use std::time::Duration;
@@ -8,10 +8,9 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 
 use super::{file_locations, json, print_error};
-use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop, Wait};
-use crate::control::api::{self, Changes, FormationChange};
+use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop};
+use crate::control::api::{Changes, FormationChange};
 use crate::control::client::{Client, Error};
-use crate::notice::escape_controls;
 use crate::plan::formation::ALL;
 
 /// The request failed for another reason than the following.
@@ -153,23 +152,6 @@ pub(super) fn signal(global: &Global, signal: &SignalArgs) -> anyhow::Result<u8>
     let action = format!("/signal?signal={}", signal.signal);
     let NameArgs { names, output } = &signal.named;
     run_client(global, async |client| post(&client, &path(names, &action), *output).await)
-}
-
-pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {
-    let timeout = wait.timeout.map(|time| format!("&timeout={}", time.as_secs_f64()));
-    let until = if wait.ready { "ready" } else { "exit" };
-    let action = format!("/wait?for={until}{}", timeout.unwrap_or_default());
-    let line = |process: &api::ProcessStatus| match (&process.last_exit, wait.exit) {
-        (_, false) => format!("{} is ready\n", process.name),
-        (Some(exit), true) => format!("{} {}\n", process.name, escape_controls(exit)),
-        (None, true) => format!("{} is down\n", process.name),
-    };
-    let lines = |reached: &Vec<api::ProcessStatus>| reached.iter().map(line).collect();
-    let NameArgs { names, output } = &wait.named;
-    let uri = path(names, &action);
-    run_client(global, async |client| {
-        request_and_print(&client, Method::GET, &uri, Vec::new(), *output, lines).await
-    })
 }
 
 /// Stops everything, and returns when ganger has exited.

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// The version of the schema. It changes when a field changes its meaning or goes.
-const SCHEMA_VERSION: u32 = 1;
+use crate::control::api::SCHEMA_VERSION;
 
 /// An answer as the text of one object. A list is that of processes.
 pub(super) fn to_text(answer: Value) -> String {

@@ -10,6 +10,7 @@ mod ps;
 mod ps_all;
 mod run;
 mod start;
+mod wait;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -49,7 +50,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reload(reload) => client_commands::reload(&cli.global, &reload)?,
         Command::Signal(signal) => client_commands::signal(&cli.global, &signal)?,
         Command::Logs(logs) => logs::logs(&cli.global, &logs)?,
-        Command::Wait(wait) => client_commands::wait(&cli.global, &wait)?,
+        Command::Wait(wait) => wait::wait(&cli.global, &wait)?,
         Command::Quit => client_commands::quit(&cli.global)?,
         Command::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
         Command::Version(output) => {

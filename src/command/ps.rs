@@ -177,6 +177,7 @@ mod tests {
         let down = ProcessStatus {
             name: "worker.10".into(),
             state: State::Down,
+            ready: false,
             pid: None,
             port: None,
             uptime: None,

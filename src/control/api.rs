@@ -158,6 +158,43 @@ impl FormationChange {
     }
 }
 
+/// A line of `GET /logs?format=json`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogLine {
+    /// When it ended, in UTC (RFC 3339).
+    pub time: String,
+    /// The process that wrote it, `web.1`.
+    pub name: String,
+    /// The line without its end and without escape sequences; what is not UTF-8 is replaced.
+    pub line: String,
+    /// Whether it goes on in the next record of the process, because it is too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+/// Output that is missing in `GET /logs?format=json`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MissedOutput {
+    /// How many bytes; null if that is unknown, because the cursor is that of an earlier ganger.
+    pub missed_bytes: Option<u64>,
+}
+
+/// A place in `GET /logs?format=json` where a later request can go on.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogCursorRecord {
+    /// The value of `cursor` for that request.
+    pub cursor: String,
+    /// The version of the schema.
+    pub schema_version: u32,
+}
+
+/// The version of the schema of all JSON that ganger prints: it changes when a field changes its
+/// meaning or goes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What stands before a cursor in `GET /logs?format=marked`.
+pub const CURSOR_MARK: char = '\u{1e}';
+
 /// The body of every response that is not 2xx.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ErrorBody {

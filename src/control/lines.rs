@@ -1,4 +1,4 @@
-//! What processes write, as lines for one client, made piece by piece as it reads them.
+//! The output of processes as lines for one client, made piece by piece as it reads them.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -10,10 +10,13 @@ use std::time::SystemTime;
 use hyper::body::{Body, Bytes, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::api;
 use super::body::PIECE_BYTES;
 use super::in_flight::InFlight;
+use super::json_lines::JsonLines;
 use super::memory::shrink;
 use super::names::type_of;
+use crate::logs::cursor::LogCursor;
 use crate::logs::format::{Color, Label, Style};
 use crate::logs::lines::LineSplitter;
 use crate::logs::recent::ExcerptReader;
@@ -27,9 +30,59 @@ const MAX_ROUNDS: usize = 128;
 /// The memory for unfinished lines, those of all processes together.
 const MAX_OPEN_BYTES: usize = 128 << 10;
 
-/// Splits the output of processes into lines.
-pub(super) struct Lines {
+/// Splits the output of processes into lines, in the format that the client asked for.
+pub(super) enum Lines {
+    Text(TextLines),
+    Json(JsonLines),
+}
+
+impl Lines {
+    /// A process has written a few bytes.
+    fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
+        match self {
+            Self::Text(lines) => lines.push(name, at, bytes),
+            Self::Json(lines) => lines.push(name, at, bytes),
+        }
+    }
+
+    /// A process writes nothing more.
+    fn end(&mut self, name: &Arc<str>) {
+        match self {
+            Self::Text(lines) => lines.end(name),
+            // Its line comes as a whole, once it is complete.
+            Self::Json(lines) => lines.forget(name),
+        }
+    }
+
+    fn note_gap(&mut self, bytes: u64) {
+        match self {
+            Self::Text(lines) => lines.note_gap(bytes),
+            Self::Json(lines) => lines.note_gap(Some(bytes)),
+        }
+    }
+
+    /// Notes that a reader can go on here.
+    fn note_cursor(&mut self, cursor: &LogCursor) {
+        match self {
+            Self::Text(lines) => lines.note_cursor(cursor),
+            Self::Json(lines) => lines.note_cursor(cursor),
+        }
+    }
+
+    fn out(&mut self) -> &mut Vec<u8> {
+        match self {
+            Self::Text(lines) => &mut lines.out,
+            Self::Json(lines) => &mut lines.out,
+        }
+    }
+}
+
+/// Lines as `start` prints them.
+pub(super) struct TextLines {
     style: Style,
+    /// Whether a NUL stands between the prefix and the line, and a line with the cursor between
+    /// recent output and the output to come.
+    marked: bool,
     /// By process type.
     colors: Arc<HashMap<String, Color>>,
     /// The process that wrote last.
@@ -40,15 +93,22 @@ pub(super) struct Lines {
     out: Vec<u8>,
 }
 
-impl Lines {
-    pub(super) fn new(style: Style, colors: Arc<HashMap<String, Color>>) -> Self {
+impl TextLines {
+    pub(super) fn new(style: Style, marked: bool, colors: Arc<HashMap<String, Color>>) -> Self {
         let (last, open) = (None, HashMap::new());
-        Self { style, colors, last, open, open_bytes: 0, out: Vec::new() }
+        Self { style, marked, colors, last, open, open_bytes: 0, out: Vec::new() }
     }
 
     fn label(&self, name: &Arc<str>) -> Label {
         let color = self.colors.get(type_of(name));
-        self.style.label(name, color.copied().unwrap_or_default())
+        let label = self.style.label(name, color.copied().unwrap_or_default());
+        if self.marked { label.with_mark() } else { label }
+    }
+
+    fn note_cursor(&mut self, cursor: &LogCursor) {
+        if self.marked {
+            self.out.extend_from_slice(format!("{}{cursor}\n", api::CURSOR_MARK).as_bytes());
+        }
     }
 
     /// A process has written a few bytes.
@@ -95,6 +155,7 @@ impl Lines {
 struct Pending {
     name: Arc<str>,
     at: SystemTime,
+    offset: u64,
     bytes: Arc<[u8]>,
     start: usize,
     _room: OwnedSemaphorePermit,
@@ -106,22 +167,29 @@ pub(super) struct LogBody {
     kept: Option<(ExcerptReader, OwnedSemaphorePermit)>,
     following: Option<Subscription>,
     pending: Option<Pending>,
+    /// Where a later reader goes on.
+    cursor: LogCursor,
+    /// Whether that was not noted since it changed.
+    cursor_is_due: bool,
     in_flight: InFlight,
     _held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl LogBody {
-    /// `held` is what goes with it.
+    /// `run` is the number of this run of ganger. `held` is what goes with it.
     pub(super) fn new(
         lines: Lines,
         reader: ExcerptReader,
+        run: u32,
         room: OwnedSemaphorePermit,
         following: Option<Subscription>,
         in_flight: InFlight,
         held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Self {
+        let cursor = LogCursor::new(run, reader.next().iter().cloned());
         let kept = Some((reader, room));
-        Self { lines, kept, following, pending: None, in_flight, _held: held }
+        let (pending, cursor_is_due) = (None, false);
+        Self { lines, kept, following, pending, cursor, cursor_is_due, in_flight, _held: held }
     }
 
     /// Formats some of the recent output. Returns false at its end.
@@ -129,6 +197,7 @@ impl LogBody {
         let Some((reader, room)) = &mut self.kept else { return false };
         let Some(piece) = reader.next_piece() else {
             self.kept = None;
+            self.lines.note_cursor(&self.cursor);
             return false;
         };
         self.lines.push(piece.name, piece.at, piece.bytes);
@@ -146,6 +215,11 @@ impl LogBody {
         let rest = &pending.bytes[pending.start..];
         let piece = &rest[..rest.len().min(INPUT_BYTES)];
         self.lines.push(&pending.name, pending.at, piece);
+        if let Some(end) = memchr::memrchr(b'\n', piece) {
+            let read = pending.start + end + 1;
+            self.cursor.advance(&pending.name, pending.offset + read as u64);
+            self.cursor_is_due = true;
+        }
         pending.start += piece.len();
         if pending.start == pending.bytes.len() {
             self.pending = None;
@@ -165,13 +239,13 @@ impl Body for LogBody {
         let this = &mut *self;
         let mut rounds = 0;
         loop {
-            let is_more = this.lines.out.len() < PIECE_BYTES && rounds < MAX_ROUNDS;
+            let is_more = this.lines.out().len() < PIECE_BYTES && rounds < MAX_ROUNDS;
             rounds += 1;
             if is_more && (this.read_kept() || this.read_pending()) {
                 continue;
             }
-            if !this.lines.out.is_empty() {
-                let bytes = Bytes::from(std::mem::take(&mut this.lines.out));
+            if !this.lines.out().is_empty() {
+                let bytes = Bytes::from(std::mem::take(this.lines.out()));
                 this.in_flight.note_progress();
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
@@ -181,9 +255,22 @@ impl Body for LogBody {
                 return Poll::Pending;
             }
             let Some(following) = &mut this.following else { return Poll::Ready(None) };
-            match ready!(following.poll_next(context)) {
-                Some(Output::Bytes { name, at, bytes, room }) => {
-                    this.pending = Some(Pending { name, at, bytes, start: 0, _room: room });
+            let next = following.poll_next(context);
+            // A burst of output is over.
+            if !matches!(next, Poll::Ready(Some(_))) && this.cursor_is_due {
+                this.cursor_is_due = false;
+                if let Lines::Json(lines) = &mut this.lines {
+                    lines.note_cursor(&this.cursor);
+                    if next.is_ready() {
+                        this.following = None;
+                    }
+                    continue;
+                }
+            }
+            match ready!(next) {
+                Some(Output::Bytes { name, at, offset, bytes, room }) => {
+                    let pending = Pending { name, at, offset, bytes, start: 0, _room: room };
+                    this.pending = Some(pending);
                 }
                 Some(Output::Gap(bytes)) => this.lines.note_gap(bytes),
                 None => return Poll::Ready(None),

@@ -14,11 +14,13 @@ use tokio::task::spawn_blocking;
 use super::app::App;
 use super::connection::Connection;
 use super::error::Error;
-use super::lines::{Lines, LogBody};
+use super::json_lines::JsonLines;
+use super::lines::{Lines, LogBody, TextLines};
 use super::memory::{Memory, shrink};
 use super::names::{Names, type_of};
+use crate::logs::cursor::LogCursor;
 use crate::logs::format::Style;
-use crate::logs::recent::Excerpt;
+use crate::logs::recent::{Excerpt, LineRange};
 use crate::logs::subscribers::{Selection, Subscription};
 use crate::supervise::handle::Snapshot;
 
@@ -33,6 +35,13 @@ pub(super) struct Logs {
     n: Option<usize>,
     /// None that is older, in seconds.
     since: Option<f64>,
+    /// Only the present run of each process.
+    #[serde(default)]
+    this_run: bool,
+    /// Only what an earlier reader has not read.
+    cursor: Option<String>,
+    #[serde(default)]
+    format: Format,
     #[serde(default)]
     follow: bool,
     #[serde(default)]
@@ -41,6 +50,19 @@ pub(super) struct Logs {
     timestamp: bool,
     #[serde(default)]
     no_prefix: bool,
+}
+
+/// The format of lines.
+#[derive(Clone, Copy, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    /// As `start` prints them.
+    #[default]
+    Text,
+    /// The same, with a NUL between prefix and line, and a cursor behind recent output.
+    Marked,
+    /// A JSON object for each line, with cursors among them.
+    Json,
 }
 
 /// As `start` shows it, however long it goes on.
@@ -54,7 +76,18 @@ pub(super) async fn logs(
         Ok::<_, Error>(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH))
     };
     let since = query.since.map(oldest).transpose()?;
-    let most = query.n.unwrap_or(usize::MAX);
+    let cursor = query.cursor.as_deref().map(str::parse::<LogCursor>).transpose();
+    let cursor = cursor.map_err(Error::bad_request)?;
+    let run = app.engine.output().run();
+    // What a reader has missed of an earlier ganger is unknown.
+    let is_foreign = cursor.as_ref().is_some_and(|cursor| cursor.run != run);
+    let range = LineRange {
+        max_lines: query.n,
+        since,
+        this_run: query.this_run,
+        after: cursor.filter(|_| !is_foreign),
+        complete: query.format == Format::Json && !query.follow,
+    };
     let stream = app.acquire_stream_slot().await?;
     let snapshot = app.engine.snapshot().await?;
     let sizes = app.engine.output().memory_by_process().await?;
@@ -62,7 +95,7 @@ pub(super) async fn logs(
     let kept = if query.follow { Some(app.memory.for_follower(memory)?) } else { None };
     let Taken { excerpt, following, mut room } = take(&app, selection, size, query.follow).await?;
     // Lines are counted on another thread.
-    let reader = spawn_blocking(move || excerpt.into_reader(most, since));
+    let reader = spawn_blocking(move || excerpt.into_reader(&range));
     let reader = reader.await.map_err(Error::bad_request)?;
     shrink(&mut room, reader.memory());
     let style = Style {
@@ -72,12 +105,26 @@ pub(super) async fn logs(
         width: 0,
     };
     let names = snapshot.processes.iter().map(|status| status.plan.name.as_str());
-    let lines = Lines::new(style.fit_names(names), Arc::clone(&snapshot.colors));
+    let lines = match query.format {
+        Format::Text | Format::Marked => {
+            let marked = query.format == Format::Marked;
+            let colors = Arc::clone(&snapshot.colors);
+            Lines::Text(TextLines::new(style.fit_names(names), marked, colors))
+        }
+        Format::Json => {
+            let mut lines = JsonLines::default();
+            let missed = (!is_foreign).then(|| reader.missed_bytes());
+            if missed != Some(0) {
+                lines.note_gap(missed);
+            }
+            Lines::Json(lines)
+        }
+    };
     if following.is_some() {
         connection.follow();
     }
     let held = (stream, kept);
-    let body = LogBody::new(lines, reader, room, following, app.in_flight, held);
+    let body = LogBody::new(lines, reader, run, room, following, app.in_flight, held);
     Ok(Body::new(body).into_response())
 }
 

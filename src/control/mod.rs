@@ -15,6 +15,7 @@ mod connection;
 mod error;
 mod find;
 mod in_flight;
+mod json_lines;
 mod lines;
 mod logs;
 mod memory;

@@ -20,8 +20,12 @@ use crate::supervise::supervisor::{DownReason, Status, Want};
 #[derive(Clone, Copy, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 enum For {
+    /// All are ready.
     Ready,
+    /// All have exited.
     Exit,
+    /// One is down, and stays down.
+    Down,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +70,13 @@ pub(super) async fn wait(
         chosen.iter().map(|at| Awaited::new(&before.processes[*at])).collect();
     drop(before);
     let is_reached = |snapshot: &Snapshot| {
+        if query.r#for == For::Down {
+            let is_down = |was: &Awaited| {
+                let stays = |status: &Status| !status.is_wanted() && !status.state.is_running();
+                snapshot.find(was.name()).is_none_or(stays)
+            };
+            return Ok(awaited.iter().any(is_down));
+        }
         for was in &awaited {
             let name = was.name();
             let reached = match (query.r#for, snapshot.find(name)) {
@@ -76,7 +87,7 @@ pub(super) async fn wait(
                 }
                 (For::Ready, None) => return Err(is_not_in_plan(name)),
                 // Gone, or no longer what it was.
-                (For::Exit, status) => status.is_none_or(|status| {
+                (For::Exit | For::Down, status) => status.is_none_or(|status| {
                     !status.state.is_running() || status.restarts > was.restarts
                 }),
             };

@@ -97,6 +97,14 @@ impl Style {
 }
 
 impl Label {
+    /// The label with a NUL behind it: a program that reads the lines can tell it from them.
+    #[must_use]
+    pub fn with_mark(mut self) -> Self {
+        self.line.push(0);
+        self.continuation.push(0);
+        self
+    }
+
     /// The whole prefix, with the time in `stamp`.
     #[must_use]
     pub fn prefix<'a>(&'a self, stamp: &'a [u8]) -> Prefix<'a> {

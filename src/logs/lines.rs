@@ -148,6 +148,13 @@ impl LineSplitter {
     }
 }
 
+/// A line as a text: without its end and escape sequences. What is not UTF-8 is replaced.
+#[must_use]
+pub fn plain_text(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    anstream::adapter::strip_str(text.trim_end_matches(['\r', '\n'])).to_string()
+}
+
 /// The length of the longest start of `bytes` that does not end within a UTF-8 character. Bytes
 /// that are not UTF-8 can be split anywhere.
 fn complete_chars_len(bytes: &[u8]) -> usize {

@@ -5,6 +5,7 @@
 //! terminal delays a signal. The mux reads, splits into lines and queues; a writer writes. They
 //! exchange two buffers. The engine sends them commands over a channel.
 
+pub mod cursor;
 pub mod format;
 pub mod lines;
 mod mux;

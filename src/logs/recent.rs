@@ -11,6 +11,8 @@ use std::time::SystemTime;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
+use super::cursor::LogCursor;
+
 /// How many bytes are kept of each process, unless the user chose another number.
 pub const DEFAULT_RECENT_BYTES: usize = 256 << 10;
 /// The memory limit for all processes together. The output of the process that has written
@@ -62,6 +64,10 @@ impl Segment {
 /// The last output of one process.
 #[derive(Debug, Default)]
 struct ProcessTail {
+    /// How many bytes the process has written before those that are kept.
+    dropped: u64,
+    /// How many bytes it had written when its present run began.
+    run_start: u64,
     /// Output is appended to the last segment as long as no reader has it.
     segments: VecDeque<Arc<Segment>>,
     /// How many bytes of the first segment are no longer kept.
@@ -93,15 +99,17 @@ impl RecentOutput {
         Self { tails: HashMap::new(), max_bytes, memory: 0, next: 0, free_segment: None }
     }
 
-    /// Keeps new output of a process.
-    pub fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
-        if bytes.is_empty() || self.max_bytes == 0 {
-            return;
-        }
+    /// Keeps new output of a process. Returns its offset: how many bytes the process had written
+    /// before.
+    pub fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) -> u64 {
         if !self.tails.contains_key(name) {
             self.tails.insert(Arc::clone(name), ProcessTail::default());
         }
-        let Some(tail) = self.tails.get_mut(name) else { return };
+        let Some(tail) = self.tails.get_mut(name) else { return 0 };
+        let offset = tail.end();
+        if bytes.is_empty() {
+            return offset;
+        }
         let number = self.next;
         self.next += 1;
         // Only the end is kept if the output is longer than the limit.
@@ -110,12 +118,20 @@ impl RecentOutput {
         tail.make_room(self.max_bytes - end.len(), &mut self.free_segment);
         if let Some(last) = start.last() {
             tail.cut = *last != b'\n';
+            tail.dropped += start.len() as u64;
         }
         tail.append(number, at, end, self.max_bytes, &mut self.free_segment);
         self.memory = self.memory + tail.memory - before;
         while self.memory > MAX_RECENT_MEMORY {
             self.drop_oldest();
         }
+        offset
+    }
+
+    /// A process has been started: what it has written before belongs to its earlier runs.
+    pub fn begin_run(&mut self, name: &Arc<str>) {
+        let tail = self.tails.entry(Arc::clone(name)).or_default();
+        tail.run_start = tail.end();
     }
 
     /// Whether the last line of a process is unfinished.
@@ -127,11 +143,10 @@ impl RecentOutput {
 
     fn drop_oldest(&mut self) {
         let last = |tail: &ProcessTail| Some(tail.segments.back()?.chunks.last()?.number);
-        let oldest = self.tails.iter().min_by_key(|(_, tail)| last(tail));
-        if let Some(name) = oldest.map(|(name, _)| Arc::clone(name))
-            && let Some(tail) = self.tails.remove(&name)
-        {
-            self.memory -= tail.memory;
+        let kept = self.tails.values_mut().filter(|tail| !tail.segments.is_empty());
+        if let Some(oldest) = kept.min_by_key(|tail| last(tail)) {
+            self.memory -= oldest.memory;
+            oldest.make_room(0, &mut None);
         }
     }
 
@@ -159,12 +174,19 @@ impl RecentOutput {
             segments: tail.segments.clone(),
             skipped: tail.skipped,
             cut: tail.cut,
+            dropped: tail.dropped,
+            run_start: tail.run_start,
         };
         Ok(Excerpt { parts: selected.into_iter().map(part).collect() })
     }
 }
 
 impl ProcessTail {
+    /// How many bytes the process has written.
+    fn end(&self) -> u64 {
+        self.dropped + self.length as u64
+    }
+
     /// Drops the oldest bytes until at most `room` are left.
     fn make_room(&mut self, room: usize, free_segment: &mut Option<Segment>) {
         while self.length > room {
@@ -174,6 +196,7 @@ impl ProcessTail {
             self.cut = first.bytes[self.skipped + gone - 1] != b'\n';
             self.skipped += gone;
             self.length -= gone;
+            self.dropped += gone as u64;
             if gone == there
                 && let Some(first) = self.segments.pop_front()
             {
@@ -240,23 +263,85 @@ struct Part {
     segments: VecDeque<Arc<Segment>>,
     skipped: usize,
     cut: bool,
+    /// How many bytes the process has written before these.
+    dropped: u64,
+    /// How many bytes it had written when its present run began.
+    run_start: u64,
+}
+
+impl Part {
+    /// How many bytes the process had written when the last complete line ended, as far as that
+    /// is kept.
+    fn last_line_end(&self) -> u64 {
+        let mut end = self.dropped - self.skipped as u64;
+        end += self.segments.iter().map(|segment| segment.bytes.len() as u64).sum::<u64>();
+        for segment in self.segments.iter().rev() {
+            end -= segment.bytes.len() as u64;
+            if let Some(at) = memrchr(b'\n', &segment.bytes) {
+                return (end + at as u64 + 1).max(self.dropped);
+            }
+        }
+        self.dropped
+    }
+
+    /// Where the byte is that follows so many that the process has written; the first one that is
+    /// kept, if it comes before. None if it has not written more.
+    fn place_of(&self, offset: u64) -> Option<Place> {
+        let first = self.dropped - self.skipped as u64;
+        let mut byte = usize::try_from(offset.max(self.dropped) - first).ok()?;
+        for (segment, bytes) in self.segments.iter().map(|segment| &segment.bytes).enumerate() {
+            if byte < bytes.len() {
+                return Some(Place { segment, byte });
+            }
+            byte -= bytes.len();
+        }
+        None
+    }
+}
+
+/// Which lines of an excerpt are read; the default is all.
+#[derive(Debug, Default)]
+pub struct LineRange {
+    /// At most this many, the last ones.
+    pub max_lines: Option<usize>,
+    /// None that is older.
+    pub since: Option<SystemTime>,
+    /// Only those of the present run of each process.
+    pub this_run: bool,
+    /// Only those after an earlier reader.
+    pub after: Option<LogCursor>,
+    /// Only those that are complete.
+    pub complete: bool,
 }
 
 impl Excerpt {
-    /// A reader of the last `max_lines` lines, in the order in which they ended, without lines
-    /// older than `since`.
+    /// A reader of these lines, in the order in which they ended.
     #[must_use]
-    pub fn into_reader(self, max_lines: usize, since: Option<SystemTime>) -> ExcerptReader {
-        let cursors: Vec<Cursor> = self.parts.into_iter().filter_map(Cursor::new).collect();
+    pub fn into_reader(self, range: &LineRange) -> ExcerptReader {
+        let mut next = Vec::new();
+        let (mut cursors, mut missed_bytes) = (Vec::new(), 0);
+        for part in self.parts {
+            let read = range.after.as_ref().map(|after| after.offset(&part.name));
+            let from =
+                if range.this_run { part.run_start } else { 0 }.max(read.unwrap_or_default());
+            next.push((Arc::clone(&part.name), part.last_line_end().max(from)));
+            if let Some(cursor) = Cursor::new(part, from) {
+                missed_bytes += read.map_or(0, |_| cursor.offset().saturating_sub(from));
+                cursors.push(cursor);
+            }
+        }
         let mut reader = ExcerptReader {
             cursors,
             order: BinaryHeap::new(),
-            since,
+            since: range.since,
+            complete: range.complete,
+            next,
+            missed_bytes,
             reading: None,
             skip: 0,
             memory: 0,
         };
-        if max_lines < usize::MAX {
+        if let Some(max_lines) = range.max_lines {
             reader.skip_to_last_lines(max_lines);
         }
         let next = reader.cursors.iter().enumerate();
@@ -268,7 +353,8 @@ impl Excerpt {
     /// The last `max_lines` lines, and of each line at most `max_line_bytes`.
     #[must_use]
     pub fn last_lines(self, max_lines: usize, max_line_bytes: usize) -> Vec<Vec<u8>> {
-        let mut reader = self.into_reader(max_lines, None);
+        let range = LineRange { max_lines: Some(max_lines), ..LineRange::default() };
+        let mut reader = self.into_reader(&range);
         let mut lines = Vec::new();
         let mut line = Vec::new();
         while let Some(piece) = reader.next_piece() {
@@ -307,6 +393,12 @@ pub struct ExcerptReader {
     /// The cursors that have something left, by the number of their next chunk.
     order: BinaryHeap<Reverse<(u64, usize)>>,
     since: Option<SystemTime>,
+    /// Whether unfinished lines are left out.
+    complete: bool,
+    /// Where a later reader goes on, by process.
+    next: Vec<(Arc<str>, u64)>,
+    /// How much that was to be read is not kept any more.
+    missed_bytes: u64,
     /// The cursor that is being read from.
     reading: Option<usize>,
     /// How many of the first lines are to be skipped.
@@ -329,6 +421,8 @@ enum NextStep {
 struct Cursor {
     name: Arc<str>,
     segments: VecDeque<Arc<Segment>>,
+    /// How many bytes the process had written before the first segment.
+    first: u64,
     /// The current chunk; there always is one.
     chunk: ChunkPlace,
     /// Where the next line begins.
@@ -354,11 +448,12 @@ struct ChunkPlace {
 }
 
 impl Cursor {
-    /// A cursor at the first complete line, if there is one.
-    fn new(part: Part) -> Option<Self> {
-        let Part { name, segments, skipped, cut } = part;
-        let mut line = Place { segment: 0, byte: skipped };
-        if cut {
+    /// A cursor at the first line whose beginning is kept and that begins at `offset` or later, if
+    /// there is one.
+    fn new(part: Part, offset: u64) -> Option<Self> {
+        let mut line = part.place_of(offset)?;
+        let Part { name, segments, skipped, cut, dropped, .. } = part;
+        if cut && offset <= dropped {
             let is_in = |segment: &Arc<Segment>, start| memchr(b'\n', &segment.bytes[start..]);
             while is_in(segments.get(line.segment)?, line.byte).is_none() {
                 line = Place { segment: line.segment + 1, byte: 0 };
@@ -366,11 +461,19 @@ impl Cursor {
             line.byte += is_in(&segments[line.segment], line.byte)? + 1;
         }
         let chunk = ChunkPlace { segment: 0, chunk: 0 };
-        let mut cursor = Self { name, segments, chunk, line, until: line, is_last: false };
+        let first = dropped - skipped as u64;
+        let mut cursor = Self { name, segments, first, chunk, line, until: line, is_last: false };
         while cursor.end_of(cursor.chunk) <= line {
             cursor.chunk = cursor.after(cursor.chunk)?;
         }
         Some(cursor)
+    }
+
+    /// How many bytes the process had written before the next line.
+    fn offset(&self) -> u64 {
+        let before = self.segments.iter().take(self.line.segment);
+        let before: usize = before.map(|segment| segment.bytes.len()).sum();
+        self.first + (before + self.line.byte) as u64
     }
 
     fn get(&self, place: ChunkPlace) -> &Chunk {
@@ -506,6 +609,19 @@ impl ExcerptReader {
         self.memory
     }
 
+    /// Where a later reader goes on: by process, how many bytes had been written at the end of its
+    /// last complete line.
+    #[must_use]
+    pub fn next(&self) -> &[(Arc<str>, u64)] {
+        &self.next
+    }
+
+    /// How many bytes were written after the earlier reader and are not kept any more.
+    #[must_use]
+    pub fn missed_bytes(&self) -> u64 {
+        self.missed_bytes
+    }
+
     fn is_wanted(&self, chunk: &Chunk) -> bool {
         self.since.is_none_or(|since| chunk.at >= since)
     }
@@ -531,7 +647,8 @@ impl ExcerptReader {
             let cursor = &self.cursors[at];
             if self.is_wanted(cursor.get(place)) {
                 count += cursor.count_lines(place);
-                count += usize::from(place == cursor.last() && cursor.is_open());
+                let is_open = place == cursor.last() && cursor.is_open();
+                count += usize::from(is_open && !self.complete);
             }
             order.extend(cursor.before(place).map(|it| (cursor.get(it).number, at, it)));
         }
@@ -618,7 +735,7 @@ impl ExcerptReader {
     fn begin_last_line(&mut self, at: usize) {
         let cursor = &self.cursors[at];
         let end = cursor.end();
-        let mut is_wanted = self.is_wanted(cursor.get(cursor.chunk));
+        let mut is_wanted = self.is_wanted(cursor.get(cursor.chunk)) && !self.complete;
         if is_wanted && self.skip > 0 && cursor.line < end {
             self.skip -= 1;
             is_wanted = false;
@@ -643,8 +760,13 @@ mod tests {
         max_lines: usize,
         since: Option<SystemTime>,
     ) -> Vec<String> {
-        let mut reader =
-            recent.excerpt(|_| true, usize::MAX).unwrap().into_reader(max_lines, since);
+        let max_lines = (max_lines < usize::MAX).then_some(max_lines);
+        let range = LineRange { max_lines, since, ..LineRange::default() };
+        shown_range(recent, &range)
+    }
+
+    fn shown_range(recent: &RecentOutput, range: &LineRange) -> Vec<String> {
+        let mut reader = recent.excerpt(|_| true, usize::MAX).unwrap().into_reader(range);
         let mut lines: Vec<String> = Vec::new();
         let mut open: Option<Arc<str>> = None;
         while let Some(piece) = reader.next_piece() {
@@ -712,6 +834,47 @@ mod tests {
         let chunks: usize = tail.segments.iter().map(|it| it.chunks.len()).sum();
         assert_eq!(tail.chunks, chunks);
         assert!(!recent.is_open("a"));
+    }
+
+    #[test]
+    fn later_reader_goes_on_after_the_last_complete_line() {
+        let mut recent = RecentOutput::new(16);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let mut push = |name: &Arc<str>, text: &str| recent.push(name, at(1), text.as_bytes());
+        assert_eq!((push(&a, "one\ntw"), push(&b, "x\n")), (0, 0));
+        let read = |recent: &RecentOutput, after: &LogCursor| {
+            let range =
+                LineRange { after: Some(after.clone()), complete: true, ..LineRange::default() };
+            let reader = recent.excerpt(|_| true, usize::MAX).unwrap().into_reader(&range);
+            let next = LogCursor::new(1, reader.next().iter().cloned());
+            (shown_range(recent, &range), reader.missed_bytes(), next)
+        };
+        let (lines, missed, next) = read(&recent, &LogCursor::new(1, []));
+        assert_eq!((lines, missed), (vec!["a one\n".to_owned(), "b x\n".to_owned()], 0));
+        assert_eq!(next.to_string(), "1:a=4,b=2");
+        recent.push(&a, at(1), b"o\nthree\n");
+        let (lines, missed, next) = read(&recent, &next);
+        assert_eq!((lines, missed), (vec!["a two\n".to_owned(), "a three\n".to_owned()], 0));
+        assert_eq!(read(&recent, &next).0, Vec::<String>::new());
+        // What is dropped meanwhile is counted.
+        recent.push(&a, at(1), b"0123456789\n");
+        recent.push(&a, at(1), b"0123456789\n");
+        let (lines, missed, next) = read(&recent, &next);
+        assert_eq!((lines, missed), (vec!["a 0123456789\n".to_owned()], 11));
+        recent.begin_run(&a);
+        recent.push(&a, at(1), b"new\n");
+        let range = LineRange { this_run: true, ..LineRange::default() };
+        assert_eq!(shown_range(&recent, &range), ["b x\n", "a new\n"]);
+        assert_eq!(read(&recent, &next).0, ["a new\n"]);
+    }
+
+    #[test]
+    fn offsets_are_counted_though_nothing_is_kept() {
+        let mut recent = RecentOutput::new(0);
+        let name: Arc<str> = "a".into();
+        assert_eq!(recent.push(&name, at(1), b"one\n"), 0);
+        assert_eq!(recent.push(&name, at(1), b"two\n"), 4);
+        assert_eq!(shown(&recent, 9), Vec::<String>::new());
     }
 
     #[test]

@@ -113,6 +113,7 @@ impl Sources {
             SourceFile::Pipe(file) => (file, false),
             SourceFile::Terminal(file) => (file, true),
         };
+        self.subscribers.begin_run(&name);
         let token = Token(self.next_token);
         self.next_token += 1;
         let raw = file.as_raw_fd();

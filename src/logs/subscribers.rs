@@ -67,6 +67,8 @@ pub enum Output {
         name: Arc<str>,
         /// When it was read.
         at: SystemTime,
+        /// How many bytes the process had written before.
+        offset: u64,
         /// The output.
         bytes: Arc<[u8]>,
         /// Its permit for the room in the queue.
@@ -125,11 +127,18 @@ pub struct OutputQueries {
     sender: Sender<LogQuery>,
     waker: Arc<Waker>,
     next_subscriber: Arc<AtomicU64>,
+    run: u32,
 }
 
 impl OutputQueries {
     pub(super) fn new(sender: Sender<LogQuery>, waker: Arc<Waker>) -> Self {
-        Self { sender, waker, next_subscriber: Arc::default() }
+        Self { sender, waker, next_subscriber: Arc::default(), run: fastrand::u32(..) }
+    }
+
+    /// The number of this run of ganger, for cursors.
+    #[must_use]
+    pub fn run(&self) -> u32 {
+        self.run
     }
 
     /// How much memory the recent output of each process takes, in bytes.
@@ -258,7 +267,7 @@ impl Subscribers {
     /// Keeps new output of a process, and sends it to the subscribers.
     pub(super) fn publish(&mut self, name: &Arc<str>, bytes: &[u8]) {
         let at = SystemTime::now();
-        self.recent.push(name, at, bytes);
+        let offset = self.recent.push(name, at, bytes);
         if self.active.is_empty() {
             return;
         }
@@ -267,9 +276,14 @@ impl Subscribers {
         for subscriber in &mut self.active {
             if subscriber.selects(name, number) {
                 let bytes = shared.get_or_insert_with(|| bytes.into());
-                subscriber.push(name, at, bytes);
+                subscriber.push(name, at, offset, bytes);
             }
         }
+    }
+
+    /// A process has been started.
+    pub(super) fn begin_run(&mut self, name: &Arc<str>) {
+        self.recent.begin_run(name);
     }
 
     /// A process has exited: ends its last line.
@@ -337,7 +351,7 @@ impl Subscriber {
     }
 
     /// Queues output without blocking. Output that does not fit is counted.
-    fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &Arc<[u8]>) {
+    fn push(&mut self, name: &Arc<str>, at: SystemTime, offset: u64, bytes: &Arc<[u8]>) {
         let length = bytes.len() as u64;
         let Some(room) = self.queue.room_for(bytes.len()) else {
             self.missed_bytes += length;
@@ -348,7 +362,7 @@ impl Subscriber {
         }
         let (name, bytes) = (Arc::clone(name), Arc::clone(bytes));
         // A subscriber that has left is removed when its query arrives.
-        let _ = self.queue.sender.send(Output::Bytes { name, at, bytes, room });
+        let _ = self.queue.sender.send(Output::Bytes { name, at, offset, bytes, room });
     }
 }
 

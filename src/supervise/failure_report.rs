@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::logs::lines::plain_text;
 use crate::logs::subscribers::{OutputQueries, Selection};
 
 /// How many lines are shown, and how many characters of each.
@@ -26,9 +27,8 @@ pub(super) async fn last_lines(output: &OutputQueries, name: String) -> Vec<Stri
 
 /// A line as it may stand in a message: shortened, and without what a terminal would act on.
 fn plain(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let text: String = anstream::adapter::strip_str(text.trim_end()).to_string();
-    let mut chars = text.chars().map(|char| if char.is_control() { ' ' } else { char });
+    let text = plain_text(line);
+    let mut chars = text.trim_end().chars().map(|char| if char.is_control() { ' ' } else { char });
     let mut shown: String = chars.by_ref().take(MAX_LINE_CHARS).collect();
     if chars.next().is_some() {
         shown.push('…');

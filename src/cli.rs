@@ -300,6 +300,9 @@ pub struct Start {
     /// Print lines without the name of their process
     #[arg(help_heading = OUTPUT, long, env = "GANGER_NO_PREFIX", value_parser = BoolishValueParser::new())]
     pub no_prefix: bool,
+    /// What happens to long lines.
+    #[command(flatten)]
+    pub long: LongLineArgs,
     /// Process types for which ganger listens on PORT: all instances share the socket, and
     /// inherit it as from systemd (`LISTEN_FDS`)
     #[arg(help_heading = PORTS, long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_LISTEN")]
@@ -324,6 +327,26 @@ pub struct Start {
     /// The title of the terminal's window
     #[arg(short = 'w', long, env = "GANGER_TITLE")]
     pub title: Option<String>,
+}
+
+/// What happens to lines that are longer than a row of the terminal.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct LongLineArgs {
+    /// On a terminal, continue long lines below their beginning, which is the default
+    #[arg(help_heading = OUTPUT, long, overrides_with = "trim")]
+    wrap: bool,
+    /// On a terminal, cut long lines
+    #[arg(help_heading = OUTPUT, long, env = "GANGER_TRIM", value_parser = BoolishValueParser::new())]
+    #[arg(overrides_with = "wrap")]
+    trim: bool,
+}
+
+impl LongLineArgs {
+    /// Whether long lines are cut. A flag wins over a variable.
+    #[must_use]
+    pub fn are_cut(self) -> bool {
+        self.trim && !self.wrap
+    }
 }
 
 /// `ganger run`
@@ -496,6 +519,9 @@ pub struct Logs {
     /// Print lines without the name of their process
     #[arg(long)]
     pub no_prefix: bool,
+    /// What happens to long lines.
+    #[command(flatten)]
+    pub long: LongLineArgs,
 }
 
 /// `ganger wait`
@@ -609,7 +635,7 @@ mod tests {
             .filter_map(clap::Arg::get_long)
             .collect();
         // GANGER_PROCESSES is the variable of `--processes`, and what
-        // `--no-timestamp` says is the default.
-        assert_eq!(without, ["processes", "no-timestamp"]);
+        // `--no-timestamp` and `--wrap` say is the default.
+        assert_eq!(without, ["processes", "no-timestamp", "wrap"]);
     }
 }

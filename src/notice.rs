@@ -113,6 +113,20 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A process without a terminal has printed nothing.
+    NoOutput {
+        /// `web.1`.
+        name: String,
+        /// Since it was started.
+        after: Duration,
+    },
+    /// A process without a terminal seems to wait for input.
+    WaitsForInput {
+        /// `web.1`.
+        name: String,
+        /// The unfinished line that it printed.
+        prompt: String,
+    },
     /// A process waits before it starts.
     WaitingFor {
         /// `web.1`.

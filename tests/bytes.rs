@@ -74,6 +74,11 @@ fn dotenv_parser_survives_any_bytes() {
 }
 
 #[test]
+fn terminal_filter_survives_any_bytes() {
+    check("terminal", checks::terminal);
+}
+
+#[test]
 fn formation_parser_survives_any_bytes() {
     check("formation", checks::formation);
 }

@@ -38,6 +38,7 @@ mod scenario;
 mod screen;
 mod stdin;
 mod stop;
+mod stream;
 mod style;
 mod survivors;
 mod terminal;

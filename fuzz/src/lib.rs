@@ -8,7 +8,8 @@
 use std::path::Path;
 
 use ganger::keeper::protocol::{Decoder, Report, Request, encode};
-use ganger::logs::lines::{LineSplitter, Prefix};
+use ganger::logs::lines::{LineSplitter, Prefix, SplitLines};
+use ganger::logs::terminal::{Layout, LongLines, TerminalLines};
 use ganger::plan::env::Layer;
 use ganger::plan::formation::{Formation, FormationRequest, count_instances};
 use ganger::plan::needs::Need;
@@ -119,12 +120,49 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
+const PREFIX: Prefix =
+    Prefix { stamp: b"", line: b"a | ", continuation: b"a |+", wrapped: b"  | ", width: 4 };
+
+/// The pieces in which output comes don't matter on a terminal either, and no control character
+/// reaches it but newlines, tabs, the bell, and ESC before a colour or a link. The first three
+/// bytes say in which pieces it comes, how wide the terminal is, and what happens to long lines.
+pub fn terminal(bytes: &[u8]) {
+    let [piece, columns, mode, rest @ ..] = bytes else { return };
+    let long_lines = if mode % 2 == 0 { LongLines::Wrap } else { LongLines::Trim };
+    let layout = Layout { columns: Some((*columns).into()), long_lines, color: mode % 3 > 0 };
+    let show = |piece: usize| {
+        let (mut lines, mut out) = (TerminalLines::new(layout), Vec::new());
+        for chunk in rest.chunks(piece) {
+            lines.push(chunk, PREFIX, &mut out);
+        }
+        lines.finish(PREFIX, &mut out);
+        out
+    };
+    let out = show(64 << 10);
+    assert!(out == show(1 + usize::from(*piece)), "the pieces matter");
+    let c1 = |pair: &[u8]| pair[0] == 0xc2 && (0x80..0xa0).contains(&pair[1]);
+    assert!(!out.windows(2).any(c1), "a control character in UTF-8");
+    let mut rest = out.as_slice();
+    while let [byte, after @ ..] = rest {
+        match byte {
+            b'\n' | b'\t' | 7 | b' '..=b'~' | 0x80.. => {}
+            0x1b if layout.color => {
+                let is_one =
+                    [&b"["[..], b"]8;", b"\\"].iter().any(|start| after.starts_with(start));
+                assert!(is_one, "an escape sequence");
+            }
+            _ => panic!("a control character"),
+        }
+        rest = after;
+    }
+}
+
 /// The pieces in which output comes don't matter, and nothing of it is lost. The
 /// first two bytes say how often the rest comes, and in which pieces.
 pub fn lines(bytes: &[u8]) {
     let [times, piece, rest @ ..] = bytes else { return };
     let text = rest.repeat(1 + usize::from(*times) * 8);
-    let prefix = Prefix { stamp: b"", line: b"a | ", continuation: b"a |+" };
+    let prefix = PREFIX;
     let cut = |piece: usize| {
         let (mut splitter, mut out) = (LineSplitter::default(), Vec::new());
         for chunk in text.chunks(piece) {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{file_locations, json, print_error};
 use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop};
 use crate::control::api::{Changes, FormationChange};
-use crate::control::client::{Client, Error};
+use crate::control::client::{Client, Error, processes_uri};
 use crate::plan::formation::ALL;
 
 /// The request failed for another reason than the following.
@@ -26,6 +26,14 @@ pub(super) fn run_client(
     global: &Global,
     request: impl AsyncFnOnce(Client) -> Result<String, Error>,
 ) -> anyhow::Result<u8> {
+    run_with_client(global, async |client| Ok(request(client).await?))
+}
+
+/// The same, for what can fail in other ways as well.
+pub(super) fn run_with_client(
+    global: &Global,
+    request: impl AsyncFnOnce(Client) -> anyhow::Result<String>,
+) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answer = runtime.context("failed to start the client")?.block_on(async {
         let client = match &global.socket {
@@ -37,7 +45,7 @@ pub(super) fn run_client(
                 client
             }
         };
-        request(client).await.map_err(anyhow::Error::from)
+        request(client).await
     });
     let error = match answer {
         Ok(text) => {
@@ -56,21 +64,10 @@ pub(super) fn run_client(
     Ok(code)
 }
 
-/// The request path for these processes, percent-encoded. No names mean all processes.
-pub(super) fn path(names: &[String], action: &str) -> String {
+/// The request path for these processes. No names mean all processes.
+pub(super) fn path(names: &[String], verb: &str) -> String {
     let names = if names.is_empty() { ALL.to_owned() } else { names.join(",") };
-    format!("/processes/{}{action}", percent_encode(&names))
-}
-
-/// Percent-encodes a text for a URI (RFC 3986, section 2.1).
-pub(super) fn percent_encode(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'*' | b',' => {
-            char::from(byte).to_string()
-        }
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(escape).collect()
+    processes_uri(&names, verb)
 }
 
 fn describe_changes(done: &Changes) -> String {

@@ -1,7 +1,7 @@
 //! `ganger logs`: prints recent output, and follows it.
 
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
@@ -10,10 +10,11 @@ use hyper::body::Bytes;
 use memchr::memchr;
 use regex::Regex;
 
-use super::client_commands::{percent_encode, run_client};
+use super::client_commands::run_client;
 use super::use_color;
 use crate::cli::{Global, Logs};
 use crate::control::api::{CURSOR_MARK, LogLine};
+use crate::control::client::percent_encode;
 use crate::logs::lines::plain_text;
 
 pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
@@ -61,9 +62,19 @@ fn uri(logs: &Logs, color: bool) -> String {
         lines.map(|lines| format!("&n={lines}")),
         logs.since.map(|since| format!("&since={}", since.as_secs_f64())),
         logs.cursor.as_ref().map(|cursor| format!("&cursor={}", percent_encode(cursor))),
+        terminal_columns()
+            .map(|columns| format!("&columns={columns}&trim={}", logs.long.are_cut())),
     ];
     uri.extend(more.into_iter().flatten());
     uri
+}
+
+/// The width of the terminal that is standard output, if it is one. A terminal that can't tell it
+/// has none.
+fn terminal_columns() -> Option<u16> {
+    let stdout = std::io::stdout();
+    let size = || terminal_size::terminal_size_of(&stdout).map(|(columns, _)| columns.0);
+    stdout.is_terminal().then(|| size().unwrap_or_default())
 }
 
 /// Passes the lines that match. They are matched here and not in the ganger that runs the app,

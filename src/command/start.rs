@@ -25,6 +25,7 @@ use crate::keeper::client::Keeper;
 use crate::keeper::stale_sessions::{self, SessionMarker};
 use crate::keeper::start::StartedKeeper;
 use crate::logs::format::Style;
+use crate::logs::terminal::LongLines;
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
 use crate::plan::identity::Identity;
@@ -93,6 +94,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         prefix: !start.no_prefix,
         width: 0,
     };
+    let long_lines = if start.long.are_cut() { LongLines::Trim } else { LongLines::Wrap };
     let show = Show {
         style: style.fit_names(plan.processes.iter().map(|process| process.name.as_str())),
         palette: start.colors,
@@ -105,6 +107,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         sockets,
         show,
         colored_notices: use_color(global.color, &std::io::stderr()),
+        long_lines,
         recent: start.recent.unwrap_or(logs::recent::DEFAULT_RECENT_BYTES),
         keeper,
         background,
@@ -130,6 +133,7 @@ struct Run {
     sockets: Listeners,
     show: Show,
     colored_notices: bool,
+    long_lines: LongLines,
     recent: usize,
     keeper: StartedKeeper,
     background: Option<Background>,
@@ -224,7 +228,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals =
             Signals::listen(background.is_some()).context("failed to listen for signals")?;
-        let logs = Logs::start(show.style, run.colored_notices, run.recent)
+        let logs = Logs::start(show.style, run.colored_notices, run.long_lines, run.recent)
             .context("failed to start the output")?;
         for notice in run.notices {
             logs.print_message(notice);

@@ -56,6 +56,25 @@ pub enum Error {
     },
 }
 
+/// The target of a request about these processes: names with commas between them, and what
+/// follows them in the target.
+#[must_use]
+pub fn processes_uri(names: &str, verb: &str) -> String {
+    format!("/processes/{}{verb}", percent_encode(names))
+}
+
+/// Percent-encodes a text for a URI (RFC 3986, section 2.1).
+#[must_use]
+pub fn percent_encode(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'*' | b',' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
 /// If there is no answer after this time, the client checks whether ganger answers at all: an
 /// operation such as `restart --wait` may take much longer.
 const SLOW_ANSWER_AFTER: Duration = Duration::from_secs(2);

@@ -17,10 +17,11 @@ use super::json_lines::JsonLines;
 use super::memory::shrink;
 use super::names::type_of;
 use crate::logs::cursor::LogCursor;
-use crate::logs::format::{Color, Label, Style};
-use crate::logs::lines::LineSplitter;
+use crate::logs::format::{Color, Label, OWN_NAME, Style};
+use crate::logs::lines::{LineSplitter, SplitLines};
 use crate::logs::recent::ExcerptReader;
 use crate::logs::subscribers::{Output, Subscription};
+use crate::logs::terminal::{Layout, TerminalLines};
 use crate::notice::{DiscardReason, Notice};
 
 /// How much is split into lines at once: every byte may be a line, with a prefix.
@@ -34,6 +35,7 @@ const MAX_OPEN_BYTES: usize = 128 << 10;
 pub(super) enum Lines {
     Text(TextLines),
     Json(JsonLines),
+    Raw(RawOutput),
 }
 
 impl Lines {
@@ -42,6 +44,7 @@ impl Lines {
         match self {
             Self::Text(lines) => lines.push(name, at, bytes),
             Self::Json(lines) => lines.push(name, at, bytes),
+            Self::Raw(output) => output.0.extend_from_slice(bytes),
         }
     }
 
@@ -51,6 +54,7 @@ impl Lines {
             Self::Text(lines) => lines.end(name),
             // Its line comes as a whole, once it is complete.
             Self::Json(lines) => lines.forget(name),
+            Self::Raw(_) => {}
         }
     }
 
@@ -58,6 +62,7 @@ impl Lines {
         match self {
             Self::Text(lines) => lines.note_gap(bytes),
             Self::Json(lines) => lines.note_gap(Some(bytes)),
+            Self::Raw(output) => output.note_gap(bytes),
         }
     }
 
@@ -66,6 +71,7 @@ impl Lines {
         match self {
             Self::Text(lines) => lines.note_cursor(cursor),
             Self::Json(lines) => lines.note_cursor(cursor),
+            Self::Raw(_) => {}
         }
     }
 
@@ -73,7 +79,20 @@ impl Lines {
         match self {
             Self::Text(lines) => &mut lines.out,
             Self::Json(lines) => &mut lines.out,
+            Self::Raw(output) => &mut output.0,
         }
+    }
+}
+
+/// The bytes as they were written, with the beginning of an unfinished line.
+#[derive(Default)]
+pub(super) struct RawOutput(Vec<u8>);
+
+impl RawOutput {
+    fn note_gap(&mut self, bytes: u64) {
+        let notice = Notice::Discarded { bytes, why: DiscardReason::SlowReader };
+        self.0.push(b'\n');
+        self.0.extend(Style::default().format_message(&notice.to_string()));
     }
 }
 
@@ -88,20 +107,38 @@ pub(super) struct TextLines {
     /// The process that wrote last.
     last: Option<(Arc<str>, Label)>,
     /// Lines that have begun, and when they went on.
-    open: HashMap<Arc<str>, (LineSplitter, SystemTime)>,
+    open: HashMap<Arc<str>, (Box<dyn SplitLines>, SystemTime)>,
     open_bytes: usize,
+    /// How lines are shown, if the client shows them on a terminal.
+    terminal: Option<Layout>,
     out: Vec<u8>,
 }
 
 impl TextLines {
-    pub(super) fn new(style: Style, marked: bool, colors: Arc<HashMap<String, Color>>) -> Self {
+    pub(super) fn new(
+        style: Style,
+        marked: bool,
+        colors: Arc<HashMap<String, Color>>,
+        terminal: Option<Layout>,
+    ) -> Self {
         let (last, open) = (None, HashMap::new());
-        Self { style, marked, colors, last, open, open_bytes: 0, out: Vec::new() }
+        Self { style, marked, colors, last, open, open_bytes: 0, terminal, out: Vec::new() }
+    }
+
+    fn new_splitter(&self) -> Box<dyn SplitLines> {
+        match self.terminal {
+            Some(layout) => Box::new(TerminalLines::new(layout)),
+            None => Box::<LineSplitter>::default(),
+        }
     }
 
     fn label(&self, name: &Arc<str>) -> Label {
-        let color = self.colors.get(type_of(name));
-        let label = self.style.label(name, color.copied().unwrap_or_default());
+        let label = if **name == *OWN_NAME {
+            self.style.own_label()
+        } else {
+            let color = self.colors.get(type_of(name));
+            self.style.label(name, color.copied().unwrap_or_default())
+        };
         if self.marked { label.with_mark() } else { label }
     }
 
@@ -118,7 +155,7 @@ impl TextLines {
             Some(_) | None => self.label(name),
         };
         let stamp = self.style.timestamp_at(at);
-        let (mut splitter, _) = self.open.remove(name).unwrap_or((LineSplitter::default(), at));
+        let (mut splitter, _) = self.open.remove(name).unwrap_or_else(|| (self.new_splitter(), at));
         self.open_bytes -= splitter.pending_bytes();
         splitter.push(bytes, label.prefix(&stamp), &mut self.out);
         if self.open_bytes + splitter.pending_bytes() > MAX_OPEN_BYTES {

@@ -15,13 +15,14 @@ use super::app::App;
 use super::connection::Connection;
 use super::error::Error;
 use super::json_lines::JsonLines;
-use super::lines::{Lines, LogBody, TextLines};
+use super::lines::{Lines, LogBody, RawOutput, TextLines};
 use super::memory::{Memory, shrink};
 use super::names::{Names, type_of};
 use crate::logs::cursor::LogCursor;
-use crate::logs::format::Style;
+use crate::logs::format::{OWN_NAME, Style};
 use crate::logs::recent::{Excerpt, LineRange};
 use crate::logs::subscribers::{Selection, Subscription};
+use crate::logs::terminal::{Layout, LongLines};
 use crate::supervise::handle::Snapshot;
 
 /// How often it tries again to find room, if the output has grown meanwhile.
@@ -50,6 +51,11 @@ pub(super) struct Logs {
     timestamp: bool,
     #[serde(default)]
     no_prefix: bool,
+    /// The width of the terminal, if the client shows the lines on one.
+    columns: Option<usize>,
+    /// Whether longer lines are cut.
+    #[serde(default)]
+    trim: bool,
 }
 
 /// The format of lines.
@@ -63,6 +69,8 @@ enum Format {
     Marked,
     /// A JSON object for each line, with cursors among them.
     Json,
+    /// The bytes as they were written.
+    Raw,
 }
 
 /// As `start` shows it, however long it goes on.
@@ -109,8 +117,16 @@ pub(super) async fn logs(
         Format::Text | Format::Marked => {
             let marked = query.format == Format::Marked;
             let colors = Arc::clone(&snapshot.colors);
-            Lines::Text(TextLines::new(style.fit_names(names), marked, colors))
+            let long_lines = if query.trim { LongLines::Trim } else { LongLines::Wrap };
+            let terminal = query.columns.map(|columns| Layout {
+                // A program that reads the lines needs each as a whole.
+                columns: (!marked).then_some(columns),
+                long_lines,
+                color: query.color,
+            });
+            Lines::Text(TextLines::new(style.fit_names(names), marked, colors, terminal))
         }
+        Format::Raw => Lines::Raw(RawOutput::default()),
         Format::Json => {
             let mut lines = JsonLines::default();
             let missed = (!is_foreign).then(|| reader.missed_bytes());
@@ -150,16 +166,23 @@ async fn choose(
     let snapshot = Arc::clone(snapshot);
     let chosen = spawn_blocking(move || {
         let names = Names::parse(&names)?;
+        // No pattern means ganger's own messages.
+        let has_messages = names.is_listed(OWN_NAME);
+        let mut sizes = sizes;
+        sizes.retain(|(name, _)| has_messages || **name != *OWN_NAME);
         let running = snapshot.processes.iter().map(|it| (&*it.plan.name, &*it.plan.process_type));
         // A process that was removed may have written something.
         let past = sizes.iter().map(|(name, _)| (&**name, type_of(name)));
-        let known: Vec<(&str, &str)> = past.chain(running).collect();
+        let messages = has_messages.then_some((OWN_NAME, OWN_NAME));
+        let known: Vec<(&str, &str)> = past.chain(running).chain(messages).collect();
         let meant = names.resolve(&known)?;
         let meant: Vec<_> = sizes.iter().zip(meant).collect();
         let size = meant.iter().filter(|(_, meant)| *meant).map(|((_, size), _)| size).sum();
         let memory = names.memory();
         let known = meant.iter().map(|((name, _), meant)| (Arc::clone(name), *meant));
-        let selection = Selection::new(known, move |name| names.include(name));
+        let selection = Selection::new(known, move |name| {
+            (has_messages || name != OWN_NAME) && names.include(name)
+        });
         Ok::<_, Error>(Chosen { selection, size, memory })
     });
     chosen.await.map_err(Error::bad_request)?

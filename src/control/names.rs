@@ -72,6 +72,11 @@ impl Names {
         Ok(Self { all, literal, patterns })
     }
 
+    /// Whether this name is among them, as such and not by a pattern.
+    pub(super) fn is_listed(&self, name: &str) -> bool {
+        self.literal.contains(name)
+    }
+
     /// Whether the names include a process of this name, now or later.
     pub(super) fn include(&self, name: &str) -> bool {
         let process_type = type_of(name);

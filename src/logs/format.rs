@@ -29,14 +29,17 @@ pub type Color = u8;
 /// Colours that are easy to distinguish, on light and dark backgrounds.
 const COLORS: [Color; 10] = [6, 3, 2, 5, 4, 14, 11, 10, 13, 12];
 
-/// The name before ganger's own messages.
-const OWN_NAME: &str = "ganger";
+/// The name before ganger's own messages, and by which `logs` knows them.
+pub const OWN_NAME: &str = "ganger";
 
 /// The prefix of the lines of one source, without the time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Label {
     line: Vec<u8>,
     continuation: Vec<u8>,
+    wrapped: Vec<u8>,
+    /// How many columns each of them takes on a terminal.
+    width: usize,
 }
 
 impl Style {
@@ -59,9 +62,9 @@ impl Style {
     #[must_use]
     pub fn label(&self, name: &str, color: Color) -> Label {
         if !self.prefix {
-            return Label { line: Vec::new(), continuation: Vec::new() };
+            return Label::default();
         }
-        let label = |bar: &str| {
+        let label = |name: &str, bar: &str| {
             let text = format!("{name:<width$} {bar}", width = self.width);
             if self.color {
                 format!("\x1b[38;5;{color}m{text}\x1b[0m").into_bytes()
@@ -69,7 +72,25 @@ impl Style {
                 text.into_bytes()
             }
         };
-        Label { line: label("| "), continuation: label("|+") }
+        Label {
+            line: label(name, "| "),
+            continuation: label(name, "|+"),
+            wrapped: label("", "| "),
+            width: name.len().max(self.width) + " | ".len(),
+        }
+    }
+
+    /// The label of ganger's own messages.
+    #[must_use]
+    pub fn own_label(&self) -> Label {
+        let plain = Self { color: false, ..*self }.label(OWN_NAME, 0);
+        let bold = |text: &[u8]| [b"\x1b[1m", text, b"\x1b[0m"].concat();
+        let Label { line, continuation, wrapped, width } = plain;
+        if !self.color || line.is_empty() {
+            return Label { line, continuation, wrapped, width };
+        }
+        let [line, continuation, wrapped] = [line, continuation, wrapped].map(|text| bold(&text));
+        Label { line, continuation, wrapped, width }
     }
 
     /// The lines of one of ganger's own messages.
@@ -108,7 +129,13 @@ impl Label {
     /// The whole prefix, with the time in `stamp`.
     #[must_use]
     pub fn prefix<'a>(&'a self, stamp: &'a [u8]) -> Prefix<'a> {
-        Prefix { stamp, line: &self.line, continuation: &self.continuation }
+        Prefix {
+            stamp,
+            line: &self.line,
+            continuation: &self.continuation,
+            wrapped: &self.wrapped,
+            width: self.width,
+        }
     }
 }
 

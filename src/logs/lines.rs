@@ -2,6 +2,8 @@
 //!
 //! The result does not depend on the pieces in which the output was read.
 
+use std::time::Duration;
+
 use memchr::{memchr, memchr_iter};
 
 /// The part of a line beyond this length is written as a line of its own, so that memory stays
@@ -17,6 +19,54 @@ pub struct Prefix<'a> {
     pub line: &'a [u8],
     /// Before the continuation of one.
     pub continuation: &'a [u8],
+    /// Before the further rows of a line that is longer than a row.
+    pub wrapped: &'a [u8],
+    /// How many columns each of them takes on a terminal, without the time.
+    pub width: usize,
+}
+
+impl Prefix<'_> {
+    /// How many columns it takes on a terminal.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.stamp.len() + self.width
+    }
+}
+
+/// Splits the output of one source into lines, and adds a prefix to each.
+pub trait SplitLines: std::fmt::Debug + Send {
+    /// Adds a chunk of at most [`MAX_LINE_BYTES`] bytes, and appends the lines that are complete
+    /// now to `out`.
+    fn push(&mut self, chunk: &[u8], prefix: Prefix, out: &mut Vec<u8>);
+
+    /// The width of the terminal has changed.
+    fn set_columns(&mut self, _columns: Option<usize>) {}
+
+    /// Whether [`Self::flush_partial`] may have something to write.
+    fn has_partial(&self) -> bool;
+
+    /// How soon an unfinished line is to be shown on a terminal.
+    fn partial_delay(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Whether something of the output so far matters to what follows.
+    fn is_mid_line(&self) -> bool;
+
+    /// How many bytes are held until their line is complete.
+    fn pending_bytes(&self) -> usize;
+
+    /// Writes the unfinished line with a newline. Its rest continues on a line of its own.
+    fn break_line(&mut self, prefix: Prefix, out: &mut Vec<u8>);
+
+    /// Writes the beginning of an unfinished line, such as a prompt.
+    fn flush_partial(&mut self, prefix: Prefix, out: &mut Vec<u8>);
+
+    /// Records that something else was written after the beginning of an unfinished line.
+    fn interrupt_row(&mut self);
+
+    /// Writes what is left, with the newline that is missing.
+    fn finish(&mut self, prefix: Prefix, out: &mut Vec<u8>);
 }
 
 /// How much of the current line was written.
@@ -37,10 +87,8 @@ pub struct LineSplitter {
     row: RowState,
 }
 
-impl LineSplitter {
-    /// Adds a chunk of at most [`MAX_LINE_BYTES`] bytes, and appends the lines that are complete
-    /// now to `out`.
-    pub fn push(&mut self, chunk: &[u8], prefix: Prefix, out: &mut Vec<u8>) {
+impl SplitLines for LineSplitter {
+    fn push(&mut self, chunk: &[u8], prefix: Prefix, out: &mut Vec<u8>) {
         let Some(first) = memchr(b'\n', chunk) else {
             self.tail.extend_from_slice(chunk);
             self.split_long_line(prefix, out);
@@ -69,26 +117,19 @@ impl LineSplitter {
         self.tail.extend_from_slice(&rest[start..]);
     }
 
-    /// Whether [`Self::flush_partial`] may have something to write.
-    #[must_use]
-    pub fn has_partial(&self) -> bool {
+    fn has_partial(&self) -> bool {
         !self.tail.is_empty()
     }
 
-    /// Whether the last line that was added has no end yet.
-    #[must_use]
-    pub fn is_mid_line(&self) -> bool {
+    fn is_mid_line(&self) -> bool {
         !self.tail.is_empty() || self.row != RowState::NotStarted
     }
 
-    /// How many bytes are held until their line is complete.
-    #[must_use]
-    pub fn pending_bytes(&self) -> usize {
+    fn pending_bytes(&self) -> usize {
         self.tail.len()
     }
 
-    /// Writes the unfinished line with a newline. Its rest continues on a line of its own.
-    pub fn break_line(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+    fn break_line(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         if !self.tail.is_empty() {
             self.write_prefix(prefix, out);
             out.append(&mut self.tail);
@@ -98,8 +139,7 @@ impl LineSplitter {
         }
     }
 
-    /// Writes the beginning of an unfinished line, such as a prompt.
-    pub fn flush_partial(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+    fn flush_partial(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         let whole = complete_chars_len(&self.tail);
         if whole > 0 {
             self.write_prefix(prefix, out);
@@ -109,15 +149,13 @@ impl LineSplitter {
         }
     }
 
-    /// Records that something else was written after the beginning of an unfinished line.
-    pub fn interrupt_row(&mut self) {
+    fn interrupt_row(&mut self) {
         if self.row == RowState::Open {
             self.row = RowState::Interrupted;
         }
     }
 
-    /// Writes what is left, with the newline that is missing.
-    pub fn finish(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
+    fn finish(&mut self, prefix: Prefix, out: &mut Vec<u8>) {
         if !self.tail.is_empty() || self.row == RowState::Open {
             self.write_prefix(prefix, out);
             out.extend_from_slice(&self.tail);
@@ -125,7 +163,9 @@ impl LineSplitter {
         }
         *self = Self::default();
     }
+}
 
+impl LineSplitter {
     fn write_prefix(&self, prefix: Prefix, out: &mut Vec<u8>) {
         let name = match self.row {
             RowState::Open => return,
@@ -157,7 +197,7 @@ pub fn plain_text(line: &[u8]) -> String {
 
 /// The length of the longest start of `bytes` that does not end within a UTF-8 character. Bytes
 /// that are not UTF-8 can be split anywhere.
-fn complete_chars_len(bytes: &[u8]) -> usize {
+pub(super) fn complete_chars_len(bytes: &[u8]) -> usize {
     for back in 1..=bytes.len().min(3) {
         let at = bytes.len() - back;
         let length = match bytes[at] {
@@ -177,7 +217,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PREFIX: Prefix = Prefix { stamp: b"", line: b"a | ", continuation: b"a |+" };
+    const PREFIX: Prefix =
+        Prefix { stamp: b"", line: b"a | ", continuation: b"a |+", wrapped: b"  | ", width: 4 };
 
     fn split(chunks: &[&[u8]]) -> Vec<u8> {
         let mut splitter = LineSplitter::default();

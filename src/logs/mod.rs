@@ -7,12 +7,14 @@
 
 pub mod cursor;
 pub mod format;
+mod hints;
 pub mod lines;
 mod mux;
 pub mod recent;
 mod sink;
 mod sources;
 pub mod subscribers;
+pub mod terminal;
 mod writer;
 
 use std::io;
@@ -29,6 +31,7 @@ use format::{Label, Style};
 use mux::{Mux, MuxSetup};
 pub use sources::SourceId;
 use subscribers::OutputQueries;
+use terminal::{Layout, LongLines};
 
 /// A command from the engine to the mux.
 #[derive(Debug)]
@@ -84,15 +87,22 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the threads. They write output to standard output and messages to standard error.
-    /// `colored` says whether messages are coloured, and `recent_bytes` how much output is kept of
-    /// each process.
-    pub fn start(style: Style, colored: bool, recent_bytes: usize) -> io::Result<Self> {
+    /// `colored` says whether messages are coloured, `long_lines` what happens to lines that are
+    /// longer than a row, if it is a terminal, and `recent_bytes` how much output is kept of each
+    /// process.
+    pub fn start(
+        style: Style,
+        colored: bool,
+        long_lines: LongLines,
+        recent_bytes: usize,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let (commands, receive) = channel();
         let (query, queries) = channel();
         let (send, events) = unbounded_channel();
         let (stdout, stderr) = (io::stdout(), io::stderr());
+        let layout = Layout { columns: None, long_lines, color: style.color };
         let setup = MuxSetup {
             poll,
             waker: Arc::clone(&waker),
@@ -101,7 +111,7 @@ impl Logs {
             events: send,
             style,
             notice_style: Style { color: colored, ..style },
-            terminal: stdout.is_terminal(),
+            terminal: stdout.is_terminal().then_some(layout),
             recent_bytes,
         };
         let separate = !mux::is_same_file(&stdout, &stderr);

@@ -16,10 +16,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::format::Style;
+use super::format::{OWN_NAME, Style};
 use super::sink::{Sink, WriteError};
 use super::sources::{MAX_PIPE_BYTES, SourceId, Sources};
 use super::subscribers::LogQuery;
+use super::terminal::Layout;
 use super::{Addition, Command, LogEvent};
 use crate::notice::Notice;
 
@@ -45,8 +46,8 @@ pub(super) struct MuxSetup {
     pub(super) style: Style,
     /// The style of messages, which may go to another file.
     pub(super) notice_style: Style,
-    /// Whether the stream goes to a terminal.
-    pub(super) terminal: bool,
+    /// How lines are shown, if the stream goes to a terminal.
+    pub(super) terminal: Option<Layout>,
     /// How much output is kept of each process, in bytes.
     pub(super) recent_bytes: usize,
 }
@@ -58,6 +59,8 @@ pub(super) struct Mux {
     events: UnboundedSender<LogEvent>,
     style: Style,
     notice_style: Style,
+    /// The name of ganger's messages.
+    own_name: Arc<str>,
     sources: Sources,
     /// The tasks to do, in order.
     tasks: VecDeque<Task>,
@@ -111,6 +114,7 @@ impl Mux {
             events: setup.events,
             style: setup.style,
             notice_style: setup.notice_style,
+            own_name: OWN_NAME.into(),
             sources: Sources::new(setup.terminal, setup.recent_bytes),
             tasks: VecDeque::new(),
             queries: setup.queries,
@@ -142,6 +146,9 @@ impl Mux {
                     token => self.sources.mark_readable(token, event.is_read_closed()),
                 }
             }
+            if self.sources.is_terminal() {
+                self.sources.set_columns(terminal_columns());
+            }
             self.take_queries();
             self.take_commands();
             let stamp = self.style.timestamp_now();
@@ -151,7 +158,11 @@ impl Mux {
             for matched in self.sources.matched.drain(..) {
                 let _ = self.events.send(LogEvent::TextMatched(matched));
             }
-            self.sources.show_prompts(Instant::now(), &stamp, &mut self.output);
+            let now = Instant::now();
+            self.sources.show_prompts(now, &stamp, &mut self.output);
+            for hint in self.sources.hints.take_due(now) {
+                self.print_message(&hint);
+            }
             self.write_queued();
             if read > 0 {
                 let now = Instant::now();
@@ -188,7 +199,8 @@ impl Mux {
         let prompt = self.sources.next_prompt_at();
         let stuck = self.output.deadline(self.stopping, now);
         let notices = self.notices.as_mut().and_then(|sink| sink.deadline(self.stopping, now));
-        let next = prompt.into_iter().chain(stuck).chain(notices).min()?;
+        let hint = self.sources.hints.deadline();
+        let next = prompt.into_iter().chain(hint).chain(stuck).chain(notices).min()?;
         Some(next.saturating_duration_since(now))
     }
 
@@ -271,7 +283,9 @@ impl Mux {
     }
 
     fn print_message(&mut self, notice: &Notice) {
-        let bytes = self.notice_style.format_message(&notice.to_string());
+        let text = notice.to_string();
+        let bytes = self.notice_style.format_message(&text);
+        self.sources.subscribers.publish(&self.own_name, format!("{text}\n").as_bytes());
         let sink = match &mut self.notices {
             Some(sink) => sink,
             None => {
@@ -287,7 +301,7 @@ impl Mux {
     /// file stays.
     fn release_output(&mut self) {
         if !self.output.is_regular_file() {
-            self.sources.disable_prompts();
+            self.sources.release_terminal();
             let _ = self.poll.registry().deregister(&mut SourceFd(&io::stdout().as_raw_fd()));
         }
         for sink in [&mut self.output].into_iter().chain(&mut self.notices) {
@@ -334,6 +348,12 @@ impl Mux {
             let _ = notices.advance(self.stopping, now);
         }
     }
+}
+
+/// The width of the terminal that is standard output.
+fn terminal_columns() -> Option<usize> {
+    let (columns, _rows) = terminal_size::terminal_size_of(io::stdout())?;
+    (columns.0 > 0).then_some(columns.0.into())
 }
 
 /// Whether two descriptors refer to the same terminal, pipe or file.

@@ -5,23 +5,23 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anstream::adapter::StripBytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::format::Label;
-use super::lines::{LineSplitter, MAX_LINE_BYTES};
+use super::hints::Hints;
+use super::lines::{LineSplitter, MAX_LINE_BYTES, SplitLines};
 use super::sink::Sink;
 use super::subscribers::Subscribers;
+use super::terminal::{Layout, TerminalLines};
 use super::{Addition, SourceFile};
 
 /// Identifies a source: one incarnation of one process. The engine assigns it.
 pub type SourceId = u64;
 
-/// On a terminal, an unfinished line is shown after this time.
-const PROMPT_DELAY: Duration = Duration::from_millis(100);
 /// The most bytes that a pipe can hold.
 pub(super) const MAX_PIPE_BYTES: usize = 1 << 20;
 
@@ -32,7 +32,7 @@ struct Source {
     /// Whether the file is the master of a terminal.
     is_terminal: bool,
     label: Option<Label>,
-    splitter: LineSplitter,
+    splitter: Box<dyn SplitLines>,
     /// When the unfinished line is to be shown.
     show_at: Option<Instant>,
     /// Whether it may be readable.
@@ -79,12 +79,15 @@ pub(super) struct Sources {
     /// The readable sources, in the order in which they are read.
     ready: VecDeque<SourceId>,
     buffer: Vec<u8>,
-    /// Whether unfinished lines are shown, which may be prompts: only on a terminal.
-    prompts: bool,
+    /// How lines are shown, if the output goes to a terminal. Unfinished lines, which may be
+    /// prompts, are shown only there.
+    terminal: Option<Layout>,
     /// The source whose unfinished line was written last.
     row: Option<SourceId>,
     /// The texts to watch for.
     text_watches: HashMap<SourceId, TextWatch>,
+    /// The sources that may get a hint.
+    pub(super) hints: Hints,
     /// The sources that have written their text.
     pub(super) matched: Vec<SourceId>,
     /// The clients, and the recent output.
@@ -92,16 +95,17 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    pub(super) fn new(prompts: bool, recent_bytes: usize) -> Self {
+    pub(super) fn new(terminal: Option<Layout>, recent_bytes: usize) -> Self {
         Self {
             by_id: HashMap::new(),
             by_token: HashMap::new(),
             next_token: 0,
             ready: VecDeque::new(),
             buffer: vec![0; MAX_LINE_BYTES],
-            prompts,
+            terminal,
             row: None,
             text_watches: HashMap::new(),
+            hints: Hints::default(),
             matched: Vec::new(),
             subscribers: Subscribers::new(recent_bytes),
         }
@@ -119,7 +123,11 @@ impl Sources {
         let raw = file.as_raw_fd();
         let registered = registry.register(&mut SourceFd(&raw), token, Interest::READABLE);
         debug_assert!(registered.is_ok(), "it can be waited for: {registered:?}");
-        let (file, splitter) = (File::from(file), LineSplitter::default());
+        let file = File::from(file);
+        let splitter: Box<dyn SplitLines> = match self.terminal {
+            Some(layout) => Box::new(TerminalLines::new(layout)),
+            None => Box::<LineSplitter>::default(),
+        };
         let (ready, ending, queued) = (false, false, false);
         let show_at = None;
         let source = Source {
@@ -134,6 +142,9 @@ impl Sources {
             ending,
             queued,
         };
+        if source.label.is_some() && !is_terminal {
+            self.hints.watch(Instant::now(), id, &source.name);
+        }
         self.by_id.insert(id, source);
         self.by_token.insert(token, id);
     }
@@ -158,15 +169,31 @@ impl Sources {
         !self.ready.is_empty()
     }
 
-    /// Stops showing unfinished lines.
-    pub(super) fn disable_prompts(&mut self) {
-        self.prompts = false;
+    /// Whether the output goes to a terminal.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// Takes note of the terminal's width.
+    pub(super) fn set_columns(&mut self, columns: Option<usize>) {
+        let Some(layout) = self.terminal.as_mut().filter(|layout| layout.columns != columns) else {
+            return;
+        };
+        layout.columns = columns;
+        for source in self.by_id.values_mut() {
+            source.splitter.set_columns(columns);
+        }
+    }
+
+    /// The output goes to the terminal no more.
+    pub(super) fn release_terminal(&mut self) {
+        self.terminal = None;
         self.row = None;
     }
 
     /// When [`Self::show_prompts`] is to be called next.
     pub(super) fn next_prompt_at(&self) -> Option<Instant> {
-        let sources = self.prompts.then(|| self.by_id.values());
+        let sources = self.is_terminal().then(|| self.by_id.values());
         sources.into_iter().flatten().filter_map(|source| source.show_at).min()
     }
 
@@ -241,6 +268,7 @@ impl Sources {
                 source.ready = count == self.buffer.len() || source.ending;
                 let bytes = &self.buffer[..count];
                 self.subscribers.publish(&source.name, bytes);
+                self.hints.note_output(id, bytes);
                 if self
                     .text_watches
                     .get_mut(&id)
@@ -264,12 +292,16 @@ impl Sources {
     }
 
     fn split_lines(&mut self, id: SourceId, count: usize, stamp: &[u8], to: &mut Sink) {
-        let prompts = self.prompts;
+        let is_terminal = self.is_terminal();
         let buffer = std::mem::take(&mut self.buffer);
         self.write_row(id, to, |source, label, out| {
             source.splitter.push(&buffer[..count], label.prefix(stamp), out);
-            let partial = prompts && source.splitter.has_partial();
-            source.show_at = partial.then(|| Instant::now() + PROMPT_DELAY);
+            if is_terminal {
+                let is_new_line = memchr::memchr(b'\n', &buffer[..count]).is_some();
+                let since = source.show_at.filter(|_| !is_new_line);
+                let soon = || Instant::now() + source.splitter.partial_delay();
+                source.show_at = source.splitter.has_partial().then(|| since.unwrap_or_else(soon));
+            }
         });
         self.buffer = buffer;
     }
@@ -285,12 +317,13 @@ impl Sources {
             self.subscribers.end_process(&source.name);
         }
         self.text_watches.remove(&id);
+        self.hints.remove(id);
         self.ready.retain(|ready| *ready != id);
     }
 
     /// Shows the unfinished lines that have waited long enough.
     pub(super) fn show_prompts(&mut self, now: Instant, stamp: &[u8], to: &mut Sink) {
-        if !self.prompts {
+        if !self.is_terminal() {
             return;
         }
         let due = |source: &Source| source.show_at.is_some_and(|at| at <= now);

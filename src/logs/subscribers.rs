@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use mio::Waker;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::format::OWN_NAME;
 use super::recent::{Excerpt, RecentOutput};
 
 /// How much output is queued for one subscriber, beside its part of the shared room.
@@ -26,7 +27,7 @@ type Rule = Box<dyn Fn(&str) -> bool + Send>;
 /// The processes that a client selects: by name, and by a rule for processes that start later.
 pub struct Selection {
     names: HashMap<Arc<str>, bool>,
-    /// None selects all processes.
+    /// None selects all processes, and none of ganger's own messages.
     rule: Option<Rule>,
 }
 
@@ -53,7 +54,7 @@ impl Selection {
     }
 
     fn includes(&self, name: &str) -> bool {
-        let Some(rule) = &self.rule else { return true };
+        let Some(rule) = &self.rule else { return name != OWN_NAME };
         self.names.get(name).copied().unwrap_or_else(|| rule(name))
     }
 }
@@ -338,7 +339,7 @@ impl Subscriber {
     }
 
     fn selects(&mut self, name: &str, process: usize) -> bool {
-        let Some(rule) = &self.rule else { return true };
+        let Some(rule) = &self.rule else { return name != OWN_NAME };
         match self.selected.get(process).copied().unwrap_or_default() {
             Selected::Yes => true,
             Selected::No => false,

@@ -97,6 +97,21 @@ impl fmt::Display for Words<'_> {
                 "{name} gets a pipe, because no terminal can be opened for it: {}",
                 escape_controls(reason)
             ),
+            Notice::NoOutput { name, after } => write!(
+                f,
+                "{name} has printed nothing for {}: if it keeps its output back because that is not \
+                 a terminal, `--pty always` shows it at once",
+                time(*after)
+            ),
+            Notice::WaitsForInput { name, prompt } => {
+                let kind = name.rsplit_once('.').map_or(name.as_str(), |(kind, _)| kind);
+                write!(
+                    f,
+                    "{name} seems to wait for input after `{}`, and none will come: `ganger run \
+                     {kind}` runs it on your terminal",
+                    escape_controls(prompt)
+                )
+            }
             Notice::WaitingFor { name, what } => {
                 write!(f, "{name} waits for {}", one_line(what))
             }

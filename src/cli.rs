@@ -145,7 +145,7 @@ pub enum When {
 pub enum Command {
     /// Run the processes of the Procfile
     #[command(visible_alias = "s")]
-    Start(Start),
+    Start(Box<Start>),
     /// Run one command, or one Procfile entry, in the app's environment
     #[command(visible_alias = "exec")]
     Run(Run),
@@ -168,6 +168,8 @@ pub enum Command {
     Logs(Logs),
     /// Wait until processes are ready or have exited
     Wait(Wait),
+    /// Show and control the running app on a full screen
+    Ui,
     /// Stop everything, and wait until ganger has exited
     Quit,
     /// Print the version
@@ -320,6 +322,10 @@ pub struct Start {
     /// Run in the background; return when all processes are ready (then use `logs`, `quit`)
     #[arg(help_heading = RUNS, short = 'D', long, env = "GANGER_DAEMONIZE", value_parser = BoolishValueParser::new())]
     pub daemonize: bool,
+    /// Show the app on a full screen, as `ganger ui` does; leaving it stops everything
+    #[arg(help_heading = OUTPUT, long, env = "GANGER_UI", value_parser = BoolishValueParser::new())]
+    #[arg(conflicts_with = "daemonize")]
+    pub ui: bool,
     /// How much recent output of each process is kept for `ganger logs`, as in `1M`
     /// [default: 256K]
     #[arg(help_heading = OUTPUT, long, value_name = "SIZE", env = "GANGER_RECENT", value_parser = parse_size)]

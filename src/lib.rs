@@ -17,6 +17,7 @@
 //!
 //! - [`command`] has a thin file per command: gather, call, print.
 //! - [`cli`] has every command and flag as clap types. Nothing is resolved there.
+//! - [`ui`] is the full-screen terminal interface, a client of the API.
 //! - [`control`] is the API of a running ganger, HTTP over a Unix socket: server and client.
 //! - [`supervise`] keeps the processes running. The supervisor is a value: events and the time
 //!   go in, actions come out. The engine is the loop that carries the actions out.
@@ -37,6 +38,8 @@
 pub mod command;
 
 pub mod cli;
+
+pub mod ui;
 
 pub mod control;
 

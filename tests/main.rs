@@ -42,4 +42,5 @@ mod stream;
 mod style;
 mod survivors;
 mod terminal;
+mod ui;
 mod watch;

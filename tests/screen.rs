@@ -84,6 +84,11 @@ impl Screen {
         tcgetattr(self.slave.as_fd()).unwrap()
     }
 
+    /// The screen as an emulator shows it now.
+    pub fn emulated(&self) -> &vt100::Screen {
+        self.emulator.screen()
+    }
+
     /// The text on the screen.
     pub fn text(&self) -> String {
         self.emulator.screen().contents()

@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
+use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -30,10 +31,26 @@ use crate::supervise::supervisor::{RestartMode, State, Status};
 
 /// One of the two processes after [`fork_background`].
 pub(super) enum ForkSide {
-    /// The process that the user started, with its exit code.
-    Foreground(u8),
+    /// The process that the user started.
+    Foreground(Started),
     /// The process that runs the app.
     Background(Background),
+}
+
+/// How the start in the background ended.
+pub(super) enum Started {
+    /// It is over, with this exit code.
+    Exited(u8),
+    /// ganger runs.
+    Released(Released),
+}
+
+/// A ganger in the background, and the exit code of its start.
+pub(super) struct Released {
+    pub(super) code: u8,
+    background: Pid,
+    /// The pipe that says to the background process that this one is there.
+    _alive: pipe::Receiver,
 }
 
 /// The pipe through which the background process sends the exit code to the foreground.
@@ -58,7 +75,7 @@ pub(super) fn fork_background() -> anyhow::Result<ForkSide> {
 }
 
 /// Waits until the background process reports an exit code or exits, and forwards INT and TERM.
-fn await_startup(background: Pid, progress: OwnedFd) -> anyhow::Result<u8> {
+fn await_startup(background: Pid, progress: OwnedFd) -> anyhow::Result<Started> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.context("failed to wait for the start")?.block_on(async {
         let listen = |kind| signal(kind).context("failed to listen for signals");
@@ -69,9 +86,12 @@ fn await_startup(background: Pid, progress: OwnedFd) -> anyhow::Result<u8> {
         loop {
             tokio::select! {
                 _ = progress.readable() => match progress.try_read(&mut code) {
-                    Ok(1) => return Ok(code[0]),
+                    Ok(1) => {
+                        let [code] = code;
+                        return Ok(Started::Released(Released { code, background, _alive: progress }));
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Ok(_) | Err(_) => return Ok(exit_code(background)),
+                    Ok(_) | Err(_) => return Ok(Started::Exited(exit_code(background))),
                 },
                 // The background process has its own session, which no terminal signals.
                 Some(()) = int.recv() => drop(kill(background, Signal::SIGINT)),
@@ -90,7 +110,28 @@ fn exit_code(background: Pid) -> u8 {
     u8::try_from(code).unwrap_or(1)
 }
 
+impl Released {
+    /// Stops ganger, unless it has ended, and returns its exit code.
+    pub(super) fn stop(self) -> u8 {
+        // It is not reaped yet, so the number is that of no other process.
+        let _ = kill(self.background, Signal::SIGTERM);
+        exit_code(self.background)
+    }
+}
+
 impl Background {
+    /// Releases the terminal at once, for a screen, and stops everything when the process of that
+    /// screen is gone.
+    pub(super) async fn release_for_screen(self, engine: Handle) -> anyhow::Result<()> {
+        engine.release_output().await?;
+        release_streams();
+        let foreground = pipe::Sender::from_owned_fd(self.0)?;
+        foreground.writable().await?;
+        let _ = foreground.try_write(&[0]);
+        while !foreground.ready(Interest::ERROR).await?.is_error() {}
+        Ok(engine.quit()?)
+    }
+
     /// Releases the standard streams and the foreground process when all processes are ready.
     pub(super) async fn release(self, mut engine: Handle) -> Result<(), Stopping> {
         let mut start = StartProgress::default();

@@ -10,6 +10,7 @@ mod ps;
 mod ps_all;
 mod run;
 mod start;
+mod ui;
 mod wait;
 
 use std::ffi::OsString;
@@ -39,7 +40,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         subscriber.with_writer(std::io::stderr).without_time().init();
     }
     let code = match cli.command {
-        Command::Start(start) => start::start(&cli.global, start)?,
+        Command::Start(start) => start::start(&cli.global, *start)?,
         Command::Run(run) => run::run(&cli.global, &run)?,
         Command::Check(check) => check::check(&cli.global, check)?,
         Command::Ps(ps) if ps.all => ps_all::ps_all(ps.output)?,
@@ -51,6 +52,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Signal(signal) => client_commands::signal(&cli.global, &signal)?,
         Command::Logs(logs) => logs::logs(&cli.global, &logs)?,
         Command::Wait(wait) => wait::wait(&cli.global, &wait)?,
+        Command::Ui => ui::ui(&cli.global)?,
         Command::Quit => client_commands::quit(&cli.global)?,
         Command::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
         Command::Version(output) => {

@@ -85,16 +85,7 @@ fn row(process: &ProcessStatus) -> [String; COLUMNS] {
     [
         process.name.clone(),
         or_none(process.pid.map(|pid| pid.to_string())),
-        match (process.state, process.ready, process.starts_in) {
-            (State::Up, false, _) => "up, not ready".to_owned(),
-            // A job.
-            (State::Down, true, _) => "done".to_owned(),
-            (State::Waiting, _, _) if !process.waits_for.is_empty() => {
-                format!("waiting for {}", process.waits_for.join(", "))
-            }
-            (State::Backoff, _, Some(seconds)) => format!("backoff, {seconds:.1}s"),
-            (other, _, _) => state(other).to_owned(),
-        },
+        process.state_text(),
         or_none(port),
         or_none(process.uptime.map(age)),
         policy(process),
@@ -117,19 +108,6 @@ fn policy(process: &ProcessStatus) -> String {
         (0, _) => name.to_owned(),
         (crashes, None) => format!("{name}, crashed {crashes}"),
         (crashes, Some(most)) => format!("{name}, crashed {crashes}/{most}"),
-    }
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Down => "down",
-        State::Backoff => "backoff",
-        State::Waiting => "waiting",
-        State::Starting => "starting",
-        State::Up => "up",
-        State::Stopping => "stopping",
-        State::Killed => "killed",
-        State::Stuck => "stuck",
     }
 }
 

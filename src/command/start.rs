@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::daemon::{self, Background, ForkSide};
-use super::{file_locations, ports, read, use_color};
+use super::daemon::{self, Background, ForkSide, Started};
+use super::{file_locations, ports, read, ui, use_color};
 use crate::cli::{Base, Global, Start, When};
 use crate::control::app::SelfDescription;
 use crate::control::app_root::AppRoot;
@@ -37,15 +37,30 @@ use crate::supervise::engine::Engine;
 use crate::supervise::handle::Handle;
 use crate::supervise::listeners::Listeners;
 use crate::supervise::signals::Signals;
+use crate::ui::guard::{self, fork_guarded};
 
 /// How many descriptors ganger itself needs before the first process.
 const NEEDED_DESCRIPTORS: usize = 16;
 
 pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
-    let background = match start.daemonize.then(daemon::fork_background).transpose()? {
+    if start.ui {
+        ui::check_terminal()?;
+        match fork_guarded()? {
+            guard::ForkSide::Guard(code) => return Ok(code),
+            guard::ForkSide::Client => {}
+        }
+    }
+    let is_background = start.daemonize || start.ui;
+    let background = match is_background.then(daemon::fork_background).transpose()? {
         None => None,
         Some(ForkSide::Background(background)) => Some(background),
-        Some(ForkSide::Foreground(code)) => return Ok(code),
+        Some(ForkSide::Foreground(Started::Exited(code))) => return Ok(code),
+        Some(ForkSide::Foreground(Started::Released(ganger))) if start.ui => {
+            let shown = ui::show(global, true);
+            let code = ganger.stop();
+            return shown.map(|_| code);
+        }
+        Some(ForkSide::Foreground(Started::Released(ganger))) => return Ok(ganger.code),
     };
     let anywhere = start.plan.ports.port == Some(Base::Auto);
     let options = Options {
@@ -99,7 +114,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         style: style.fit_names(plan.processes.iter().map(|process| process.name.as_str())),
         palette: start.colors,
     };
-    let _title = Title::set(start.title.as_deref());
+    let _title = Title::set(start.title.as_deref().filter(|_| background.is_none()));
     let revision = Revisions::start(&root.real);
     let planner = Planner { locations, sources, options, registration, revision };
     let run = Run {
@@ -111,6 +126,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         recent: start.recent.unwrap_or(logs::recent::DEFAULT_RECENT_BYTES),
         keeper,
         background,
+        has_screen: start.ui,
         runtime_dir,
         identity,
         notices,
@@ -137,6 +153,8 @@ struct Run {
     recent: usize,
     keeper: StartedKeeper,
     background: Option<Background>,
+    /// Whether the app is shown on a full screen, by another process.
+    has_screen: bool,
     runtime_dir: Option<RuntimeDir>,
     identity: Identity,
     /// Messages to print before anything runs.
@@ -247,7 +265,11 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         if let Some(background) = background {
             let (engine, planner) = (handle.clone(), requests.clone());
             tokio::spawn(daemon::reload_on_hangup(engine, planner));
-            tokio::spawn(background.release(handle.clone()));
+            if run.has_screen {
+                tokio::spawn(background.release_for_screen(handle.clone()));
+            } else {
+                tokio::spawn(background.release(handle.clone()));
+            }
         }
         let serve = |bound: Bound| serve(bound, &clients, handle, requests, about);
         let control = control.map(serve).transpose()?;

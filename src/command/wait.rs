@@ -6,11 +6,11 @@ use hyper::Method;
 use regex::Regex;
 use tokio::time::timeout;
 
-use super::client_commands::{path, percent_encode, request_and_print, run_client};
+use super::client_commands::{path, request_and_print, run_client};
 use super::{json, print_error};
 use crate::cli::{Global, NameArgs, Wait};
 use crate::control::api::{LogCursorRecord, LogLine, MissedOutput, ProcessStatus, State};
-use crate::control::client::{Answer, Client, Error};
+use crate::control::client::{Answer, Client, Error, percent_encode};
 use crate::notice::{escape_controls, time};
 
 pub(super) fn wait(global: &Global, wait: &Wait) -> anyhow::Result<u8> {

@@ -100,6 +100,40 @@ pub struct ProcessStatus {
     pub memory: u64,
 }
 
+impl ProcessStatus {
+    /// Its state in a few words.
+    #[must_use]
+    pub fn state_text(&self) -> String {
+        match (self.state, self.ready, self.starts_in) {
+            (State::Up, false, _) => "up, not ready".to_owned(),
+            // A job.
+            (State::Down, true, _) => "done".to_owned(),
+            (State::Waiting, _, _) if !self.waits_for.is_empty() => {
+                format!("waiting for {}", self.waits_for.join(", "))
+            }
+            (State::Backoff, _, Some(seconds)) => format!("backoff, {seconds:.1}s"),
+            (state, _, _) => state.text().to_owned(),
+        }
+    }
+}
+
+impl State {
+    /// The state in one word, as in JSON.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Backoff => "backoff",
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Stopping => "stopping",
+            Self::Killed => "killed",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
 /// `PATCH /formation`: new counts, by process type.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]

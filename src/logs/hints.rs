@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memrchr;
 
-use super::sources::SourceId;
+use super::SourceId;
 use crate::notice::Notice;
 
 /// How long a process may print nothing.

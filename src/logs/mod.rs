@@ -29,9 +29,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::notice::Notice;
 use format::{Label, Style};
 use mux::{Mux, MuxSetup};
-pub use sources::SourceId;
 use subscribers::OutputQueries;
 use terminal::{Layout, LongLines};
+
+/// Identifies a source: one incarnation of one process. The engine assigns it.
+pub type SourceId = u64;
 
 /// A command from the engine to the mux.
 #[derive(Debug)]

@@ -18,10 +18,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::format::{OWN_NAME, Style};
 use super::sink::{Sink, WriteError};
-use super::sources::{MAX_PIPE_BYTES, SourceId, Sources};
+use super::sources::{MAX_PIPE_BYTES, Sources};
 use super::subscribers::LogQuery;
 use super::terminal::Layout;
-use super::{Addition, Command, LogEvent};
+use super::{Addition, Command, LogEvent, SourceId};
 use crate::notice::Notice;
 
 const WAKER: Token = Token(usize::MAX);

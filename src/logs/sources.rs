@@ -17,10 +17,7 @@ use super::lines::{LineSplitter, MAX_LINE_BYTES, SplitLines};
 use super::sink::Sink;
 use super::subscribers::Subscribers;
 use super::terminal::{Layout, TerminalLines};
-use super::{Addition, SourceFile};
-
-/// Identifies a source: one incarnation of one process. The engine assigns it.
-pub type SourceId = u64;
+use super::{Addition, SourceFile, SourceId};
 
 /// The most bytes that a pipe can hold.
 pub(super) const MAX_PIPE_BYTES: usize = 1 << 20;

@@ -1,0 +1,348 @@
+//! Runs the full-screen interface: what happens goes into the model, and what the model wants is
+//! done.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{Event as TerminalEvent, EventStream, MouseEventKind};
+use futures_core::Stream;
+use hyper::Method;
+use hyper::body::Bytes;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::de::IgnoredAny;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
+
+use super::model::{Effect, Event, Model, Settings};
+use super::process_list::Selection;
+use super::screen::{self, Screen};
+use crate::control::api::{About, FormationChange, ProcessStatus};
+use crate::control::client::{Client, Error, percent_encode};
+use crate::logs::format::OWN_NAME;
+use crate::plan::formation::ALL;
+use crate::plan::scale::{Change, Target};
+
+/// How often the screen is drawn at most, except after a key.
+const FRAME_TIME: Duration = Duration::from_millis(50);
+/// How much output is read for one frame. What a flood writes beyond that is counted by ganger,
+/// and not kept for this client.
+const MAX_FRAME_BYTES: usize = 64 << 10;
+/// How often the processes are described.
+const POLL_TIME: Duration = Duration::from_secs(1);
+/// How many pieces of output wait until they are read.
+const QUEUED_PIECES: usize = 2;
+/// How many of ganger's last messages are printed after its end.
+const LAST_MESSAGES: usize = 20;
+
+/// How the screen is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether it has colours.
+    pub color: bool,
+    /// Whether the app ends with the screen.
+    pub is_owner: bool,
+}
+
+/// Why the screen was left.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum End {
+    /// The user left it, or the terminal is gone.
+    Left,
+    /// ganger has ended. Holds its last messages, a line each.
+    GangerEnded(String),
+}
+
+/// Output that is read as it comes, on a task of its own.
+struct Followed {
+    pieces: mpsc::Receiver<Bytes>,
+    task: JoinHandle<()>,
+}
+
+impl Followed {
+    fn start(client: &Arc<Client>, uri: String) -> Self {
+        let client = Arc::clone(client);
+        let (send, pieces) = mpsc::channel(QUEUED_PIECES);
+        let task = tokio::spawn(async move {
+            let Ok(mut answer) = client.send(Method::GET, &uri, Vec::new()).await else { return };
+            while let Ok(Some(bytes)) = answer.next().await {
+                if send.send(bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { pieces, task }
+    }
+
+    /// The output of a selection: of all, as `start` prints it on a terminal (of unknown width),
+    /// with ganger's own messages.
+    fn output(client: &Arc<Client>, selection: &Selection, color: bool) -> Self {
+        let uri = match selection {
+            Selection::All => {
+                format!("/logs?follow=true&color={color}&columns=0&names={ALL},{OWN_NAME}")
+            }
+            Selection::One(name) => {
+                format!("/logs?follow=true&format=raw&names={}", percent_encode(name))
+            }
+        };
+        Self::start(client, uri)
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Shows the app on the terminal, until the user leaves or ganger ends.
+pub async fn run(client: Client, options: Options) -> anyhow::Result<End> {
+    let client = Arc::new(client);
+    let about: About = client.ask(Method::GET, "/", Vec::new()).await?;
+    let all: Vec<ProcessStatus> = client.ask(Method::GET, "/processes", Vec::new()).await?;
+    let settings = Settings { root: about.root, color: options.color, is_owner: options.is_owner };
+    let mut signals = Signals::listen()?;
+    let mut ui = Ui::new(client, settings, about.pid)?;
+    ui.handle(Event::Processes(all))?;
+    let mut poll = interval_at((Instant::now() + POLL_TIME).into(), POLL_TIME);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let frame = ui.next_frame;
+        let has_room = ui.room > 0 && ui.output.is_some();
+        let event = tokio::select! {
+            biased;
+            event = next_key(&mut ui.keys) => match event {
+                Some(Ok(event)) => ui.on_terminal_event(&event),
+                Some(Err(_)) | None => return Ok(End::Left),
+            },
+            () = signals.next() => return Ok(End::Left),
+            Some(event) = ui.answers.1.recv() => Some(event),
+            piece = ui.messages.pieces.recv() => match piece {
+                Some(bytes) => Some(Event::Messages(bytes)),
+                None => return Ok(ui.ganger_ended()),
+            },
+            _ = poll.tick() => {
+                ui.poll();
+                None
+            }
+            () = sleep_until(frame.into()), if ui.is_changed => {
+                ui.draw()?;
+                None
+            }
+            piece = next_piece(&mut ui.output), if has_room => match piece {
+                Some(bytes) => {
+                    ui.room = ui.room.saturating_sub(bytes.len());
+                    Some(Event::Output(bytes))
+                }
+                None => {
+                    ui.output = None;
+                    None
+                }
+            },
+        };
+        if let Some(event) = event
+            && ui.handle(event)?
+        {
+            return Ok(End::Left);
+        }
+    }
+}
+
+/// The signals that end this process.
+struct Signals([tokio::signal::unix::Signal; 3]);
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()];
+        let [term, hangup, interrupt] = kinds.map(signal);
+        Ok(Self([term?, hangup?, interrupt?]))
+    }
+
+    async fn next(&mut self) {
+        let [term, hangup, interrupt] = &mut self.0;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = hangup.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+async fn next_key(keys: &mut EventStream) -> Option<io::Result<TerminalEvent>> {
+    poll_fn(|context| Pin::new(&mut *keys).poll_next(context)).await
+}
+
+async fn next_piece(output: &mut Option<Followed>) -> Option<Bytes> {
+    match output {
+        Some(output) => output.pieces.recv().await,
+        None => None,
+    }
+}
+
+/// The model, and all that it is connected to.
+struct Ui {
+    client: Arc<Client>,
+    /// The process id of ganger.
+    pid: u32,
+    model: Model,
+    screen: Screen,
+    keys: EventStream,
+    messages: Followed,
+    output: Option<Followed>,
+    answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+    /// The description of the processes that is under way.
+    description: Option<JoinHandle<()>>,
+    /// Whether the screen shows an older state.
+    is_changed: bool,
+    next_frame: Instant,
+    /// How much more output is read for this frame.
+    room: usize,
+}
+
+impl Ui {
+    fn new(client: Arc<Client>, settings: Settings, pid: u32) -> anyhow::Result<Self> {
+        let messages = format!("/logs?follow=true&format=raw&n={LAST_MESSAGES}&names={OWN_NAME}");
+        let mut ui = Self {
+            messages: Followed::start(&client, messages),
+            output: Some(Followed::output(&client, &Selection::All, settings.color)),
+            client,
+            pid,
+            model: Model::new(settings),
+            screen: Screen::enter()?,
+            keys: EventStream::new(),
+            answers: mpsc::unbounded_channel(),
+            description: None,
+            is_changed: true,
+            next_frame: Instant::now(),
+            room: MAX_FRAME_BYTES,
+        };
+        let (columns, rows) = ui.screen.size()?;
+        ui.model.update(Instant::now(), Event::Resize { columns, rows });
+        Ok(ui)
+    }
+
+    fn on_terminal_event(&mut self, event: &TerminalEvent) -> Option<Event> {
+        let event = match event {
+            TerminalEvent::Key(key) => Event::Key(*key),
+            TerminalEvent::Resize(columns, rows) => {
+                Event::Resize { columns: *columns, rows: *rows }
+            }
+            TerminalEvent::Mouse(mouse) => match mouse.kind {
+                MouseEventKind::ScrollUp => Event::Wheel { is_up: true },
+                MouseEventKind::ScrollDown => Event::Wheel { is_up: false },
+                _ => return None,
+            },
+            TerminalEvent::FocusGained | TerminalEvent::FocusLost | TerminalEvent::Paste(_) => {
+                return None;
+            }
+        };
+        // What the user does is shown at once.
+        self.next_frame = Instant::now();
+        Some(event)
+    }
+
+    /// Handles an event. Returns true if the user leaves.
+    fn handle(&mut self, event: Event) -> io::Result<bool> {
+        self.is_changed = true;
+        for effect in self.model.update(Instant::now(), event) {
+            match effect {
+                Effect::Post(uri) => self.request(Method::POST, uri, Vec::new()),
+                Effect::Scale { kind, is_up } => {
+                    let to = if is_up { Target::More(1) } else { Target::Less(1) };
+                    let change = FormationChange::new(&[Change { name: kind, to }]);
+                    let body = serde_json::to_vec(&change).unwrap_or_default();
+                    self.request(Method::PATCH, "/formation".to_owned(), body);
+                }
+                Effect::Follow(selection) => {
+                    let color = self.model.settings.color;
+                    self.output = Some(Followed::output(&self.client, &selection, color));
+                }
+                Effect::Copy(text) => screen::copy(&text)?,
+                Effect::SetMouse(is_on) => self.screen.set_mouse(is_on)?,
+                Effect::Suspend => self.suspend()?,
+                Effect::Leave => return Ok(true),
+                Effect::Quit => {
+                    let client = Arc::clone(&self.client);
+                    tokio::spawn(async move { drop(client.quit().await) });
+                }
+                Effect::Kill => {
+                    let pid = i32::try_from(self.pid).unwrap_or_default();
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sends a request, and shows the error if there is one.
+    fn request(&mut self, method: Method, uri: String, body: Vec<u8>) {
+        let (client, answers) = (Arc::clone(&self.client), self.answers.0.clone());
+        let poll = self.poll_task();
+        tokio::spawn(async move {
+            let answer: Result<IgnoredAny, Error> = client.ask(method, &uri, body).await;
+            if let Err(error) = answer {
+                let _ = answers.send(Event::Answer(error.to_string()));
+            }
+            poll.await;
+        });
+    }
+
+    /// Has the processes described, unless that is under way.
+    fn poll(&mut self) {
+        if self.description.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.description = Some(tokio::spawn(self.poll_task()));
+        }
+        if self.output.is_none() {
+            let (selection, color) = (&self.model.list.selected, self.model.settings.color);
+            self.output = Some(Followed::output(&self.client, selection, color));
+            self.model.clear_output();
+        }
+    }
+
+    fn poll_task(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (client, answers) = (Arc::clone(&self.client), self.answers.0.clone());
+        async move {
+            let all: Result<Vec<ProcessStatus>, Error> =
+                client.ask(Method::GET, "/processes", Vec::new()).await;
+            let event = match all {
+                Ok(all) => Event::Processes(all),
+                // The end is seen elsewhere.
+                Err(Error::NotRunning(_) | Error::ShuttingDown) => return,
+                Err(error) => Event::Answer(error.to_string()),
+            };
+            let _ = answers.send(event);
+        }
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        self.screen.draw(&self.model)?;
+        self.is_changed = false;
+        self.next_frame = Instant::now() + FRAME_TIME;
+        self.room = MAX_FRAME_BYTES;
+        Ok(())
+    }
+
+    /// Suspends this process and its guard, as the terminal would.
+    fn suspend(&mut self) -> io::Result<()> {
+        screen::restore();
+        kill(Pid::from_raw(0), Signal::SIGTSTP)?;
+        self.screen.resume()?;
+        self.keys = EventStream::new();
+        let (columns, rows) = self.screen.size()?;
+        self.model.update(Instant::now(), Event::Resize { columns, rows });
+        Ok(())
+    }
+
+    /// ganger has ended: its last messages are read.
+    fn ganger_ended(&self) -> End {
+        let messages = self.model.messages();
+        let skipped = messages.len().saturating_sub(LAST_MESSAGES);
+        let lines = messages.skip(skipped).flat_map(|line| [line, "\n"]);
+        End::GangerEnded(lines.collect())
+    }
+}

@@ -1,0 +1,264 @@
+//! The full-screen interface, `ganger ui` and `start --ui`.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::scenario::{Running, Scenario, TEST_TIMEOUT, children, is_alive, tag, wait_until_gone};
+use crate::screen::Screen;
+
+const UP: &str = "\x1b[A";
+const DOWN: &str = "\x1b[B";
+
+/// An app, and its interface on a screen.
+struct App {
+    ganger: Running,
+    ui: Running,
+    screen: Screen,
+    /// The modes of the terminal before.
+    before: rustix::termios::Termios,
+}
+
+impl App {
+    /// Starts the app, which must write `started` first.
+    fn start(procfile: &str, args: &str, started: &str) -> Self {
+        let mut ganger = Scenario::procfile(procfile).args("start").args(args).start();
+        ganger.wait_for(started);
+        let screen = Screen::new(24, 80);
+        let ui = Scenario::new().in_folder(ganger.folder()).args("ui");
+        let before = screen.modes();
+        let ui = screen.show(ui).start();
+        let mut app = Self { ganger, ui, screen, before };
+        app.screen.wait_for(" up");
+        app
+    }
+}
+
+/// Asserts that a shell could use the terminal as before.
+fn assert_restored(screen: &mut Screen, before: &rustix::termios::Termios) {
+    screen.wait_until("the normal screen", |screen| !screen.emulated().alternate_screen());
+    let (now, shown) = (screen.modes(), screen.emulated());
+    assert!(!shown.hide_cursor());
+    assert_eq!(shown.mouse_protocol_mode(), vt100::MouseProtocolMode::None);
+    let modes = |it: &rustix::termios::Termios| {
+        (it.input_modes, it.output_modes, it.control_modes, it.local_modes)
+    };
+    assert_eq!(modes(&now), modes(before));
+}
+
+#[test]
+fn ui_shows_processes_and_their_output() {
+    let procfile =
+        "web: echo hello from web; sleep 1000\nworker: echo hello from worker; sleep 1000\n";
+    let mut app = App::start(procfile, "", "hello from worker");
+    app.screen.wait_for("2 of 2 up").wait_for("web.1    | hello from web");
+    app.screen.wait_for("ganger   | web.1 started");
+    app.screen.type_text(DOWN);
+    app.screen.wait_for("── web.1 ──").wait_until("only its output", |screen| {
+        screen.text().contains("\nhello from web") && !screen.text().contains("from worker")
+    });
+    app.screen.type_text(DOWN);
+    app.screen.wait_for("── worker.1 ──").wait_for("\nhello from worker");
+    app.screen.type_text(&UP.repeat(3));
+    app.screen.wait_for("── all ──").wait_for("worker.1 | hello from worker");
+    assert_ne!(app.screen.modes().local_modes, app.before.local_modes);
+    app.screen.type_text("q");
+    app.ui.finish().code(0);
+    assert_restored(&mut app.screen, &app.before);
+    assert!(is_alive(app.ganger.pid()));
+}
+
+#[test]
+fn ui_restarts_stops_starts_and_scales() {
+    let mut app = App::start("web: echo up as $PS; sleep 1000\n", "", "up as web.1");
+    app.screen.type_text(DOWN);
+    app.screen.wait_for("── web.1 ──").type_text("r");
+    app.screen.wait_until("another incarnation", |screen| {
+        screen.text().matches("up as web.1").count() == 2
+    });
+    app.screen.type_text("s");
+    app.screen.wait_for("0 of 1 up");
+    app.screen.type_text("s");
+    app.screen.wait_for("1 of 1 up");
+    app.screen.type_text("+");
+    app.screen.wait_for("2 of 2 up").type_text("-");
+    app.screen.wait_for("1 of 1 up");
+}
+
+#[test]
+fn ui_fits_the_size_of_the_terminal() {
+    let mut app = App::start("web: echo up; sleep 1000\n", "", "| up");
+    let is_beside = |screen: &Screen| {
+        screen.text().lines().any(|line| line.contains("NAME") && line.contains("── all"))
+    };
+    app.screen.wait_for("── all");
+    assert!(!is_beside(&app.screen));
+    app.screen.resize(60, 200);
+    app.screen.wait_until("the list beside the output", is_beside);
+    app.screen.resize(24, 80);
+    app.screen.wait_until("the list above the output", |screen| !is_beside(screen));
+}
+
+#[test]
+fn ui_asks_before_it_stops_everything() {
+    let mut app = App::start("web: echo up; sleep 1000\n", "", "| up");
+    app.screen.type_text("Q");
+    app.screen.wait_for("stop everything and end ganger?").type_text("n");
+    app.screen.wait_for("? help").type_text("Qy");
+    app.ui.finish().code(0);
+    app.ganger.finish().code(0);
+    app.screen.wait_for("web.1 stopped");
+}
+
+#[test]
+fn ui_shows_a_prompt_and_finds_text() {
+    let procfile = "web: seq 1000; printf 'name? '; sleep 1000\n";
+    let mut app = App::start(procfile, "", "| 1000");
+    app.screen.type_text(DOWN);
+    app.screen.wait_for("name?").type_text("/77\r");
+    app.screen.wait_for("\n977").type_text("n");
+    app.screen.wait_until("the next match", |screen| {
+        screen.text().contains("\n877") && !screen.text().contains("\n977")
+    });
+    app.screen.wait_for("lines below");
+    app.screen.type_text("G");
+    app.screen.wait_for("name?");
+}
+
+#[test]
+fn ui_prints_the_report_when_ganger_ends() {
+    let procfile = "web: echo up; sleep 1000\nbad: read line </dev/null; while ! [ -e go ]; do sleep 0.05; done; echo wrong; exit 3\n";
+    let mut app = App::start(procfile, "", "| up");
+    app.screen.wait_for("2 of 2 up");
+    std::fs::write(app.ganger.folder().join("go"), "").unwrap();
+    app.ui.finish().code(0);
+    app.ganger.finish().code(3);
+    app.screen.wait_for("bad.1 exited (3), stopping all").wait_for("web.1 stopped");
+    assert_restored(&mut app.screen, &app.before);
+}
+
+#[test]
+fn terminal_is_restored_when_the_ui_is_killed() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGHUP] {
+        let mut app = App::start("web: echo up; sleep 1000\n", "", "| up");
+        app.screen.type_text("m");
+        app.screen.wait_for("the mouse is on");
+        let client = children(app.ui.pid())[0];
+        kill(client, signal).unwrap();
+        let code = app.ui.wait().code();
+        assert_eq!(code, Some(if signal == Signal::SIGKILL { 137 } else { 0 }), "{signal}");
+        assert_restored(&mut app.screen, &app.before);
+        assert!(is_alive(app.ganger.pid()));
+    }
+}
+
+#[test]
+fn terminal_is_restored_when_ganger_is_killed() {
+    let mut app = App::start("web: echo up; sleep 1000\n", "", "| up");
+    app.ganger.signal(Signal::SIGKILL);
+    app.ui.finish().code(0);
+    assert_restored(&mut app.screen, &app.before);
+}
+
+#[test]
+fn start_with_ui_stops_everything_when_the_screen_is_left() {
+    let tag = tag();
+    let mut screen = Screen::new(60, 200);
+    let before = screen.modes();
+    let procfile = format!("web: echo up {tag}; sleep 1000\n");
+    let running = screen.show(Scenario::procfile(procfile).args("start --ui")).start();
+    screen.wait_for("1 of 1 up").wait_for(&format!("web.1  | up {tag}"));
+    screen.type_text("q");
+    screen.wait_for("stop everything and end ganger?").type_text("y");
+    running.finish().code(0);
+    screen.wait_for("web.1 stopped");
+    assert_restored(&mut screen, &before);
+}
+
+#[test]
+fn start_with_ui_has_the_exit_code_of_the_app() {
+    let mut screen = Screen::new(24, 80);
+    let procfile = "web: echo up; sleep 1000\nbad: sleep 1; echo wrong; exit 7\n";
+    let running = screen.show(Scenario::procfile(procfile).args("start --ui")).start();
+    running.finish().code(7);
+    screen.wait_for("bad.1 exited (7), stopping all").wait_for("wrong");
+}
+
+#[test]
+fn interrupt_in_start_with_ui_stops_everything() {
+    let mut screen = Screen::new(24, 80);
+    let running = screen.show(Scenario::procfile("web: sleep 1000\n").args("start --ui")).start();
+    screen.wait_for("1 of 1 up").type_text("\x03");
+    running.finish().code(0);
+    screen.wait_for("web.1 stopped");
+}
+
+#[test]
+fn everything_stops_when_the_screen_of_start_is_killed() {
+    let tag = tag();
+    let mut screen = Screen::new(24, 80);
+    let procfile = format!("web: exec $HOSTILE leaf {tag}\n");
+    let mut running = screen.show(Scenario::procfile(procfile).args("start --ui")).start();
+    screen.wait_for("1 of 1 up");
+    let client = children(running.pid())[0];
+    kill(client, Signal::SIGKILL).unwrap();
+    assert_eq!(running.wait().code(), Some(137));
+    screen.wait_until("the normal screen", |screen| !screen.emulated().alternate_screen());
+    wait_until_gone(&tag);
+}
+
+#[test]
+fn suspended_ui_gives_the_terminal_back() {
+    let mut ganger = Scenario::procfile("web: echo up; sleep 1000\n").args("start").start();
+    ganger.wait_for("| up");
+    let mut screen = Screen::new(24, 80);
+    let before = screen.modes();
+    let shell = Scenario::of("sh").in_folder(ganger.folder()).args("-mc");
+    let shell = shell.arg("$GANGER ui; echo suspended; read line; fg; echo left");
+    let shell = screen.show(shell).start();
+    screen.wait_for("1 of 1 up").type_text("\x1a");
+    screen.wait_for("suspended");
+    assert_restored(&mut screen, &before);
+    screen.type_text("\r");
+    screen.wait_until("the screen", |screen| screen.emulated().alternate_screen());
+    screen.wait_for("1 of 1 up").type_text("q");
+    screen.wait_for("left");
+    shell.finish().code(0);
+}
+
+#[test]
+fn full_screen_needs_a_terminal() {
+    let procfile = "web: sleep 1000\n";
+    for args in ["ui", "start --ui"] {
+        Scenario::procfile(procfile)
+            .args(args)
+            .run()
+            .refused("a full screen needs a terminal: use `ganger ps` and `ganger logs -f` here");
+    }
+    let screen = Screen::new(24, 80);
+    let dumb = screen.show(Scenario::procfile(procfile)).env("TERM", "dumb").args("start --ui");
+    dumb.run().code(2);
+}
+
+#[test]
+fn key_is_answered_at_once_beside_a_flood() {
+    let flood = "flood: exec yes a line of a process that floods the screen\n".to_owned();
+    let others = (0..49).map(|instance| format!("p{instance}: echo up; sleep 1000\n"));
+    let procfile: Vec<String> = std::iter::once(flood).chain(others).collect();
+    let mut app = App::start(&procfile.concat(), "-q flood", "p48.1");
+    app.screen.wait_for("50 of 50 up");
+    app.screen.type_text(DOWN);
+    app.screen.wait_for("── flood.1 ──").wait_for("\na line");
+    let mut slowest = Duration::ZERO;
+    for step in 0..20 {
+        let asked = Instant::now();
+        app.screen.type_text("?");
+        app.screen.wait_for("any key closes this");
+        slowest = slowest.max(asked.elapsed());
+        app.screen.type_text("x");
+        app.screen.wait_until("no help", |screen| !screen.text().contains("any key closes"));
+        assert!(asked.elapsed() < TEST_TIMEOUT, "{step}");
+    }
+    // On an idle machine it is below 50 ms; other tests may run beside this one.
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}

@@ -81,6 +81,19 @@ fn long_lines_are_cut_on_request() {
 }
 
 #[test]
+fn lines_fit_the_terminal_after_a_resize() {
+    let wait = "while ! [ -e go ]; do sleep 0.05; done";
+    let procfile = format!("a: printf '%0100d\\n' 7; {wait}; printf '%0100d\\n' 8\n");
+    let mut screen = Screen::new(24, 80);
+    let running = screen.show(Scenario::procfile(procfile).args("start")).start();
+    screen.wait_for(&format!("       | {}7", "0".repeat(28)));
+    screen.resize(24, 120);
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    screen.wait_for(&format!("a.1    | {}8", "0".repeat(99)));
+    running.finish().code(0);
+}
+
+#[test]
 fn stream_to_a_pipe_is_not_changed() {
     let text = "\\033[31mred\\033[2J\\rreturned\\n";
     let finished = Scenario::procfile(format!("a: printf '{text}'\n")).args("start").run().code(0);

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::scenario::{Running, Scenario, TEST_TIMEOUT, children, is_alive, tag, wait_until_gone};
+use crate::scenario::{
+    Running, Scenario, TEST_TIMEOUT, children, is_alive, memory, tag, wait_until_gone,
+};
 use crate::screen::Screen;
 
 const UP: &str = "\x1b[A";
@@ -76,10 +78,14 @@ fn ui_restarts_stops_starts_and_scales() {
     app.screen.wait_until("another incarnation", |screen| {
         screen.text().matches("up as web.1").count() == 2
     });
-    app.screen.type_text("s");
-    app.screen.wait_for("0 of 1 up");
-    app.screen.type_text("s");
-    app.screen.wait_for("1 of 1 up");
+    let is = |screen: &Screen, state: &str| {
+        let text = screen.text();
+        let row = text.lines().find(|line| line.contains("web.1  ")).unwrap_or_default();
+        row.contains(state)
+    };
+    app.screen.wait_until("the new state", |screen| is(screen, " up,")).type_text("s");
+    app.screen.wait_until("a process that is down", |screen| is(screen, " down ")).type_text("s");
+    app.screen.wait_until("a process that is up", |screen| is(screen, " up,"));
     app.screen.type_text("+");
     app.screen.wait_for("2 of 2 up").type_text("-");
     app.screen.wait_for("1 of 1 up");
@@ -261,4 +267,6 @@ fn key_is_answered_at_once_beside_a_flood() {
     }
     // On an idle machine it is below 50 ms; other tests may run beside this one.
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    let used = memory(children(app.ui.pid())[0]);
+    assert!(used < 64 << 20, "{used} bytes");
 }

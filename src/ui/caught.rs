@@ -19,3 +19,15 @@ pub(super) fn run<T>(code: impl FnOnce() -> T) -> Option<T> {
     IS_RUNNING.set(before);
     result.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_costs_only_the_result() {
+        assert_eq!(run(|| 1), Some(1));
+        assert_eq!(run(|| -> u8 { panic!("{}", is_running()) }), None);
+        assert!(!is_running());
+    }
+}

@@ -501,6 +501,8 @@ mod tests {
                 kill_in: Some(Duration::from_secs(4)),
             },
             Notice::StoppingOrphans { left: vec![member(9), member(10)] },
+            Notice::NoOutput { name: "web.1".into(), after: Duration::from_secs(30) },
+            Notice::WaitsForInput { name: "web.1".into(), prompt: "name?".into() },
         ];
         insta::assert_snapshot!(notices.map(|notice| notice.to_string()).join("\n"));
     }

@@ -123,3 +123,21 @@ fn process_that_waits_for_input_gets_a_hint() {
          web` runs it on your terminal\n",
     );
 }
+
+#[test]
+fn messages_are_read_by_the_name_of_ganger() {
+    let mut running = Scenario::procfile("a: echo up; sleep 1000\n").args("start").start();
+    running.wait_for("| up");
+    let logs = |names: &str| {
+        let logs = Scenario::new().in_folder(running.folder()).args("logs");
+        logs.args(names).run().code(0).stdout()
+    };
+    let own = logs("ganger");
+    assert!(own.starts_with("ganger | a.1 started, pid "), "{own}");
+    assert_eq!(own.lines().count(), 1);
+    let all = logs("a ganger");
+    assert!(all.contains("ganger | a.1 started") && all.contains("a.1    | up\n"), "{all}");
+    for names in ["", "*", "all", "a"] {
+        assert_eq!(logs(names), "a.1    | up\n", "{names}");
+    }
+}

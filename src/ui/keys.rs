@@ -1,10 +1,10 @@
-//! What the keys do.
+//! The keys and their commands.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-/// What the user wants.
+/// A command that a key gives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wish {
+pub(super) enum KeyCommand {
     SelectNext,
     SelectPrevious,
     SelectAll,
@@ -54,47 +54,47 @@ pub(super) const HELP: [(&str, &str); 17] = [
     ("Q", "stop everything, and leave"),
 ];
 
-/// What this key means, outside of an input line.
-pub(super) fn wish(key: KeyEvent) -> Option<Wish> {
+/// The command of this key, outside of an input line.
+pub(super) fn command_of(key: KeyEvent) -> Option<KeyCommand> {
     if key.modifiers.contains(KeyModifiers::CONTROL) {
         return match key.code {
-            KeyCode::Char('c') => Some(Wish::Interrupt),
-            KeyCode::Char('z') => Some(Wish::Suspend),
-            KeyCode::Char('b' | 'u') => Some(Wish::PageUp),
-            KeyCode::Char('f' | 'd') => Some(Wish::PageDown),
-            KeyCode::Char('n') => Some(Wish::SelectNext),
-            KeyCode::Char('p') => Some(Wish::SelectPrevious),
+            KeyCode::Char('c') => Some(KeyCommand::Interrupt),
+            KeyCode::Char('z') => Some(KeyCommand::Suspend),
+            KeyCode::Char('b' | 'u') => Some(KeyCommand::PageUp),
+            KeyCode::Char('f' | 'd') => Some(KeyCommand::PageDown),
+            KeyCode::Char('n') => Some(KeyCommand::SelectNext),
+            KeyCode::Char('p') => Some(KeyCommand::SelectPrevious),
             _ => None,
         };
     }
     let is_shifted = key.modifiers.contains(KeyModifiers::SHIFT);
     match key.code {
-        KeyCode::Up if is_shifted => Some(Wish::ScrollUp),
-        KeyCode::Down if is_shifted => Some(Wish::ScrollDown),
-        KeyCode::Down | KeyCode::Char('j') => Some(Wish::SelectNext),
-        KeyCode::Up | KeyCode::Char('k') => Some(Wish::SelectPrevious),
-        KeyCode::Char('a') => Some(Wish::SelectAll),
-        KeyCode::Char('K') => Some(Wish::ScrollUp),
-        KeyCode::Char('J') => Some(Wish::ScrollDown),
-        KeyCode::PageUp => Some(Wish::PageUp),
-        KeyCode::PageDown | KeyCode::Char(' ') => Some(Wish::PageDown),
-        KeyCode::Home | KeyCode::Char('g') => Some(Wish::Top),
-        KeyCode::End | KeyCode::Char('G') => Some(Wish::Follow),
-        KeyCode::Char('/') => Some(Wish::Search),
-        KeyCode::Char('n') => Some(Wish::NextMatch),
-        KeyCode::Char('N') => Some(Wish::PreviousMatch),
-        KeyCode::Char('f') => Some(Wish::Filter),
-        KeyCode::Char('r') => Some(Wish::Restart),
-        KeyCode::Char('s') => Some(Wish::StopOrStart),
-        KeyCode::Char('+' | '=') => Some(Wish::ScaleUp),
-        KeyCode::Char('-') => Some(Wish::ScaleDown),
-        KeyCode::Char('w') => Some(Wish::Wrap),
-        KeyCode::Char('y') => Some(Wish::Copy),
-        KeyCode::Char('m') => Some(Wish::Mouse),
-        KeyCode::Char('?') | KeyCode::F(1) => Some(Wish::Help),
-        KeyCode::Esc => Some(Wish::Back),
-        KeyCode::Char('q') => Some(Wish::Leave),
-        KeyCode::Char('Q') => Some(Wish::Quit),
+        KeyCode::Up if is_shifted => Some(KeyCommand::ScrollUp),
+        KeyCode::Down if is_shifted => Some(KeyCommand::ScrollDown),
+        KeyCode::Down | KeyCode::Char('j') => Some(KeyCommand::SelectNext),
+        KeyCode::Up | KeyCode::Char('k') => Some(KeyCommand::SelectPrevious),
+        KeyCode::Char('a') => Some(KeyCommand::SelectAll),
+        KeyCode::Char('K') => Some(KeyCommand::ScrollUp),
+        KeyCode::Char('J') => Some(KeyCommand::ScrollDown),
+        KeyCode::PageUp => Some(KeyCommand::PageUp),
+        KeyCode::PageDown | KeyCode::Char(' ') => Some(KeyCommand::PageDown),
+        KeyCode::Home | KeyCode::Char('g') => Some(KeyCommand::Top),
+        KeyCode::End | KeyCode::Char('G') => Some(KeyCommand::Follow),
+        KeyCode::Char('/') => Some(KeyCommand::Search),
+        KeyCode::Char('n') => Some(KeyCommand::NextMatch),
+        KeyCode::Char('N') => Some(KeyCommand::PreviousMatch),
+        KeyCode::Char('f') => Some(KeyCommand::Filter),
+        KeyCode::Char('r') => Some(KeyCommand::Restart),
+        KeyCode::Char('s') => Some(KeyCommand::StopOrStart),
+        KeyCode::Char('+' | '=') => Some(KeyCommand::ScaleUp),
+        KeyCode::Char('-') => Some(KeyCommand::ScaleDown),
+        KeyCode::Char('w') => Some(KeyCommand::Wrap),
+        KeyCode::Char('y') => Some(KeyCommand::Copy),
+        KeyCode::Char('m') => Some(KeyCommand::Mouse),
+        KeyCode::Char('?') | KeyCode::F(1) => Some(KeyCommand::Help),
+        KeyCode::Esc => Some(KeyCommand::Back),
+        KeyCode::Char('q') => Some(KeyCommand::Leave),
+        KeyCode::Char('Q') => Some(KeyCommand::Quit),
         _ => None,
     }
 }

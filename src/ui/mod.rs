@@ -1,13 +1,13 @@
 //! The full-screen terminal interface: a client of the control API, and of nothing else.
 //!
-//! The [`model`] is a value: an event goes in, requests come out, and [`view`] draws it. The
+//! The [`model`] is a value: events go in, effects come out, and [`view`] draws it. The
 //! [`screen`] owns the terminal, and [`run`] connects them.
 
-mod caught;
 pub mod guard;
 mod keys;
 mod model;
 mod output;
+mod panics;
 mod process_list;
 mod regions;
 pub mod run;

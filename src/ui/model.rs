@@ -1,4 +1,4 @@
-//! What the screen shows, and what the user does with it: events go in, effects come out.
+//! The state of the screen: events go in, effects come out.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use hyper::body::Bytes;
 use ratatui::layout::Rect;
 
-use super::keys::{Wish, wish};
+use super::keys::{KeyCommand, command_of};
 use super::output::Output;
 use super::process_list::{ProcessList, Selection};
 use super::regions::Regions;
@@ -42,7 +42,7 @@ pub(super) enum Event {
     Answer(String),
 }
 
-/// What is to be done.
+/// An action for [`super::run`] to carry out.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Effect {
     /// A request without a body.
@@ -75,14 +75,14 @@ pub(super) enum Mode {
     Confirm(Question),
 }
 
-/// What is typed.
+/// The purpose of an input line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Input {
     Search,
     Filter,
 }
 
-/// What the user is asked before it is done.
+/// A question that the user confirms.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Question {
     RestartAll,
@@ -90,7 +90,7 @@ pub(super) enum Question {
     Quit,
 }
 
-/// What does not change.
+/// The settings, which do not change.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     /// The folder of the app.
@@ -108,12 +108,12 @@ pub(super) struct Model {
     pub(super) output: Output,
     messages: VecDeque<String>,
     /// The beginning of a message that is not complete.
-    message: Vec<u8>,
+    partial_message: Vec<u8>,
     pub(super) mode: Mode,
     /// The answer to the last key.
     note: Option<String>,
     /// The message that came since the last key.
-    news: Option<String>,
+    latest_message: Option<String>,
     pub(super) has_mouse: bool,
     /// Whether everything is being stopped, because the user wanted it.
     is_quitting: bool,
@@ -129,10 +129,10 @@ impl Model {
             list: ProcessList::default(),
             output,
             messages: VecDeque::new(),
-            message: Vec::new(),
+            partial_message: Vec::new(),
             mode: Mode::default(),
             note: None,
-            news: None,
+            latest_message: None,
             has_mouse: false,
             is_quitting: false,
             size: Rect::default(),
@@ -146,10 +146,10 @@ impl Model {
 
     /// A text for the user, until the next key.
     pub(super) fn note(&self) -> Option<&str> {
-        self.note.as_deref().or(self.news.as_deref())
+        self.note.as_deref().or(self.latest_message.as_deref())
     }
 
-    /// Takes an event, and returns what is to be done.
+    /// Handles an event, and returns its effects.
     pub(super) fn update(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         let before = self.list.selected.clone();
         let mut effects = match event {
@@ -197,12 +197,12 @@ impl Model {
 
     fn add_messages(&mut self, bytes: &[u8]) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.message.extend_from_slice(part);
-            if let Some(line) = self.message.strip_suffix(b"\n") {
+            self.partial_message.extend_from_slice(part);
+            if let Some(line) = self.partial_message.strip_suffix(b"\n") {
                 let text = plain_text(line);
-                self.news = Some(text.clone());
+                self.latest_message = Some(text.clone());
                 self.messages.push_back(text);
-                self.message.clear();
+                self.partial_message.clear();
             }
         }
         while self.messages.len() > MAX_MESSAGES {
@@ -211,11 +211,15 @@ impl Model {
     }
 
     fn on_key(&mut self, key: KeyEvent) -> Vec<Effect> {
-        (self.note, self.news) = (None, None);
+        (self.note, self.latest_message) = (None, None);
         match std::mem::take(&mut self.mode) {
-            Mode::Commands => wish(key).map(|wish| self.fulfil(wish)).unwrap_or_default(),
-            Mode::Help => match wish(key) {
-                Some(wish @ (Wish::Interrupt | Wish::Suspend)) => self.fulfil(wish),
+            Mode::Commands => {
+                command_of(key).map(|command| self.run_command(command)).unwrap_or_default()
+            }
+            Mode::Help => match command_of(key) {
+                Some(command @ (KeyCommand::Interrupt | KeyCommand::Suspend)) => {
+                    self.run_command(command)
+                }
                 Some(_) | None => Vec::new(),
             },
             Mode::Input(input, text) => self.on_input(key, input, text),
@@ -258,54 +262,56 @@ impl Model {
         Vec::new()
     }
 
-    fn fulfil(&mut self, wish: Wish) -> Vec<Effect> {
+    fn run_command(&mut self, command: KeyCommand) -> Vec<Effect> {
         let page = i64::try_from(self.output.rows()).unwrap_or(i64::MAX);
-        match wish {
-            Wish::SelectNext => self.list.move_by(1),
-            Wish::SelectPrevious => self.list.move_by(-1),
-            Wish::SelectAll => self.list.select_row(0),
-            Wish::ScrollUp => self.output.scroll(-1),
-            Wish::ScrollDown => self.output.scroll(1),
-            Wish::PageUp => self.output.scroll(1 - page),
-            Wish::PageDown => self.output.scroll(page - 1),
-            Wish::Top => self.output.go_to_top(),
-            Wish::Follow => self.output.follow(),
-            Wish::Search => {
+        match command {
+            KeyCommand::SelectNext => self.list.move_by(1),
+            KeyCommand::SelectPrevious => self.list.move_by(-1),
+            KeyCommand::SelectAll => self.list.select_row(0),
+            KeyCommand::ScrollUp => self.output.scroll(-1),
+            KeyCommand::ScrollDown => self.output.scroll(1),
+            KeyCommand::PageUp => self.output.scroll(1 - page),
+            KeyCommand::PageDown => self.output.scroll(page - 1),
+            KeyCommand::Top => self.output.go_to_top(),
+            KeyCommand::Follow => self.output.follow(),
+            KeyCommand::Search => {
                 self.mode = Mode::Input(Input::Search, self.output.pattern.clone());
             }
-            Wish::NextMatch => self.find(true),
-            Wish::PreviousMatch => self.find(false),
-            Wish::Filter => self.mode = Mode::Input(Input::Filter, self.list.filter.clone()),
-            Wish::Restart => return self.restart(),
-            Wish::StopOrStart => return self.stop_or_start(),
-            Wish::ScaleUp => return self.scale(true),
-            Wish::ScaleDown => return self.scale(false),
-            Wish::Wrap => {
+            KeyCommand::NextMatch => self.find(true),
+            KeyCommand::PreviousMatch => self.find(false),
+            KeyCommand::Filter => self.mode = Mode::Input(Input::Filter, self.list.filter.clone()),
+            KeyCommand::Restart => return self.restart(),
+            KeyCommand::StopOrStart => return self.stop_or_start(),
+            KeyCommand::ScaleUp => return self.scale(true),
+            KeyCommand::ScaleDown => return self.scale(false),
+            KeyCommand::Wrap => {
                 self.output.long_lines = match self.output.long_lines {
                     LongLines::Wrap => LongLines::Trim,
                     LongLines::Trim => LongLines::Wrap,
                 };
             }
-            Wish::Copy => return self.copy(),
-            Wish::Mouse => {
+            KeyCommand::Copy => return self.copy(),
+            KeyCommand::Mouse => {
                 self.has_mouse = !self.has_mouse;
                 let state = if self.has_mouse { "on" } else { "off" };
                 self.note = Some(format!("the mouse is {state}"));
                 return vec![Effect::SetMouse(self.has_mouse)];
             }
-            Wish::Help => self.mode = Mode::Help,
-            Wish::Back => {
+            KeyCommand::Help => self.mode = Mode::Help,
+            KeyCommand::Back => {
                 self.output.pattern.clear();
                 self.list.set_filter(String::new());
                 self.output.follow();
             }
-            Wish::Leave if self.settings.is_owner => self.mode = Mode::Confirm(Question::Quit),
-            Wish::Leave => return vec![Effect::Leave],
-            Wish::Quit => self.mode = Mode::Confirm(Question::Quit),
-            Wish::Interrupt if !self.settings.is_owner => return vec![Effect::Leave],
-            Wish::Interrupt if self.is_quitting => return vec![Effect::Kill],
-            Wish::Interrupt => return self.quit(),
-            Wish::Suspend => return vec![Effect::Suspend],
+            KeyCommand::Leave if self.settings.is_owner => {
+                self.mode = Mode::Confirm(Question::Quit);
+            }
+            KeyCommand::Leave => return vec![Effect::Leave],
+            KeyCommand::Quit => self.mode = Mode::Confirm(Question::Quit),
+            KeyCommand::Interrupt if !self.settings.is_owner => return vec![Effect::Leave],
+            KeyCommand::Interrupt if self.is_quitting => return vec![Effect::Kill],
+            KeyCommand::Interrupt => return self.quit(),
+            KeyCommand::Suspend => return vec![Effect::Suspend],
         }
         Vec::new()
     }
@@ -474,7 +480,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_concerns_all_is_confirmed_first() {
+    fn actions_on_all_processes_are_confirmed_first() {
         let mut model = model(false);
         assert_eq!(press(&mut model, "rn"), []);
         assert_eq!(press(&mut model, "ry"), post("/processes/all/restart"));

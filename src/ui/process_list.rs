@@ -53,7 +53,7 @@ impl ProcessList {
         self.keep_selection();
     }
 
-    /// All processes, whatever the filter.
+    /// All processes, also those that the filter hides.
     pub(super) fn all(&self) -> &[ProcessStatus] {
         &self.all
     }

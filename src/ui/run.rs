@@ -1,5 +1,4 @@
-//! Runs the full-screen interface: what happens goes into the model, and what the model wants is
-//! done.
+//! Runs the full-screen interface: passes events to the model, and carries out its effects.
 
 use std::future::poll_fn;
 use std::io;
@@ -59,12 +58,12 @@ pub enum End {
 }
 
 /// Output that is read as it comes, on a task of its own.
-struct Followed {
+struct LogStream {
     pieces: mpsc::Receiver<Bytes>,
     task: JoinHandle<()>,
 }
 
-impl Followed {
+impl LogStream {
     fn start(client: &Arc<Client>, uri: String) -> Self {
         let client = Arc::clone(client);
         let (send, pieces) = mpsc::channel(QUEUED_PIECES);
@@ -94,7 +93,7 @@ impl Followed {
     }
 }
 
-impl Drop for Followed {
+impl Drop for LogStream {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -177,7 +176,7 @@ async fn next_key(keys: &mut EventStream) -> Option<io::Result<TerminalEvent>> {
     poll_fn(|context| Pin::new(&mut *keys).poll_next(context)).await
 }
 
-async fn next_piece(output: &mut Option<Followed>) -> Option<Bytes> {
+async fn next_piece(output: &mut Option<LogStream>) -> Option<Bytes> {
     match output {
         Some(output) => output.pieces.recv().await,
         None => None,
@@ -192,8 +191,8 @@ struct Ui {
     model: Model,
     screen: Screen,
     keys: EventStream,
-    messages: Followed,
-    output: Option<Followed>,
+    messages: LogStream,
+    output: Option<LogStream>,
     answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
     /// The description of the processes that is under way.
     description: Option<JoinHandle<()>>,
@@ -208,8 +207,8 @@ impl Ui {
     fn new(client: Arc<Client>, settings: Settings, pid: u32) -> anyhow::Result<Self> {
         let messages = format!("/logs?follow=true&format=raw&n={LAST_MESSAGES}&names={OWN_NAME}");
         let mut ui = Self {
-            messages: Followed::start(&client, messages),
-            output: Some(Followed::output(&client, &Selection::All, settings.color)),
+            messages: LogStream::start(&client, messages),
+            output: Some(LogStream::output(&client, &Selection::All, settings.color)),
             client,
             pid,
             model: Model::new(settings),
@@ -241,7 +240,7 @@ impl Ui {
                 return None;
             }
         };
-        // What the user does is shown at once.
+        // The effect of a key is shown at once.
         self.next_frame = Instant::now();
         Some(event)
     }
@@ -260,7 +259,7 @@ impl Ui {
                 }
                 Effect::Follow(selection) => {
                     let color = self.model.settings.color;
-                    self.output = Some(Followed::output(&self.client, &selection, color));
+                    self.output = Some(LogStream::output(&self.client, &selection, color));
                 }
                 Effect::Copy(text) => screen::copy(&text)?,
                 Effect::SetMouse(is_on) => self.screen.set_mouse(is_on)?,
@@ -299,7 +298,7 @@ impl Ui {
         }
         if self.output.is_none() {
             let (selection, color) = (&self.model.list.selected, self.model.settings.color);
-            self.output = Some(Followed::output(&self.client, selection, color));
+            self.output = Some(LogStream::output(&self.client, selection, color));
             self.model.clear_output();
         }
     }

@@ -1,4 +1,4 @@
-//! The terminal: its modes, which are restored whatever happens.
+//! The terminal and its modes, which are restored at every end.
 
 use std::io::{self, Stdout, Write};
 use std::panic::{set_hook, take_hook};
@@ -13,8 +13,8 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 
-use super::caught;
 use super::model::Model;
+use super::panics;
 use super::view;
 
 /// The terminal in full-screen mode.
@@ -88,7 +88,7 @@ pub(super) fn restore() {
 fn restore_before_panic_message() {
     let hook = take_hook();
     set_hook(Box::new(move |info| {
-        if !caught::is_running() {
+        if !panics::is_caught() {
             restore();
             hook(info);
         }

@@ -7,10 +7,10 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph};
 use unicode_width::UnicodeWidthStr;
 
-use super::caught;
 use super::keys::HELP;
 use super::model::{Input, Mode, Model, Question};
 use super::output::find_in;
+use super::panics;
 use super::process_list::Selection;
 use super::regions::Regions;
 use super::spans;
@@ -45,7 +45,7 @@ pub(super) fn draw(frame: &mut Frame, model: &Model) {
     }
 }
 
-/// Draws the output. Whatever it holds, it costs one blank region at the most.
+/// Draws the output. A panic costs one blank region.
 fn draw_output(frame: &mut Frame, model: &Model, area: Rect) {
     let lines = || -> Vec<Line> {
         let rows = model.output.visible(area.width.into());
@@ -53,7 +53,7 @@ fn draw_output(frame: &mut Frame, model: &Model, area: Rect) {
         rows.iter().map(|row| spans::line(row, find)).collect()
     };
     let mut drawn = |lines: Vec<Line>| frame.render_widget(Paragraph::new(lines), area);
-    if caught::run(|| drawn(lines())).is_none() {
+    if panics::catch(|| drawn(lines())).is_none() {
         frame.render_widget(Clear, area);
         frame.render_widget(Paragraph::new("this output can't be shown"), area);
     }

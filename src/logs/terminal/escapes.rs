@@ -12,7 +12,7 @@ const ESC: u8 = 0x1b;
 /// The first byte of the C1 control characters in UTF-8; the second one is the character.
 const C1_LEAD: u8 = 0xc2;
 
-/// A part of what a process writes.
+/// A part of the output of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Token<'a> {
     /// Text, tabs and the bell, in arbitrary pieces.
@@ -39,7 +39,7 @@ pub(super) struct Scanner {
     state: State,
     /// The current sequence, as far as it may pass.
     sequence: Vec<u8>,
-    /// Whether it will not pass, whatever follows.
+    /// Whether it is dropped.
     is_dropped: bool,
 }
 

@@ -1,9 +1,9 @@
 //! The output of a process on a terminal that others write to as well.
 //!
-//! What a process does to the screen as a whole is left out: colours and links pass, and a lone
-//! carriage return replaces the line, as for a progress bar. Everything else that moves the
-//! cursor, clears the screen, sets a mode or queries the terminal does not pass. Long lines
-//! continue below their beginning, beside the names.
+//! Colours and links pass, and a lone carriage return replaces the line, as for a progress bar.
+//! Sequences that move the cursor, clear the screen, set a mode or query the terminal do not pass,
+//! because they would change how other output is shown. Long lines continue below their
+//! beginning, beside the names.
 
 mod escapes;
 mod pen;

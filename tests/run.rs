@@ -1,13 +1,12 @@
 //! `run`: one command in the app's environment, on the user's terminal.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::Stdio;
 
-use nix::pty::openpty;
 use nix::sys::signal::Signal;
 
-use crate::scenario::{Scenario, is_alive};
+use crate::scenario::{Running, Scenario, is_alive};
+use crate::screen::Screen;
 
 fn app() -> Scenario {
     let procfile = "web: bin/web\nconsole: echo \"$A from $PS\"; exit 5\nrelease: echo migrated\n";
@@ -44,9 +43,9 @@ fn run_returns_the_exact_exit_code() {
 
 #[test]
 fn run_passes_arguments_unchanged() {
-    let said = |args: &str| app().args(args).run().code(0).stdout();
-    assert_eq!(said("run printf %s, -f x --env y -v -- -h"), "-f,x,--env,y,-v,--,-h,");
-    assert_eq!(said("run -- printf %s, -x"), "-x,");
+    let output = |args: &str| app().args(args).run().code(0).stdout();
+    assert_eq!(output("run printf %s, -f x --env y -v -- -h"), "-f,x,--env,y,-v,--,-h,");
+    assert_eq!(output("run -- printf %s, -x"), "-x,");
     assert_eq!(app().args("run printf %s|").arg("a b  $A;c").run().code(0).stdout(), "a b  $A;c|");
 }
 
@@ -54,7 +53,7 @@ fn run_passes_arguments_unchanged() {
 fn run_starts_procfile_entries() {
     assert_eq!(app().args("run console").run().code(5).stdout(), "b from run.1\n");
     assert_eq!(app().args("run release").run().code(0).stdout(), "migrated\n");
-    // More than a name is a command: here there is none of that name.
+    // A name with arguments is a command: there is no command of that name.
     assert_eq!(code_of("console x"), 127);
     let with_arguments = app().args("run console x").run().code(127).stderr();
     let expected = "ganger: no command `console`, and the Procfile's entry takes no arguments: \
@@ -75,7 +74,7 @@ fn run_works_without_a_procfile() {
     assert_eq!(app().args("run true").run().code(0).stderr(), "");
     let inside = Scenario::new().file("app/.env", "A=c\n").args("-d app run sh -c").arg("echo $A");
     assert_eq!(inside.run().code(0).stdout(), "c\n");
-    // One that was named has to be there, and one that is there has to be right.
+    // A Procfile that `-f` names must exist, and one that exists must be valid.
     app()
         .args("-f Procfile.dev run true")
         .run()
@@ -107,17 +106,17 @@ fn run_uses_the_folder_of_the_app() {
 #[test]
 fn run_of_an_entry_has_the_port_of_its_type() {
     let procfile = "db: true\nweb: echo $PORT $GANGER_PROCESS_db_PORT $PS\n";
-    let said = |args: &str| {
+    let output = |args: &str| {
         let app =
             Scenario::procfile(procfile).file(".env", "A=b\n").file("dev", "web: echo dev $PORT\n");
         app.args(args).run().code(0).stdout()
     };
-    assert_eq!(said("run web"), "5100 5000 run.1\n");
-    assert_eq!(said("run -p 3000 web"), "3100 3000 run.1\n");
-    assert_eq!(said("run --port 3000 -P 10 --compat-env web"), "3010 3000 run.1\n");
-    assert_eq!(said("run -N web"), "run.1\n");
-    assert_eq!(said("run -f dev web"), "dev 5000\n");
-    assert_eq!(said("run -p 3000 printenv PORT"), "3000\n");
+    assert_eq!(output("run web"), "5100 5000 run.1\n");
+    assert_eq!(output("run -p 3000 web"), "3100 3000 run.1\n");
+    assert_eq!(output("run --port 3000 -P 10 --compat-env web"), "3010 3000 run.1\n");
+    assert_eq!(output("run -N web"), "run.1\n");
+    assert_eq!(output("run -f dev web"), "dev 5000\n");
+    assert_eq!(output("run -p 3000 printenv PORT"), "3000\n");
     app().args("run printenv PORT").run().code(1);
     app()
         .args("run --no-such web")
@@ -131,7 +130,7 @@ fn run_of_an_entry_has_the_port_of_its_type() {
 
 #[test]
 fn run_explains_why_a_program_can_not_be_run() {
-    let said = |args: &str, code: i32| {
+    let output = |args: &str, code: i32| {
         let app = app().file("plain.sh", "#!/bin/sh\n").file("bad.sh", "#!/usr/bin/rubyy -w\n");
         let app = app.file("Procfile", "web: bundel exec puma\n");
         let bad = app.folder().join("bad.sh");
@@ -139,19 +138,19 @@ fn run_explains_why_a_program_can_not_be_run() {
         app.args(args).run().code(code).stderr()
     };
     assert_eq!(
-        said("run ./none.sh", 127),
+        output("run ./none.sh", 127),
         "ganger: can't run `./none.sh`: there is no such file\n"
     );
     assert_eq!(
-        said("run ./bad.sh", 127),
+        output("run ./bad.sh", 127),
         "ganger: `./bad.sh`: its interpreter `/usr/bin/rubyy` is missing\n"
     );
     assert_eq!(
-        said("run ./plain.sh", 126),
+        output("run ./plain.sh", 126),
         "ganger: `./plain.sh` is not executable (`chmod +x ./plain.sh`)\n"
     );
-    assert_eq!(said("run /etc", 126), "ganger: can't run `/etc`: it is a folder\n");
-    assert_eq!(said("run web", 127), "ganger: can't run `bundel`: not found in PATH\n");
+    assert_eq!(output("run /etc", 126), "ganger: can't run `/etc`: it is a folder\n");
+    assert_eq!(output("run web", 127), "ganger: can't run `bundel`: not found in PATH\n");
 }
 
 #[test]
@@ -191,79 +190,71 @@ fn run_keeps_inherited_ignored_signals() {
     assert_eq!(scenario.run().code(0).stdout(), "alive\n");
 }
 
+const PROMPT: &str = "prompt> ";
+
+/// An interactive shell on a terminal. It makes jobs of what it runs, as a user's shell does.
+fn start_shell(screen: &mut Screen, scenario: Scenario) -> Running {
+    let scenario = scenario.args("--norc --noediting -i").env("PS1", PROMPT);
+    let running = screen.show(scenario).env("TERM", "dumb").start();
+    wait_for_times(screen, PROMPT, 1);
+    running
+}
+
+/// Waits until `text` was written to the terminal this many times.
+#[track_caller]
+fn wait_for_times(screen: &mut Screen, text: &str, times: usize) {
+    screen.wait_until(text, |screen| screen.raw().matches(text).count() >= times);
+}
+
 #[test]
 fn run_uses_the_terminal_with_job_control() {
-    let terminal = openpty(None, None).unwrap();
-    let slave = File::from(terminal.slave);
-    let (out, err) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
-    // An interactive shell makes jobs of what it runs, as a user's would.
-    let scenario = Scenario::of("setsid")
-        .file("Procfile", "a: true\n")
-        .args("-c -w bash --norc --noediting -i")
-        .command(|command| {
-            command.env("PS1", PROMPT).env("TERM", "dumb");
-            command.stdin(Stdio::from(slave)).stdout(Stdio::from(out)).stderr(Stdio::from(err));
-        });
-    let mut running = scenario.start();
-    let mut master = File::from(terminal.master);
-    let screen = Screen::of(master.try_clone().unwrap());
-    screen.wait_for(PROMPT);
-    let mut kind = |text: &str| master.write_all(text.as_bytes()).unwrap();
-    kind(
+    let mut screen = Screen::new(24, 80);
+    let mut running = start_shell(&mut screen, Scenario::of("bash").file("Procfile", "a: true\n"));
+    screen.type_text(
         "$GANGER run sh -c 'test -t 0 && test -t 1 && stty -a >/dev/null && echo is-a-\"terminal\"; exec cat'\n",
     );
-    screen.wait_for("is-a-terminal");
-    kind("ech\x7fho1\n");
-    screen.wait_for("\necho1\r\n");
+    wait_for_times(&mut screen, "is-a-terminal", 1);
+    screen.type_text("ech\x7fho1\n");
+    wait_for_times(&mut screen, "\necho1\r\n", 1);
     // Suspended by the key, and continued by the shell.
-    kind("\x1a");
-    screen.wait_for_times(PROMPT, 2);
-    kind("fg\n");
-    screen.wait_for_times("exec cat'\r\n", 3);
-    kind("after fg\n");
-    screen.wait_for_times("after fg\r\n", 2);
-    // The key interrupts the command, and ganger tells how it ended.
-    kind("\x03");
-    screen.wait_for_times(PROMPT, 3);
-    kind("echo code=$?\n");
-    screen.wait_for("code=130");
-    kind("exit\n");
+    screen.type_text("\x1a");
+    wait_for_times(&mut screen, PROMPT, 2);
+    screen.type_text("fg\n");
+    wait_for_times(&mut screen, "exec cat'\r\n", 3);
+    screen.type_text("after fg\n");
+    wait_for_times(&mut screen, "after fg\r\n", 2);
+    // The key interrupts the command, and ganger returns its exit code.
+    screen.type_text("\x03");
+    wait_for_times(&mut screen, PROMPT, 3);
+    screen.type_text("echo code=$?\n");
+    wait_for_times(&mut screen, "code=130", 1);
+    screen.type_text("exit\n");
     running.wait();
     assert!(!is_alive(running.pid()));
 }
 
-const PROMPT: &str = "prompt> ";
-
-/// What has appeared on a terminal.
-struct Screen(std::cell::RefCell<(String, std::sync::mpsc::Receiver<Vec<u8>>)>);
-
-impl Screen {
-    fn of(mut master: File) -> Self {
-        let (send, receive) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count) = master.read(&mut buffer) {
-                if count == 0 || send.send(buffer[..count].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self(std::cell::RefCell::new((String::new(), receive)))
-    }
-
-    #[track_caller]
-    fn wait_for(&self, text: &str) {
-        self.wait_for_times(text, 1);
-    }
-
-    #[track_caller]
-    fn wait_for_times(&self, text: &str, times: usize) {
-        let (seen, receive) = &mut *self.0.borrow_mut();
-        while seen.matches(text).count() < times {
-            match receive.recv_timeout(crate::scenario::TEST_TIMEOUT) {
-                Ok(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(error) => panic!("{error}: waited for {text:?} in {seen:?}"),
-            }
-        }
-    }
+#[test]
+fn run_suspends_ganger_only_after_its_command() {
+    // As an editor does, which restores the screen before it suspends itself.
+    let script = "trap 'echo saving; until test -e go; do sleep 0.01; done; echo saved; \
+                  kill -STOP $$' TSTP\n\
+                  sleep 1000 & echo up; wait\n\
+                  echo resumed; kill $!\n";
+    let scenario = Scenario::of("bash").file("Procfile", "a: true\n").file("editor.sh", script);
+    let mut screen = Screen::new(24, 80);
+    let mut running = start_shell(&mut screen, scenario);
+    screen.type_text("$GANGER run sh editor.sh\n");
+    wait_for_times(&mut screen, "up\r\n", 1);
+    screen.type_text("\x1a");
+    wait_for_times(&mut screen, "saving\r\n", 1);
+    std::fs::write(running.folder().join("go"), "").unwrap();
+    wait_for_times(&mut screen, PROMPT, 2);
+    let raw = screen.raw();
+    let (before, after) = raw.split_once("saved\r\n").expect("saved before the prompt");
+    assert_eq!((before.matches(PROMPT).count(), after.matches(PROMPT).count()), (1, 1), "{raw:?}");
+    screen.type_text("fg\n");
+    wait_for_times(&mut screen, "resumed\r\n", 1);
+    wait_for_times(&mut screen, PROMPT, 3);
+    screen.type_text("exit\n");
+    running.wait();
 }

@@ -11,9 +11,10 @@ use std::process::ExitStatus;
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
-use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use nix::sys::signal::kill;
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP};
+use nix::sys::signal::{kill, raise};
 use nix::unistd::Pid;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -132,21 +133,26 @@ const SHELL_METACHARS: &[char] =
 struct Signals {
     int: Option<Signal>,
     quit: Option<Signal>,
+    tstp: Option<Signal>,
     term: Option<Signal>,
     hup: Option<Signal>,
+    /// The command has changed its state: it was suspended, or has exited.
+    chld: Option<Signal>,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
         let listen = |number| {
-            let heard = !is_ignored(number);
-            heard.then(|| signal(SignalKind::from_raw(number as i32))).transpose()
+            let listens = !is_ignored(number);
+            listens.then(|| signal(SignalKind::from_raw(number as i32))).transpose()
         };
         Ok(Self {
             int: listen(SIGINT)?,
             quit: listen(SIGQUIT)?,
+            tstp: listen(SIGTSTP)?,
             term: listen(SIGTERM)?,
             hup: listen(SIGHUP)?,
+            chld: Some(signal(SignalKind::child())?),
         })
     }
 }
@@ -158,8 +164,12 @@ async fn next(signals: &mut Option<Signal>) {
     }
 }
 
-/// Waits for the child, and returns its exit code. The terminal sends INT and QUIT to both, so
-/// ganger leaves them to the child; TERM and HUP are sent to ganger alone, which forwards them.
+/// Waits for the child, and returns its exit code. The terminal sends INT, QUIT and TSTP to both,
+/// so ganger leaves them to the child; TERM and HUP are sent to ganger alone, which forwards them.
+///
+/// After TSTP, ganger suspends itself once the child is suspended, and no earlier: the shell waits
+/// for ganger alone before it uses the terminal again, and the child may still have to restore it,
+/// or read from it.
 async fn wait(mut child: Child, mut signals: Signals) -> anyhow::Result<u8> {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     let forward = |signal| {
@@ -168,15 +178,29 @@ async fn wait(mut child: Child, mut signals: Signals) -> anyhow::Result<u8> {
             let _ = kill(pid, signal);
         }
     };
+    let mut suspends = false;
     loop {
         tokio::select! {
             status = child.wait() => return Ok(code(status.context("failed to wait for the command")?)),
             () = next(&mut signals.int) => {}
             () = next(&mut signals.quit) => {}
+            () = next(&mut signals.tstp) => suspends = true,
             () = next(&mut signals.term) => forward(SIGTERM),
             () = next(&mut signals.hup) => forward(SIGHUP),
+            () = next(&mut signals.chld) => {}
+        }
+        if suspends && pid.is_some_and(is_suspended) {
+            suspends = false;
+            raise(SIGSTOP).context("failed to suspend ganger")?;
         }
     }
+}
+
+/// Whether this child is suspended, unless an earlier call has returned that already.
+fn is_suspended(child: Pid) -> bool {
+    let Some(child) = rustix::process::Pid::from_raw(child.as_raw()) else { return false };
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+    matches!(waitid(WaitId::Pid(child), options), Ok(Some(_)))
 }
 
 fn code(status: ExitStatus) -> u8 {

@@ -28,12 +28,12 @@ pub(super) enum FileChange {
     WatchFailed(String),
 }
 
-/// What changes together is one change: it is over when nothing has changed for so
-/// long, or when it has gone on for so long.
+/// Changes that follow each other faster than this are reported as one.
 const QUIET_TIME: Duration = Duration::from_millis(200);
+/// A longer series of changes is reported as several.
 const MAX_BURST: Duration = Duration::from_secs(5);
 
-/// Where git is told what to ignore.
+/// The rules by which git ignores files.
 const RULES: &str = ".gitignore";
 
 /// Watches until it is dropped.
@@ -67,8 +67,8 @@ impl Watch {
         }
         let (messages, receive) = channel();
         let report = messages.clone();
-        let heard = move |event| drop(report.send(Message::Event(event)));
-        let watcher = match notify::recommended_watcher(heard) {
+        let on_event = move |event| drop(report.send(Message::Event(event)));
+        let watcher = match notify::recommended_watcher(on_event) {
             Ok(watcher) => watcher,
             Err(error) => {
                 let _ = seen.send(FileChange::WatchFailed(error.to_string()));
@@ -147,33 +147,65 @@ struct Worker {
     seen: UnboundedSender<FileChange>,
 }
 
+/// Changes that are reported as one, because they follow each other closely.
+struct Burst {
+    /// The first file that changed.
+    file: PathBuf,
+    /// The process types that watch a file that changed.
+    types: BTreeSet<String>,
+    began: Instant,
+    /// When the last event was handled, and the wait for the next one began.
+    waits_since: Instant,
+}
+
+impl Burst {
+    fn new(file: PathBuf, now: Instant) -> Self {
+        Self { file, types: BTreeSet::new(), began: now, waits_since: now }
+    }
+
+    /// How long to wait for another event.
+    fn timeout(&self, now: Instant) -> Duration {
+        QUIET_TIME.min(MAX_BURST.saturating_sub(now.duration_since(self.began)))
+    }
+
+    /// Whether it is over, after a wait that no event has ended. A wait that took much longer than
+    /// its timeout proves nothing: ganger did not run meanwhile, and has to read the events first.
+    fn is_over(&mut self, now: Instant) -> bool {
+        let waited = now.duration_since(std::mem::replace(&mut self.waits_since, now));
+        waited < 2 * QUIET_TIME || now.duration_since(self.began) >= MAX_BURST
+    }
+}
+
 impl Worker {
     /// Until the watch is dropped.
     fn run(&mut self, messages: &Receiver<Message>) {
-        let mut types = BTreeSet::new();
-        let mut change: Option<(PathBuf, Instant)> = None;
+        let mut burst: Option<Burst> = None;
         loop {
-            let message = match &change {
+            let message = match &burst {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some((_, since)) => {
-                    messages.recv_timeout(QUIET_TIME.min(MAX_BURST.saturating_sub(since.elapsed())))
-                }
+                Some(burst) => messages.recv_timeout(burst.timeout(Instant::now())),
             };
             match message {
                 Ok(Message::Event(Ok(event))) => {
                     for path in self.changed(&event) {
-                        let of = self.watched_by(&path);
-                        if !of.is_empty() {
-                            types.extend(of);
-                            change.get_or_insert_with(|| (path, Instant::now()));
+                        let types = self.watched_by(&path);
+                        if !types.is_empty() {
+                            let burst =
+                                burst.get_or_insert_with(|| Burst::new(path, Instant::now()));
+                            burst.types.extend(types);
                         }
+                    }
+                    if let Some(burst) = &mut burst {
+                        burst.waits_since = Instant::now();
                     }
                 }
                 Ok(Message::Event(Err(error))) => self.blind(&error.to_string()),
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some((path, _)) = change.take() {
-                        let types = std::mem::take(&mut types).into_iter().collect();
-                        let _ = self.seen.send(FileChange::Changed(types, path));
+                    if let Some(Burst { types, file, .. }) =
+                        burst.take_if(|burst| burst.is_over(Instant::now()))
+                    {
+                        let types = types.into_iter().collect();
+                        let _ = self.seen.send(FileChange::Changed(types, file));
                     }
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -319,5 +351,38 @@ impl Worker {
         let Ok(relative) = path.strip_prefix(&self.root) else { return Vec::new() };
         let of = self.watched.iter().filter(|watched| watched.globs.is_match(relative));
         of.map(|watched| watched.process_type.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burst_is_over_after_a_quiet_time() {
+        let now = Instant::now();
+        let mut burst = Burst::new("a".into(), now);
+        assert_eq!(burst.timeout(now), QUIET_TIME);
+        assert!(burst.is_over(now + QUIET_TIME));
+    }
+
+    #[test]
+    fn burst_is_not_over_after_a_pause_of_ganger() {
+        let now = Instant::now();
+        let mut burst = Burst::new("a".into(), now);
+        let resumed = now + Duration::from_secs(2);
+        assert!(!burst.is_over(resumed));
+        assert!(burst.is_over(resumed + QUIET_TIME));
+    }
+
+    #[test]
+    fn burst_is_over_after_its_longest_duration() {
+        let now = Instant::now();
+        let mut burst = Burst::new("a".into(), now);
+        let late = now + MAX_BURST.saturating_sub(QUIET_TIME / 2);
+        burst.waits_since = late;
+        assert_eq!(burst.timeout(late), QUIET_TIME / 2);
+        assert!(burst.is_over(now + MAX_BURST));
+        assert!(Burst::new("a".into(), now).is_over(now + 2 * MAX_BURST));
     }
 }

@@ -21,7 +21,7 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-/// How long a test waits for something that must happen: long enough for any machine.
+/// How long a test waits for an event that must happen: long enough for a busy machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The binary under test.
@@ -114,7 +114,7 @@ pub fn use_runtime_dir(command: &mut Command, folder: &Path) {
     };
 }
 
-/// The user with the fewest rights.
+/// The id of the Unix user `nobody`, which has the fewest rights.
 pub const NOBODY: u32 = 65534;
 
 /// A user for one test, with a home and without a runtime folder. Both are removed at the end.
@@ -217,8 +217,8 @@ impl Scenario {
         Self::new().file("Procfile", text)
     }
 
-    /// setpriv(1) as the user `nobody`, in a folder of another user. Its arguments begin with the
-    /// program to run.
+    /// setpriv(1) as the Unix user `nobody`, in a folder of another user. Its arguments begin with
+    /// the program to run.
     pub fn as_nobody(procfile: &str) -> Self {
         Self::as_user(NOBODY, "/nonexistent", procfile)
     }
@@ -379,7 +379,7 @@ impl Running {
 
     /// How often the output contains `text`.
     pub fn count_in_output(&self, text: &str) -> usize {
-        let times = |said: &[u8]| memchr::memmem::find_iter(said, text).count();
+        let times = |bytes: &[u8]| memchr::memmem::find_iter(bytes, text).count();
         times(&self.out) + times(&self.err)
     }
 
@@ -419,7 +419,7 @@ impl Running {
                 Ok(piece) => self.take(piece),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("does not end within {limit:?}; so far:\n{}", tail(&self.output()));
+                    panic!("does not exit within {limit:?}; so far:\n{}", tail(&self.output()));
                 }
             }
         }
@@ -442,13 +442,13 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "does not end; so far:\n{}", tail(&self.output()));
+            assert!(Instant::now() < deadline, "does not exit; so far:\n{}", tail(&self.output()));
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
 
-/// The memory of a process, in bytes: what is its own, and its share.
+/// The memory of a process, in bytes: its own, and its share of shared memory.
 pub fn memory(pid: Pid) -> usize {
     field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
@@ -458,7 +458,7 @@ pub fn own_memory(pid: Pid) -> usize {
     field(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
-/// The most that a process has had in memory, in bytes, without the pages of its program.
+/// The peak of the memory of a process, in bytes, without the pages of its program.
 pub fn peak_memory(pid: Pid) -> usize {
     let status = format!("/proc/{pid}/status");
     field(&status, "VmHWM:") - field(&status, "RssFile:")
@@ -593,7 +593,7 @@ pub fn command_line(pid: Pid) -> Vec<u8> {
     lines.find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// Whether there is such a process and it is no zombie. A process whose main thread has ended is
+/// Whether this process exists and is not a zombie. A process whose main thread has ended is
 /// alive as long as another thread runs.
 pub fn is_alive(pid: Pid) -> bool {
     let runs = |folder: &str| {
@@ -616,6 +616,16 @@ fn other_threads(pid: Pid) -> impl Iterator<Item = Pid> {
 pub fn children(pid: Pid) -> Vec<Pid> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
+}
+
+/// Waits until `is` returns true. It is called at intervals.
+#[track_caller]
+pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    while !is() {
+        assert!(Instant::now() < deadline, "timed out waiting for `{what}`");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Waits until no process with this tag is left, and returns how long that took.

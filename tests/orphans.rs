@@ -5,41 +5,41 @@ use nix::unistd::Pid;
 
 use crate::scenario::{Running, Scenario, is_alive, tag, tagged, wait_until_gone};
 
-/// Fifty children, each with two grandchildren and a daemon that has left the
-/// session, closed everything and cleared its environment.
-fn orchard(tag: &str) -> Running {
+/// Fifty processes, each with two children and a daemon that has left the session, closed all
+/// descriptors and cleared its environment.
+fn start_trees(tag: &str) -> Running {
     let procfile = format!("tree: exec $HOSTILE tree {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m tree=50 -N").start();
-    running.wait_until("two hundred", |_| tagged(tag).len() == 200);
+    running.wait_until("200 processes", |_| tagged(tag).len() == 200);
     running
 }
 
 #[test]
 fn no_descendant_survives_sigterm_of_ganger() {
     let tag = tag();
-    let running = orchard(&tag);
+    let running = start_trees(&tag);
     let keeper = running.keeper();
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
     assert_eq!(tagged(&tag), []);
-    assert!(!is_alive(keeper), "the keeper is left");
+    assert!(!is_alive(keeper), "the keeper is still alive");
 }
 
 #[test]
 fn no_descendant_survives_sigkill_of_ganger() {
     let tag = tag();
-    let mut running = orchard(&tag);
+    let mut running = start_trees(&tag);
     let keeper = running.keeper();
     running.signal(Signal::SIGKILL);
     running.wait();
     wait_until_gone(&tag);
-    running.wait_until("the keeper's end", |_| !is_alive(keeper));
+    running.wait_until("the keeper's exit", |_| !is_alive(keeper));
 }
 
 #[test]
 fn no_descendant_survives_sigkill_of_the_keeper() {
     let tag = tag();
-    let running = orchard(&tag);
+    let running = start_trees(&tag);
     kill(running.keeper(), Signal::SIGKILL).unwrap();
     let finished = running.finish().code(1);
     assert!(
@@ -55,7 +55,7 @@ fn no_descendant_survives_a_frozen_keeper() {
     let tag = tag();
     let procfile = format!("tree: exec $HOSTILE tree {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m tree=3 -t 30").start();
-    running.wait_until("twelve", |_| tagged(&tag).len() == 12);
+    running.wait_until("12 processes", |_| tagged(&tag).len() == 12);
     let keeper = running.keeper();
     kill(keeper, Signal::SIGSTOP).unwrap();
     running.signal(Signal::SIGTERM);
@@ -79,7 +79,7 @@ fn no_descendant_survives_sigkill_of_gangers_group() {
             std::os::unix::process::CommandExt::process_group(command, 0);
         })
         .start();
-    running.wait_until("twelve", |_| tagged(&tag).len() == 12);
+    running.wait_until("12 processes", |_| tagged(&tag).len() == 12);
     kill(Pid::from_raw(-running.pid().as_raw()), Signal::SIGKILL).unwrap();
     running.wait();
     wait_until_gone(&tag);
@@ -91,7 +91,7 @@ fn next_start_kills_what_a_killed_ganger_and_keeper_left() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE marked {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m a=5").start();
-    running.wait_until("twenty", |_| tagged(&tag).len() == 20);
+    running.wait_until("20 processes", |_| tagged(&tag).len() == 20);
     let both = [running.keeper(), running.pid()];
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for pid in both {
@@ -100,12 +100,12 @@ fn next_start_kills_what_a_killed_ganger_and_keeper_left() {
     }
     running.wait();
     running.wait_until("no child", |_| tagged(&tag).len() == 15);
-    // It may be in a shell that was left that the next one is started.
+    // The next ganger may be started from a shell with this session marker.
     let folder = running.folder().join("ganger");
     let traces = || {
         let names = std::fs::read_dir(&folder).unwrap().map(|it| it.unwrap().file_name());
         let names = names.map(|name| name.into_string().unwrap());
-        // Not those of the socket, which waits for the next one here.
+        // Not the files of the socket, which stay for the next start.
         names.filter(|name| !name.contains('.')).collect::<Vec<_>>()
     };
     let trace = traces()[0].clone();
@@ -121,9 +121,9 @@ fn next_start_kills_what_a_killed_ganger_and_keeper_left() {
     };
     let finished = next().run().code(0);
     assert_eq!(tagged(&tag), []);
-    let notice = "ganger | killed processes that an earlier ganger left behind: hostile (pid N), ";
-    assert!(finished.stderr().starts_with(notice), "{}", finished.stderr());
-    // And that was all there was to find.
+    let message = "ganger | killed processes that an earlier ganger left behind: hostile (pid N), ";
+    assert!(finished.stderr().starts_with(message), "{}", finished.stderr());
+    // The next start finds no orphan any more.
     assert!(next().run().code(0).stderr().starts_with("ganger | a.1 started"));
     assert_eq!(traces(), Vec::<String>::new());
 }

@@ -1,5 +1,4 @@
-//! What clients may cost a running ganger: they can't stall it, fill its memory, or keep
-//! each other out.
+//! Limits for clients: they can't stall a running ganger, fill its memory, or lock each other out.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,7 +14,7 @@ use serde_json::Value;
 use crate::control::{ClientOutput, SLEEPERS, client_output, run_client, up};
 use crate::scenario::{
     GANGER, Running, Scenario, TEST_TIMEOUT, is_alive, own_memory, runtime_files, tag, tagged,
-    use_runtime_dir,
+    use_runtime_dir, wait_until,
 };
 
 /// A response: its status, the value of Retry-After if it has one, and its body.
@@ -61,11 +60,11 @@ fn connect(socket: &Path) -> UnixStream {
     stream
 }
 
-/// Sends these bytes, and reads all that is answered.
+/// Sends these bytes, and reads the response to its end.
 #[track_caller]
 fn send(socket: &Path, request: &[u8]) -> Response {
     let mut stream = connect(socket);
-    // A server that has seen enough may not read the rest.
+    // After an error, the server may not read the rest.
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
@@ -78,7 +77,7 @@ fn get(uri: &str) -> Vec<u8> {
     format!("GET {uri} HTTP/1.1\r\nhost: g\r\n\r\n").into_bytes()
 }
 
-/// Tells threads that it is over, also when a test fails.
+/// A flag that ends the threads of a test, also if the test fails.
 #[derive(Clone, Default)]
 struct Over(Arc<AtomicBool>);
 
@@ -139,6 +138,11 @@ impl Flood {
         let clients = (0..clients).map(client).collect();
         Self { over, answered, clients }
     }
+
+    /// Waits until this many requests were answered.
+    fn wait_for_responses(&self, count: usize) {
+        wait_until("responses", || self.answered.load(Ordering::Relaxed) >= count);
+    }
 }
 
 impl Drop for Flood {
@@ -150,7 +154,7 @@ impl Drop for Flood {
     }
 }
 
-/// How long INT takes to end it.
+/// Sends INT, and returns how long ganger takes to exit.
 fn interrupt(running: Running) -> Duration {
     let since = Instant::now();
     running.signal(Signal::SIGINT);
@@ -158,7 +162,7 @@ fn interrupt(running: Running) -> Duration {
     since.elapsed()
 }
 
-/// 262,144 lines of `a.1` are remembered before one of `b.1`.
+/// An app whose recent output has 262,144 lines of `a.1`.
 fn many_short_lines() -> Running {
     let procfile = "a: yes '' | head -c 262144; echo end >&2; exec sleep 1000\n\
                     b: exec sleep 1000\n";
@@ -189,7 +193,7 @@ fn interrupt_is_prompt_during_requests_with_many_patterns() {
         get(&format!("/processes/{}/wait?for=ready", vec!["b"; 30_000].join(","))),
     ];
     let flood = Flood::start(&socket, 12, requests);
-    std::thread::sleep(Duration::from_millis(500));
+    flood.wait_for_responses(1);
     let took = interrupt(running);
     eprintln!("INT: {took:?} during the requests, {quiet:?} without");
     drop(flood);
@@ -259,7 +263,7 @@ fn memory_of_large_answers_is_bounded() {
     }
     eprintln!("60 readers: {} MiB more", most >> 20);
     assert!(most < 160 << 20, "{most}");
-    // Those that found no room have been told so.
+    // The requests for which there was no room were refused.
     let mut refused = 0;
     for mut reader in &readers {
         let mut head = [0; 4096];
@@ -273,7 +277,7 @@ fn memory_of_large_answers_is_bounded() {
     }
     assert!(refused > 0);
     drop(readers);
-    // And there is room again at once.
+    // There is room again at once.
     let all = running.run_client("logs --no-prefix");
     assert!(all.1 == 0 && all.0.len() > 60 << 20, "{} {}", all.1, all.0.len());
     running.quit();
@@ -282,7 +286,7 @@ fn memory_of_large_answers_is_bounded() {
 #[test]
 fn memory_of_slow_followers_is_bounded() {
     let mut running = up("a: exec $HOSTILE flood\n", "-q a -m a=4 --recent 4M");
-    running.wait_until("four", |running| running.count_in_output(" started, pid ") == 4);
+    running.wait_until("four processes", |running| running.count_in_output(" started, pid ") == 4);
     let before = own_memory(running.pid());
     let socket = running.socket();
     let ask = |at: usize| {
@@ -324,7 +328,7 @@ fn follower_that_does_not_read_is_disconnected_for_another() {
         assert!(since.elapsed() < TEST_TIMEOUT, "no room");
         std::thread::sleep(Duration::from_millis(100));
     }
-    // One that reads, if slowly, has its time.
+    // A follower that reads, if slowly, is not disconnected before that.
     assert!(since.elapsed() > Duration::from_secs(5), "{:?}", since.elapsed());
     drop(followers);
     running.quit();
@@ -357,7 +361,7 @@ fn closed_followers_are_removed_while_there_is_no_output() {
     let visit = |count: usize| {
         for _ in 0..count {
             let mut stream = connect(&socket);
-            // What it sends beyond the request doesn't hide that it leaves.
+            // More bytes than the request do not hide that it disconnects.
             stream.write_all(&get("/logs?follow=true&names=w*,web.1,worker.1")).unwrap();
             stream.write_all(b"more").unwrap();
             let mut head = [0; 12];
@@ -365,7 +369,7 @@ fn closed_followers_are_removed_while_there_is_no_output() {
             assert_eq!(&head, b"HTTP/1.1 200");
         }
     };
-    // What is kept for the next ones is there after some.
+    // Memory that is kept for the next clients is allocated by then.
     visit(500);
     let before = own_memory(running.pid());
     visit(3000);
@@ -373,18 +377,14 @@ fn closed_followers_are_removed_while_there_is_no_output() {
         let open = std::fs::read_dir(format!("/proc/{}/fd", running.pid())).unwrap();
         open.count()
     };
-    let deadline = Instant::now() + TEST_TIMEOUT;
-    while descriptors() > 40 {
-        assert!(Instant::now() < deadline, "{} descriptors", descriptors());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("at most 40 descriptors", || descriptors() <= 40);
     let more = own_memory(running.pid()).saturating_sub(before);
     eprintln!("3000 followers that left: {} KiB more", more >> 10);
     assert!(more < 1 << 20, "{more}");
     running.quit();
 }
 
-/// How long these take while others hold on to their connections.
+/// How long `ps` and `quit` take while other clients keep their connections open.
 fn time_ps_and_quit(running: Running) -> Duration {
     let since = Instant::now();
     assert_eq!(running.run_client("ps").1, 0);
@@ -416,14 +416,14 @@ fn clients_that_do_not_read_do_not_lock_out_ps_and_quit() {
 #[test]
 fn unread_long_lists_do_not_lock_out_ps() {
     let mut running = up("a: exec sleep 1000\n", "-N -m a=600");
-    running.wait_until("all", |running| running.count_in_output(" started, pid ") == 600);
+    running.wait_until("all processes", |running| running.count_in_output(" started, pid ") == 600);
     let socket = running.socket();
     let ask = |_| {
         let mut stream = connect(&socket);
         stream.write_all(&get("/processes")).unwrap();
         stream
     };
-    // More than there may be connections, and each of more than a socket takes.
+    // More than the limit of connections, and each response is larger than the buffer of a socket.
     let held: Vec<UnixStream> = (0..300).map(ask).collect();
     let since = Instant::now();
     for names in ["a.1", "a*"] {
@@ -444,13 +444,16 @@ fn idle_connections_do_not_lock_out_ps_and_quit() {
     {
         let running = up(SLEEPERS, "");
         let socket = running.socket();
-        // They come back as soon as they are sent away.
+        // They connect again as soon as they are disconnected.
         let over = Over::default();
-        let come = |_| {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let connect_again = |_| {
             let (socket, over) = (socket.clone(), over.clone());
+            let connections = Arc::clone(&connections);
             std::thread::spawn(move || {
                 while !over.is_set() {
                     let Ok(mut stream) = UnixStream::connect(&socket) else { return };
+                    connections.fetch_add(1, Ordering::Relaxed);
                     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
                     let _ = stream.write_all(half.as_bytes());
                     let mut byte = [0];
@@ -463,8 +466,9 @@ fn idle_connections_do_not_lock_out_ps_and_quit() {
                 }
             })
         };
-        let clients: Vec<_> = (0..400).map(come).collect();
-        std::thread::sleep(Duration::from_millis(300));
+        let clients: Vec<_> = (0..400).map(connect_again).collect();
+        // More than ganger accepts at a time.
+        wait_until("400 connections", || connections.load(Ordering::Relaxed) >= 400);
         let took = time_ps_and_quit(running);
         over.set();
         for client in clients {
@@ -520,7 +524,7 @@ fn documented_limits_hold() {
     let running = up(SLEEPERS, "");
     let socket = running.socket();
     let status = |request: &str| send(&socket, request.as_bytes()).status;
-    // The target of a request.
+    // The size of the target.
     let target = |length: usize| {
         let names = vec!["web"; 2000].join(",");
         let uri = format!("/logs?names={names}");
@@ -528,14 +532,14 @@ fn documented_limits_hold() {
     };
     assert_eq!(send(&socket, &get(&target(16 << 10))).status, 200);
     assert_eq!(send(&socket, &get(&target((16 << 10) + 1))).status, 414);
-    // Its head.
+    // The size of the head.
     let head = |length: usize| {
         let start = "GET / HTTP/1.1\r\nhost: g\r\nlong: ";
         format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4))
     };
     assert_eq!(status(&head(64 << 10)), 200);
     assert_eq!(status(&head((64 << 10) + 1)), 431);
-    // The same, byte by byte as it were.
+    // The same in small pieces.
     for (length, expected) in [(64 << 10, 200), ((64 << 10) + 1, 431)] {
         let mut stream = connect(&socket);
         for piece in head(length).as_bytes().chunks(999) {
@@ -545,11 +549,11 @@ fn documented_limits_hold() {
         let _ = stream.read_to_end(&mut answer);
         assert_eq!(Response::parse(&answer).status, expected);
     }
-    // Its headers.
+    // The number of headers.
     let headers = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
     assert_eq!(status(&headers(100)), 200);
     assert_eq!(status(&headers(101)), 431);
-    // Its body.
+    // The size of the body.
     let body = |length: usize| {
         let body = format!("{{\"web\": {}1}}", " ".repeat(length - 10));
         assert_eq!(body.len(), length);
@@ -557,7 +561,7 @@ fn documented_limits_hold() {
     };
     assert_eq!(status(&body(64 << 10)), 200);
     assert_eq!(status(&body((64 << 10) + 1)), 413);
-    // The time that it has.
+    // The time until it has arrived.
     let since = Instant::now();
     let response = send(&socket, b"GET / HTTP/1.1\r\nhost");
     assert_eq!(
@@ -578,13 +582,13 @@ fn unread_answer_is_aborted() {
     let mut stream = connect(&running.socket());
     stream.write_all(&get("/logs")).unwrap();
     let since = Instant::now();
-    // Its end can be seen without reading.
+    // A hangup can be polled for without reading.
     let mut polled =
         [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&stream), nix::poll::PollFlags::empty())];
     assert_eq!(nix::poll::poll(&mut polled, 60_000u16).unwrap(), 1);
     let took = since.elapsed();
     assert!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&took), "{took:?}");
-    // The client reads even if its own output is not read.
+    // The client reads even if its own output is not read, for longer than ganger waits for it.
     let mut logs = Command::new(GANGER);
     logs.arg("logs").current_dir(running.folder());
     use_runtime_dir(&mut logs, running.folder());
@@ -607,7 +611,9 @@ fn quit_returns_while_a_follower_is_behind() {
         let mut stream = connect(&running.socket());
         if follow {
             stream.write_all(&get("/logs?follow=true")).unwrap();
-            std::thread::sleep(Duration::from_millis(200));
+            wait_until("unread output", || {
+                rustix::io::ioctl_fionread(&stream).unwrap() >= 64 << 10
+            });
         }
         let (pid, keeper) = (running.pid(), running.keeper());
         let since = Instant::now();
@@ -615,20 +621,20 @@ fn quit_returns_while_a_follower_is_behind() {
         let took = since.elapsed();
         let left: Vec<&PathBuf> = files.iter().filter(|path| path.exists()).collect();
         assert!(left.is_empty(), "{left:?}");
-        assert!(!is_alive(pid) && !is_alive(keeper), "it still runs");
+        assert!(!is_alive(pid) && !is_alive(keeper), "ganger or its keeper still runs");
         assert!(took < Duration::from_secs(4), "{took:?}");
         running.finish().code(0);
     }
 }
 
-/// An app that is started in the background and quit, again and again.
+/// An app that is started in the background and stopped by `quit`, repeatedly.
 struct Daemon {
     scenario: Scenario,
 }
 
 impl Daemon {
     fn new(procfile: &str) -> Self {
-        // With a probe, it is up as soon as it says so.
+        // With a probe, it is up as soon as its output has this text.
         let config = "[process.a]\nready = { log = 'up' }\n";
         Self { scenario: Scenario::procfile(procfile).file("ganger.toml", config) }
     }
@@ -644,7 +650,7 @@ impl Daemon {
         command
     }
 
-    /// Its exit code.
+    /// Starts it, and returns the exit code.
     fn start(&self) -> i32 {
         let mut start = self.command("start -D -N -q a");
         start.env("HOSTILE", crate::scenario::hostile());
@@ -666,7 +672,7 @@ fn quit_and_start_alternate_a_hundred_times() {
     let mut codes = Vec::new();
     for round in 0..100 {
         assert_eq!(daemon.start(), 0, "round {round}");
-        // Now and then with a follower that reads, or one that doesn't.
+        // In some rounds there is a follower that reads, or one that does not.
         let mut follow = daemon.command("logs -f");
         follow.stderr(Stdio::null());
         let follower = match round % 20 {
@@ -722,7 +728,7 @@ fn storm_of_changes_ends_with_the_right_exit_code() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE leaf {tag}\nb: while :; do sleep 0.2; done\n");
     let mut running = up(&procfile, "-N -m a=30,b=10 --any-can-die");
-    running.wait_until("all", |running| running.count_in_output(" started, pid ") >= 40);
+    running.wait_until("all processes", |running| running.count_in_output(" started, pid ") >= 40);
     let socket = running.socket();
     let post = |uri: &str| format!("POST {uri} HTTP/1.1\r\nhost: g\r\n\r\n").into_bytes();
     let patch = |body: &str| {

@@ -1,4 +1,5 @@
-//! Text from outside on a terminal: names of processes and files are shown, and not obeyed.
+//! Text from outside on a terminal: control characters in names of processes and files are shown,
+//! and have no effect.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -6,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::control::{ClientOutput, run_client};
-use crate::scenario::{Scenario, TEST_TIMEOUT, free_port, hostile, install, tag, tagged_as};
+use crate::scenario::{Scenario, free_port, hostile, install, tag, tagged_as, wait_until};
+use crate::watch::wait_until_it_watches;
 
 /// Sets the title of a terminal.
 const TITLE: &str = "\x1b]0;pwned\x07";
@@ -30,11 +32,7 @@ impl PortOwner {
         let mut command = Command::new(named(folder, name));
         command.args(["listen", &port.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().unwrap();
-        let since = std::time::Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(since.elapsed() < TEST_TIMEOUT);
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_until("a listener", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self(child)
     }
 }
@@ -90,11 +88,11 @@ fn client_names_port_owner_without_control_characters() {
 fn descendants_are_named_without_their_control_characters() {
     for (name, shown) in [(TITLE, TITLE_SHOWN), (LINE, LINE_SHOWN)] {
         let tag = tag();
-        let scenario = Scenario::procfile(format!("a: exec \"$NAMED\" stray {tag}\n"));
+        let scenario = Scenario::procfile(format!("a: exec \"$NAMED\" orphan {tag}\n"));
         let path = named(scenario.folder(), name);
         let mut running = scenario.env("NAMED", path.to_str().unwrap()).args("start").start();
         let is_there = |_: &_| tagged_as("leaf", &tag).len() == 1;
-        running.wait_for("astray").wait_until("the daemon", is_there);
+        running.wait_for("orphan started").wait_until("the daemon", is_there);
         running.signal(Signal::SIGTERM);
         let finished = running.finish().code(0);
         let expected = format!("ganger | stopping orphaned processes: {shown} (pid N)\n");
@@ -137,12 +135,12 @@ fn files_are_named_without_their_control_characters() {
 
 #[test]
 fn arguments_are_shown_without_their_control_characters() {
-    // As a shell makes them of `*`.
+    // A shell may expand `*` to such arguments.
     for (args, shown) in [(["start", TITLE], TITLE_SHOWN), (["ps", "--\x1b[2J"], r"--\u{1b}[2J")] {
         let scenario = Scenario::procfile("a: true\n");
         let finished = args.iter().fold(scenario, Scenario::arg).run();
-        let said = finished.stderr();
-        assert!(said.contains(shown) && !said.contains(['\x1b', '\x07']), "{said}");
+        let stderr = finished.stderr();
+        assert!(stderr.contains(shown) && !stderr.contains(['\x1b', '\x07']), "{stderr}");
         finished.code(2);
     }
 }
@@ -152,12 +150,11 @@ fn watched_file_is_named_without_its_control_characters() {
     let config = "[process.a]\nwatch = ['seen/*']\n";
     let scenario = Scenario::procfile("a: exec sleep 1000\n").file("ganger.toml", config);
     let mut running = scenario.file("seen/x", "").args("start").start();
-    running.wait_for("a.1 started").wait_until("a change", |running| {
-        // It may not be watched yet.
-        std::fs::write(running.folder().join("seen").join(LINE), "").unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        running.output().contains("changed, restarting a.1")
-    });
+    running.wait_for("a.1 started");
+    // The root and `seen`.
+    wait_until_it_watches(&mut running, 2);
+    std::fs::write(running.folder().join("seen").join(LINE), "").unwrap();
+    running.wait_for("changed, restarting a.1");
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
     let expected = format!("ganger | `seen/{LINE_SHOWN}` has changed, restarting a.1\n");

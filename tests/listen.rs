@@ -1,41 +1,49 @@
-//! ganger listens, and hands the socket to all instances of a type.
+//! ganger opens the listening socket, and passes it to all instances of a type.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::scenario::{Running, Scenario, TEST_TIMEOUT, free_port, hostile};
 
-/// One request; the body of the answer.
+/// Sends a request, and returns the body of the response.
 fn get(port: u16) -> std::io::Result<String> {
+    read_response(send_request(port)?)
+}
+
+fn send_request(port: u16) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(TEST_TIMEOUT))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.split_once("\r\n\r\n") {
+    Ok(stream)
+}
+
+/// Reads a response to its end, and returns its body.
+fn read_response(mut stream: TcpStream) -> std::io::Result<String> {
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    match response.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
-        Some(_) | None => Err(std::io::Error::other(answer)),
+        Some(_) | None => Err(std::io::Error::other(response)),
     }
 }
 
-/// Asks from four threads as fast as it goes while `meanwhile` lasts; how many
-/// answers came, and everything that was no answer.
+/// Sends requests from four threads, one after the other, while `meanwhile` runs. Returns the
+/// number of responses, and all errors.
 fn load(port: u16, meanwhile: impl FnOnce()) -> (usize, Vec<String>) {
     let over = AtomicBool::new(false);
     let client = || {
-        let mut answers = 0;
+        let mut responses = 0;
         while !over.load(Ordering::Relaxed) {
             match get(port) {
-                Ok(_) => answers += 1,
-                Err(error) => return (answers, Some(error.to_string())),
+                Ok(_) => responses += 1,
+                Err(error) => return (responses, Some(error.to_string())),
             }
         }
-        (answers, None)
+        (responses, None)
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
@@ -43,7 +51,7 @@ fn load(port: u16, meanwhile: impl FnOnce()) -> (usize, Vec<String>) {
         over.store(true, Ordering::Relaxed);
         let all: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         (
-            all.iter().map(|(answers, _)| answers).sum(),
+            all.iter().map(|(responses, _)| responses).sum(),
             all.into_iter().filter_map(|it| it.1).collect(),
         )
     })
@@ -61,15 +69,17 @@ fn rolling_restart_under_load_refuses_no_connection() {
     let mut running = Scenario::procfile(format!("web: {} serve\n", hostile().display()))
         .args(&format!("start --listen web -m web=3 -p {port}"))
         .start();
-    running.wait_until("all", |running| running.count_in_output("serving\n") == 3);
+    running.wait_until("all processes", |running| running.count_in_output("serving\n") == 3);
     let mut names = BTreeSet::new();
-    running.wait_until("every one answers", |_| {
+    running.wait_until("a response of each process", |_| {
         names.insert(get(port).unwrap());
         names.len() == 3
     });
-    let (answers, failures) = load(port, || roll(&running));
-    assert!(answers > 100 && failures.is_empty(), "{answers} {failures:?}");
-    running.wait_until("each anew", |running| running.count_in_output("serving\n") == 12);
+    let (responses, errors) = load(port, || roll(&running));
+    assert!(responses > 100 && errors.is_empty(), "{responses} {errors:?}");
+    running.wait_until("three more starts of each process", |running| {
+        running.count_in_output("serving\n") == 12
+    });
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
     assert!(get(port).is_err());
@@ -86,11 +96,14 @@ fn connections_wait_while_the_only_instance_restarts() {
     running.wait_for("serving\n");
     assert_eq!(running.run_client("stop web").1, 0);
     running.wait_for("web.1 exited (0)\n");
-    let waiting = std::thread::spawn(move || get(port));
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(!waiting.is_finished());
+    // The system accepts the connection, and no process reads the request.
+    let waiting = send_request(port).unwrap();
+    waiting.set_nonblocking(true).unwrap();
+    let early = (&waiting).read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(early, Err(ErrorKind::WouldBlock));
+    waiting.set_nonblocking(false).unwrap();
     running.run_client("restart web");
-    assert_eq!(waiting.join().unwrap().unwrap(), "web.1");
+    assert_eq!(read_response(waiting).unwrap(), "web.1");
     // Without a process that listens, the port is free again.
     running.run_client("scale web=0");
     running.wait_until("free", |_| TcpListener::bind(("127.0.0.1", port)).is_ok());
@@ -110,11 +123,13 @@ fn gunicorn_accepts_the_listening_socket() {
         .args(&format!("start --listen web -m web=2 -p {port}"))
         .start();
     running.wait_until("four workers", |running| running.count_in_output("Booting worker") == 4);
-    let (answers, failures) = load(port, || {
+    let (responses, errors) = load(port, || {
         assert_eq!(running.run_client("restart --rolling --wait web").1, 0);
-        running.wait_until("all again", |running| running.count_in_output("Booting worker") == 8);
+        running.wait_until("four more workers", |running| {
+            running.count_in_output("Booting worker") == 8
+        });
     });
-    assert!(answers > 20 && failures.is_empty(), "{answers} {failures:?}");
+    assert!(responses > 20 && errors.is_empty(), "{responses} {errors:?}");
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
 }
@@ -137,27 +152,27 @@ fn only_the_listening_process_gets_the_socket() {
     let finished = running.finish().code(0);
     assert_eq!(finished.lines_of("worker.1"), ["none none none"]);
     let line = finished.lines_of("web.1").concat();
-    let (told, own) = line.split_once(" = ").unwrap();
-    assert_eq!(told, own);
+    let (listen_pid, own_pid) = line.split_once(" = ").unwrap();
+    assert_eq!(listen_pid, own_pid);
 }
 
 #[test]
 fn invalid_listen_setting_is_refused() {
-    let between = "`web` can't be handed a socket: a shell would stay between ganger and its \
+    let through_shell = "`web` can't be handed a socket: a shell would stay between ganger and its \
                    program (put `exec` before the program, or the rest into a script that \
                    ends with `exec`)";
     let listen = |procfile: &str, args: &str| {
         Scenario::procfile(procfile).args("start --listen web").args(args).run()
     };
-    listen("web: cd api && bin/web\n", "").refused(between);
+    listen("web: cd api && bin/web\n", "").refused(through_shell);
     listen("web: bin/web\n", "-N")
         .refused("`web` is configured to listen, but `--no-port` leaves it without a port");
     Scenario::procfile("web: bin/web\n")
         .args("start --listen weg")
         .run()
         .refused("`--listen` names `weg`, which is not in `Procfile` (did you mean `web`?)");
-    let holder = TcpListener::bind("0.0.0.0:0").unwrap();
-    let port = holder.local_addr().unwrap().port();
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
     let finished = listen("web: bin/web\n", &format!("-p {port}")).code(2);
     let expected = format!("ganger: web.1 needs port {port}, which ");
     assert!(finished.stderr().starts_with(&expected), "{}", finished.stderr());

@@ -1,4 +1,4 @@
-//! The surroundings in which ganger runs: as PID 1, as another user, without a terminal, an
+//! The environments in which ganger runs: as PID 1, as another user, without a terminal, an
 //! environment or an output, and with inherited signal settings.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::scenario::{GANGER, Scenario, children, is_alive, tag, tagged, wait_un
 fn ganger_as_pid_1_reaps_orphans_and_forwards_signals() {
     let tag = tag();
     let procfile = format!(
-        "a: trap '' USR1; exec $HOSTILE stray {tag}\nb: trap 'echo heard' USR1; while :; do sleep 0.05; done\n"
+        "a: trap '' USR1; exec $HOSTILE orphan {tag}\nb: trap 'echo forwarded' USR1; while :; do sleep 0.05; done\n"
     );
     let mut running = Scenario::of("unshare")
         .file("Procfile", procfile)
@@ -27,22 +27,22 @@ fn ganger_as_pid_1_reaps_orphans_and_forwards_signals() {
         .arg(GANGER)
         .args("start")
         .start();
-    running.wait_for("astray\n");
+    running.wait_for("orphan started\n");
     let ganger = children(running.pid())[0];
-    // A stranger leaves an orphan, which falls to the first process.
-    let stranger = std::process::Command::new("nsenter")
+    // Another program leaves an orphan, which becomes a child of PID 1.
+    let other = std::process::Command::new("nsenter")
         .args(["--target", &ganger.to_string(), "--pid", "--mount"])
         .args(["sh", "-c", "(sleep 0.1 &)"])
         .status();
-    assert!(stranger.unwrap().success());
+    assert!(other.unwrap().success());
     running.wait_until("only the keeper", |_| children(ganger).len() == 1);
-    // What the stranger's orphan was is gone, and ganger passes on what it hears.
+    // The orphan was reaped. ganger forwards the signals that it gets.
     kill(ganger, Signal::SIGUSR1).unwrap();
-    running.wait_for("b.1    | heard\n");
-    // What `a` has left may have come to the keeper before or after it.
+    running.wait_for("b.1    | forwarded\n");
+    // The orphan of `a` may be an earlier or a later child of the keeper.
     let is_b = |pid: &Pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-        memchr::memmem::find(&line, b"echo heard").is_some()
+        memchr::memmem::find(&line, b"echo forwarded").is_some()
     };
     let b = children(children(ganger)[0]).into_iter().find(is_b).unwrap();
     kill(b, Signal::SIGKILL).unwrap();
@@ -90,7 +90,7 @@ fn process_that_became_root_is_reported_as_left() {
     let expected = "ganger | a.1 is still running after SIGKILL: leaving it\n\
                     ganger | could not kill hostile (pid N): still running\n";
     assert!(stderr.ends_with(expected), "{stderr}");
-    let [left] = tagged(&tag)[..] else { panic!("not one is left") };
+    let [left] = tagged(&tag)[..] else { panic!("expected one process") };
     kill(left, Signal::SIGKILL).unwrap();
 }
 
@@ -176,8 +176,8 @@ fn interrupt_stops_a_background_job_of_a_script() {
     let script = "$GANGER start & echo job=$!; wait $!; echo code=$?";
     let mut running = scenario.args("-c").arg(script).start();
     running.wait_for("| up\n").wait_for("job=");
-    let said = running.output();
-    let job = said.lines().find_map(|line| line.strip_prefix("job=")).unwrap();
+    let output = running.output();
+    let job = output.lines().find_map(|line| line.strip_prefix("job=")).unwrap();
     let job = Pid::from_raw(job.parse().unwrap());
     kill(job, Signal::SIGQUIT).unwrap();
     running.wait_for("a.1 (pid ");
@@ -272,7 +272,7 @@ fn inherited_ignored_sigchld_does_not_change_exit_codes() {
         assert!(!finished.stderr().contains("No child"), "{args}: {}", finished.stderr());
         finished.code(code);
     }
-    // What is run is not to ignore it, either.
+    // The command does not ignore it, either.
     let scenario = Scenario::procfile("a: true\n").args("run sh -c").arg("(exit 6) & wait $!");
     with_inherited_signals(scenario, &[], true).run().code(6);
 }
@@ -281,7 +281,7 @@ fn inherited_ignored_sigchld_does_not_change_exit_codes() {
 fn terminal_that_hangs_up_stops_all() {
     let tag = tag();
     let terminal = openpty(None, None).unwrap();
-    // Or ganger would hold the end that is to be closed.
+    // Otherwise ganger would keep the end open that is closed below.
     fcntl(&terminal.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
     let slave = File::from(terminal.slave);
     let (out, err) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
@@ -308,9 +308,9 @@ fn storm_of_signals_is_survived() {
         running.signal(Signal::SIGWINCH);
     }
     let before = running.count_in_output("tick");
-    running.wait_until("it goes on", |running| running.count_in_output("tick") > before);
+    running.wait_until("more ticks", |running| running.count_in_output("tick") > before);
     for _ in 0..5000 {
-        // The last may come when it is gone.
+        // ganger may have exited before the last signals.
         let _ = kill(running.pid(), Signal::SIGTERM);
         let _ = kill(running.pid(), Signal::SIGHUP);
     }
@@ -325,8 +325,8 @@ fn suspended_start_continues() {
         let mut running = Scenario::procfile(&procfile).args("start -m a=3").start();
         std::thread::sleep(Duration::from_micros(micros));
         running.signal(Signal::SIGTSTP);
-        // It may be suspended any time from now on, or not at all, if it does not
-        // listen yet and no process can continue it (an orphaned group).
+        // ganger is suspended at some time from now on. It is not suspended if it has no handler
+        // yet and its process group is orphaned, so that no shell could continue it.
         running.wait_until("three", |running| {
             running.signal(Signal::SIGCONT);
             tagged(&tag).len() == 3 && running.count_in_output(" started, pid ") == 3
@@ -356,7 +356,7 @@ fn suspended_stop_continues() {
     };
     running.wait_until("both suspended", |_| suspended(pid) && suspended(child));
     std::thread::sleep(Duration::from_millis(1500));
-    assert!(is_alive(child), "the time during which nothing ran was taken for grace");
+    assert!(is_alive(child), "the time during which nothing ran was counted as grace period");
     running.signal(Signal::SIGCONT);
     running.finish().code(137);
 }

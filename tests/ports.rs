@@ -1,4 +1,4 @@
-//! The truth about ports, before anything starts.
+//! Ports: conflicts are found before anything starts.
 
 use std::fs;
 use std::net::TcpListener;
@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::control::{ClientOutput, run_client};
-use crate::scenario::{Scenario, TEST_TIMEOUT};
+use crate::scenario::{Scenario, wait_until};
 
-/// nginx, on a port of its own choice and the next type's.
+/// nginx on a free port.
 struct Nginx {
     child: Child,
     _folder: tempfile::TempDir,
@@ -28,11 +28,7 @@ impl Nginx {
         let mut nginx = Command::new("nginx");
         nginx.arg("-p").arg(folder.path()).args(["-c", "nginx.conf"]);
         let child = nginx.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let since = std::time::Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(since.elapsed() < TEST_TIMEOUT);
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_until("a listener", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { child, _folder: folder, port }
     }
 }
@@ -56,7 +52,7 @@ fn port_in_use_is_an_error_for_a_type_that_is_ready_by_port() {
         "web.1 needs port {port}, which nginx (pid N) is using (free it, choose others \
          with `--port`, or let ganger: `--port auto`)"
     ));
-    // A worker may not want its port at all.
+    // A worker may not use its port at all.
     let finished = start("worker: echo $PORT\n", "").code(0);
     assert_eq!(finished.lines_of("worker.1"), [port.to_string()]);
     let expected = format!("ganger   | worker.1 needs port {port}, which nginx (pid N) is using\n");
@@ -70,7 +66,7 @@ fn port_in_use_is_an_error_for_a_type_that_is_ready_by_port() {
 fn auto_ports_skip_ports_in_use() {
     let nginx = Nginx::start();
     let (port, next) = (nginx.port, nginx.port + 1000);
-    // The worker's port above is taken, too.
+    // The port of the worker there is in use, too.
     let above = TcpListener::bind(("127.0.0.1", next + 100));
     let expected = if above.is_ok() { next + 1000 } else { next };
     let procfile = "web: echo $PORT; sleep 1000\nworker: echo $PORT; sleep 1000\n";
@@ -78,12 +74,12 @@ fn auto_ports_skip_ports_in_use() {
         .env("PORT", &port.to_string())
         .args("start --port auto")
         .start();
-    let said = format!("nginx (pid {}) is using: ports begin at {expected}\n", nginx.child.id());
-    running.wait_for(&said).wait_for(&format!("web.1    | {expected}\n"));
+    let message = format!("nginx (pid {}) is using: ports begin at {expected}\n", nginx.child.id());
+    running.wait_for(&message).wait_for(&format!("web.1    | {expected}\n"));
     running.wait_for(&format!("worker.1 | {}\n", expected + 100));
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
-    // Where they are free, they stay.
+    // Ports that are free are not changed.
     drop((nginx, above));
     let mut running =
         Scenario::procfile(procfile).env("GANGER_PORT", "auto").env("PORT", &port.to_string());
@@ -98,17 +94,17 @@ fn auto_ports_skip_ports_in_use() {
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs nginx")]
 fn scale_to_a_port_in_use_names_its_owner() {
     let nginx = Nginx::start();
-    let (port, taken) = (nginx.port - 1, nginx.port);
+    let (port, in_use) = (nginx.port - 1, nginx.port);
     let procfile = "web: exec python3 -m http.server $PORT\n";
     let mut running = Scenario::procfile(procfile).args(&format!("start -p {port}")).start();
     running.wait_for("web.1 is ready");
     let owner = format!("nginx (pid {})", nginx.child.id());
     let refusal = format!(
-        "ganger: web.2 needs port {taken}, which {owner} is using (free it, and try again)\n"
+        "ganger: web.2 needs port {in_use}, which {owner} is using (free it, and try again)\n"
     );
     assert_eq!(running.run_client("scale web=2"), ClientOutput(refusal, 2));
     running.run_client("quit");
-    // A type that may not need its port is given it, and that is said.
+    // A type that may not need its port gets it all the same, with a message.
     let both = format!("{procfile}worker: echo $PORT; exec sleep 1000\n");
     fs::write(running.folder().join("Procfile"), both).unwrap();
     let again = |args: &str| {
@@ -117,7 +113,7 @@ fn scale_to_a_port_in_use_names_its_owner() {
     let mut other = again("-P 1 web");
     other.wait_for("web.1 is ready");
     assert_eq!(run_client(running.folder(), "scale worker=1").1, 0);
-    other.wait_for(&format!("worker.1 needs port {taken}, which {owner} is using\n"));
+    other.wait_for(&format!("worker.1 needs port {in_use}, which {owner} is using\n"));
     run_client(running.folder(), "quit");
     drop(nginx);
     // A port that a stopping process of ganger still has is not in use by another one.

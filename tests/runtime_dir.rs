@@ -17,7 +17,7 @@ use crate::attacks::{Cleanup, kill_both};
 use crate::control::{ClientOutput, run_client};
 use crate::scenario::{
     GANGER, NOBODY, Running, Scenario, TEST_TIMEOUT, User, runtime_files, socket_path, tag, tagged,
-    use_runtime_dir,
+    use_runtime_dir, wait_until,
 };
 
 const SLEEPER: &str = "a: exec sleep 1000\n";
@@ -38,13 +38,13 @@ fn socket_in(folder: &Path) -> PathBuf {
     entries(folder).into_iter().find(is_socket).unwrap()
 }
 
-/// The process that listens at this path.
+/// The process id of the process that listens at this path.
 fn listener(path: &Path) -> Option<i32> {
     let stream = UnixStream::connect(path).ok()?;
     Some(getsockopt(&stream, PeerCredentials).unwrap().pid())
 }
 
-/// Asserts that another one is refused, which names the one that runs.
+/// Asserts that another start is refused with a message that names the running ganger.
 #[track_caller]
 fn assert_runs_already(refusal: &ClientOutput, pid: impl std::fmt::Display) {
     let ClientOutput(text, code) = refusal;
@@ -53,7 +53,7 @@ fn assert_runs_already(refusal: &ClientOutput, pid: impl std::fmt::Display) {
     assert!(is_named && *code == 2, "{refusal:?}, not {pid}");
 }
 
-/// ganger of this user, up.
+/// Starts ganger as this user.
 fn up(user: &User, args: &str) -> Running {
     let mut running = user.scenario(SLEEPER).args("./ganger start").args(args).start();
     running.wait_for("a.1 started");
@@ -136,9 +136,9 @@ fn daemon_uses_the_fallback_folder() {
         })
         .start();
     let code = running.wait().code();
-    let said = fs::read_to_string(&log).unwrap();
+    let output = fs::read_to_string(&log).unwrap();
     let expected = format!("ganger | {reason}: using `{}`\n", user.state_dir().display());
-    assert!(said.starts_with(&expected), "{said}");
+    assert!(output.starts_with(&expected), "{output}");
     assert_eq!(code, Some(0));
     assert_eq!(client_output(&mut user.ganger(&folder, "quit")), ClientOutput(String::new(), 0));
 }
@@ -148,7 +148,7 @@ fn daemon_uses_the_fallback_folder() {
 fn two_unusable_runtime_folders_are_both_explained() {
     let user = User::new();
     let reason = attack(&user, "file");
-    // This user should not put anything into a home that belongs to root.
+    // A home that belongs to root is not used.
     chown(&user.home, Some(0), Some(0)).unwrap();
     let running = up(&user, "");
     running.signal(Signal::SIGTERM);
@@ -222,8 +222,8 @@ fn ganger_is_found_in_any_environment() {
             });
             let start = if daemonize { "./ganger start -D" } else { "./ganger start" };
             let mut running = scenario.args(start).start();
-            let said = || fs::read_to_string(&log).unwrap();
-            running.wait_until("a start", |_| said().contains("a.1 is ready"));
+            let output = || fs::read_to_string(&log).unwrap();
+            running.wait_until("a start", |_| output().contains("a.1 is ready"));
             let pid = listener(&socket_in(&user.runtime_dir())).unwrap();
             for (other_key, other) in &environments {
                 let ask =
@@ -236,8 +236,8 @@ fn ganger_is_found_in_any_environment() {
                 ClientOutput(String::new(), 0)
             );
             running.wait();
-            assert!(!said().contains("no `ganger ps`"), "{}", said());
-            running.wait_until("its end", |_| entries(&user.runtime_dir()).is_empty());
+            assert!(!output().contains("no `ganger ps`"), "{}", output());
+            running.wait_until("ganger's exit", |_| entries(&user.runtime_dir()).is_empty());
             for folder in [&own, &of_root] {
                 assert_eq!(entries(folder), Vec::<PathBuf>::new());
             }
@@ -260,7 +260,7 @@ fn socket_in_a_folder_of_another_user_is_not_used() {
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
     assert_eq!(client_output(&mut user.ganger(&folder, "ps")).1, 3);
-    // Nor is it taken for one that runs.
+    // It is not treated as a running ganger, either.
     let scenario = user.scenario(SLEEPER).args("./ganger start").command(|command| {
         command.current_dir(&folder);
     });
@@ -284,18 +284,14 @@ fn ganger_of_an_earlier_version_is_found() {
         let older = user.home.join(key);
         create_dir(&older, 0o755, user.id);
         create_dir(&older.join(&inner), 0o700, user.id);
-        // As an earlier one would, in this folder.
+        // As an earlier version in this folder does.
         let mut start = user.ganger(&folder, "start -f - -d . -s");
         start.arg(older.join(&inner).join(&name)).stdin(Stdio::piped());
         start.stdout(Stdio::null()).stderr(Stdio::null());
         let mut earlier = start.spawn().unwrap();
         std::io::Write::write_all(&mut earlier.stdin.take().unwrap(), SLEEPER.as_bytes()).unwrap();
         let ask = |args: &str| client_output(user.ganger(&folder, args).env(key, &older));
-        let since = Instant::now();
-        while ask("ps").1 != 0 {
-            assert!(since.elapsed() < TEST_TIMEOUT, "{key}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until(&format!("an answer with {key}"), || ask("ps").1 == 0);
         assert_runs_already(&ask("start"), earlier.id());
         assert_eq!(ask("quit"), ClientOutput(String::new(), 0));
         assert!(earlier.wait().unwrap().success());
@@ -309,7 +305,7 @@ fn root_leaves_nothing_in_the_folders_of_a_user() {
     let session = user.home.join("session");
     create_dir(&session, 0o700, user.id);
     for attacked in [false, true] {
-        // What sudo(8) keeps of the environment depends on its configuration.
+        // Which variables sudo(8) keeps depends on its configuration.
         let scenario = Scenario::of("unshare").file("Procfile", SLEEPER);
         let folder = scenario.folder().to_owned();
         let root = folder.join("root");
@@ -333,7 +329,7 @@ fn root_leaves_nothing_in_the_folders_of_a_user() {
     }
 }
 
-/// ganger in this folder, without waiting for anything.
+/// Starts ganger in this folder, and does not wait.
 fn spawn(folder: &Path, args: &str, log: &str) -> Child {
     let mut command = Command::new(GANGER);
     command.args(args.split(' ')).current_dir(folder).env_remove("PWD");
@@ -370,23 +366,17 @@ fn only_one_of_two_concurrent_starts_runs() {
         if pair[winner] == daemon {
             assert_eq!(both[winner].wait().unwrap().code(), Some(0), "{round}");
         }
-        // The one that is refused may say so before the other listens.
-        let pid = loop {
-            if let Some(pid) = listener(&socket) {
-                break pid;
-            }
-            assert!(since.elapsed() < TEST_TIMEOUT, "{round}: none runs");
-            std::thread::sleep(Duration::from_millis(1));
-        };
-        let said = fs::read_to_string(folder.join(["0", "1"][loser])).unwrap();
-        assert_runs_already(&ClientOutput(said, 2), pid);
+        // The second one may be refused before the first one listens.
+        let mut pid = None;
+        wait_until("a listener", || {
+            pid = listener(&socket);
+            pid.is_some()
+        });
+        let output = fs::read_to_string(folder.join(["0", "1"][loser])).unwrap();
+        assert_runs_already(&ClientOutput(output, 2), pid.unwrap());
         assert_eq!(run_client(&folder, "quit"), ClientOutput(String::new(), 0), "{round}");
         assert_eq!(both[winner].wait().unwrap().code(), Some(0), "{round}");
-        let left = || runtime_files(&folder);
-        while !left().is_empty() {
-            assert!(since.elapsed() < TEST_TIMEOUT, "{round}: {:?}", left());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("no file in the runtime folder", || runtime_files(&folder).is_empty());
     }
 }
 
@@ -427,7 +417,7 @@ fn planted_lock_file_is_not_followed() {
         assert!(fs::symlink_metadata(&lock).is_ok(), "{kind}: not ganger's to take away");
         fs::remove_file(&lock).unwrap();
     }
-    // One that was left by a ganger that was killed is its user's own.
+    // A lock file that a killed ganger has left belongs to its user.
     fs::write(&lock, "").unwrap();
     chown(&lock, Some(user.id), Some(user.id)).unwrap();
     let scenario = user.scenario(SLEEPER).args("./ganger start -s").arg(shared.join("app.sock"));
@@ -472,7 +462,7 @@ impl Deployed {
         Self::switch_in(&self.root, release);
     }
 
-    /// As from a shell which went to this folder.
+    /// Runs a command as a shell does that changed to this folder.
     fn ask(&self, folder: &str, args: &str) -> ClientOutput {
         let mut command = Command::new(GANGER);
         let folder = self.root.join(folder);
@@ -510,7 +500,7 @@ fn app_behind_a_release_link_is_found_after_a_switch() {
         assert_eq!(app.ask(folder, "ps").1, 0, "{folder}");
         assert_runs_already(&app.ask(folder, "start"), pid);
     }
-    // And what is watched lies there, too.
+    // The watched files are in that folder, too.
     fs::write(app.root.join("releases/2/seen"), "").unwrap();
     app.running.wait_for("`seen` has changed, restarting a.1");
     app.switch("1");
@@ -526,11 +516,11 @@ fn app_behind_a_release_link_is_found_after_a_switch() {
 fn removed_release_is_not_reloaded() {
     let app = Deployed::start();
     fs::remove_file(app.root.join("current")).unwrap();
-    let ClientOutput(said, code) = app.ask("releases/1", "reload");
+    let ClientOutput(output, code) = app.ask("releases/1", "reload");
     let current = app.root.join("current");
     let expected =
         format!("ganger: failed to read `{}`: No such file or directory\n", current.display());
-    assert_eq!((said, code), (expected, 2));
+    assert_eq!((output, code), (expected, 2));
     assert_eq!(app.ask("releases/1", "quit").1, 0);
     app.running.finish().code(0);
 }

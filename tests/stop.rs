@@ -104,7 +104,7 @@ fn detached_child_frees_its_port_before_a_restart() {
     });
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
-    assert!(!finished.stdout().contains("port taken"), "{}", finished.stdout());
+    assert!(!finished.stdout().contains("port in use"), "{}", finished.stdout());
     assert!(tagged(&tag).is_empty());
 }
 
@@ -123,10 +123,12 @@ fn zombie_does_not_delay_the_stop() {
 #[test]
 fn orphans_are_named_and_stopped() {
     let tag = tag();
-    let procfile = format!("a: exec $HOSTILE stray {tag}\n");
+    let procfile = format!("a: exec $HOSTILE orphan {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start").start();
-    // Only what it executes at last has a cleared environment.
-    running.wait_for("astray").wait_until("the daemon", |_| tagged_as("leaf", &tag).len() == 1);
+    // Only the program that the daemon executes last has a cleared environment.
+    running
+        .wait_for("orphan started")
+        .wait_until("the daemon", |_| tagged_as("leaf", &tag).len() == 1);
     running.signal(Signal::SIGTERM);
     let finished = running.finish().code(0);
     let expected = "ganger | stopping orphaned processes: hostile (pid N)\n";

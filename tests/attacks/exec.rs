@@ -1,5 +1,5 @@
-//! The exec of a program hangs, as with a virus scanner, NFS or FUSE that does
-//! not answer. Here fanotify(7) holds it.
+//! The exec of a program hangs, as with a virus scanner, NFS or FUSE that does not respond. Here
+//! fanotify(7) holds it.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -28,7 +28,7 @@ impl Holder {
         holder
     }
 
-    /// Waits until so many execs hang.
+    /// Waits until the program that holds the execs prints this line.
     fn wait_for(&mut self, line: &str) {
         let mut found = String::new();
         self.lines.read_line(&mut found).unwrap();
@@ -43,14 +43,13 @@ impl Drop for Holder {
     }
 }
 
-/// Says that it got the stop signal, and leaves.
-const POLITE: &str = "trap 'echo term; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+/// Prints a line when it gets the stop signal, and exits.
+const OBEDIENT: &str = "trap 'echo term; exit 0' TERM; echo up; while :; do sleep 0.05; done";
 
-/// Runs `a`, what stands in `more` lines of the Procfile, `held`, whose exec hangs,
-/// and `last`.
+/// Runs `a`, the process types of the Procfile lines `more`, `held`, whose exec hangs, and `last`.
 fn up(tag: &str, args: &str, more: &str) -> (Holder, Running) {
     let last = "last: echo here; exec sleep 1000";
-    let procfile = format!("a: {POLITE}\n{more}held: ./held obedient {tag}\n{last}\n");
+    let procfile = format!("a: {OBEDIENT}\n{more}held: ./held obedient {tag}\n{last}\n");
     let scenario = Scenario::procfile(procfile);
     let program = scenario.folder().join("held");
     // Another program copies it, so that no child of this one holds it open for writing.
@@ -62,7 +61,7 @@ fn up(tag: &str, args: &str, more: &str) -> (Holder, Running) {
     (holder, running)
 }
 
-/// Some line of ganger's says which process hangs, and where.
+/// Whether a message names the process whose exec hangs.
 fn is_named(stderr: &str) -> bool {
     stderr.lines().any(|line| line.contains("held.1") && line.contains("exec"))
 }
@@ -81,7 +80,7 @@ fn other_processes_get_their_stop_signal_while_an_exec_hangs() {
             running.count_in_output("a.1    | term\n") > 0
         });
         let finished = running.finish_within(Duration::from_secs(6) + MARGIN);
-        // The signal may end the one that hangs, or only SIGKILL does.
+        // The process whose exec hangs may be ended by the signal, or only by SIGKILL.
         assert!(matches!(finished.status.code(), Some(0 | 137)), "{:?}", finished.status);
         assert_eq!(tagged(&tag), []);
     }
@@ -95,8 +94,7 @@ fn second_interrupt_kills_at_once_while_an_exec_hangs() {
     let (_holder, mut running) = up(&tag, "-t 1000", "b: exec $HOSTILE stubborn\n");
     running.wait_for("b.1    | stubborn\n");
     running.signal(Signal::SIGINT);
-    std::thread::sleep(Duration::from_millis(300));
-    running.signal(Signal::SIGINT);
+    running.wait_for("waiting for b.1").signal(Signal::SIGINT);
     running.finish_within(MARGIN).code(137);
     assert_eq!(tagged(&tag), []);
 }
@@ -169,7 +167,7 @@ fn process_runs_once_its_exec_goes_on() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
     let (holder, mut running) = up(&tag, "-t 5", "");
-    // Longer than ganger waits for an answer of its keeper.
+    // Longer than ganger waits for an answer of its keeper, so no state can be waited for.
     std::thread::sleep(Duration::from_secs(6));
     drop(holder);
     running.wait_for("held.1 | up\n").signal(Signal::SIGTERM);
@@ -188,7 +186,7 @@ fn nothing_survives_sigkill_of_ganger_while_an_exec_hangs() {
     running.signal(Signal::SIGKILL);
     running.wait();
     let since = Instant::now();
-    running.wait_until("the end of all", |_| {
+    running.wait_until("the exit of all processes", |_| {
         assert!(since.elapsed() < 2 * MARGIN, "still there: {:?}", tagged(&tag));
         tagged(&tag).is_empty()
     });

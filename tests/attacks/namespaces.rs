@@ -1,4 +1,4 @@
-//! Processes that go to other namespaces: what is promised, and where it ends.
+//! Processes that enter other namespaces: the guarantees, and their limits.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::{Cleanup, MARGIN, keeper_of, kill_both, start_next};
 use crate::scenario::{
-    Running, Scenario, children, hostile, tag, tagged, tagged_as, wait_until_gone,
+    Running, Scenario, children, hostile, tag, tagged, tagged_as, wait_until, wait_until_gone,
 };
 
 fn up(chain: &str, tag: &str, args: &str) -> Running {
@@ -20,13 +20,13 @@ fn up(chain: &str, tag: &str, args: &str) -> Running {
 
 fn assert_gone_within(running: &mut Running, tag: &str, limit: Duration) {
     let since = Instant::now();
-    running.wait_until("the end of all", |_| {
+    running.wait_until("the exit of all processes", |_| {
         assert!(since.elapsed() < limit, "still there: {:?}", tagged(tag));
         tagged(tag).is_empty()
     });
 }
 
-/// Each with a first process of its namespace that SIGTERM does not end.
+/// In each of these PID namespaces, SIGTERM does not end the first process.
 const PID_NAMESPACES: [&str; 4] = [
     "unshare -p -f $HOSTILE obedient",
     "unshare -p -f --mount-proc $HOSTILE daemonize stay obedient",
@@ -92,7 +92,7 @@ fn unprivileged_user_namespaces_are_stopped() {
     assert_eq!(tagged(&tag), []);
 }
 
-/// A PID namespace that has nothing to do with ganger, as that of a container.
+/// A PID namespace outside of ganger, as a container has.
 struct Container(Child);
 
 impl Container {
@@ -100,11 +100,7 @@ impl Container {
         let mut command = Command::new("unshare");
         command.args(["-p", "-f", "--kill-child"]).arg(hostile()).args(["leaf", tag]);
         let container = Self(command.stdin(Stdio::null()).spawn().unwrap());
-        let since = Instant::now();
-        while tagged_as("leaf", tag).is_empty() {
-            assert!(since.elapsed() < MARGIN);
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the first process", || !tagged_as("leaf", tag).is_empty());
         container
     }
 
@@ -116,7 +112,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // The namespace goes with its first process, and that with unshare(1).
+        // The namespace ends with its first process, and that with unshare(1).
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -150,8 +146,8 @@ fn process_that_enters_a_foreign_pid_namespace_is_stopped() {
     }
 }
 
-/// What loses its parent in a foreign namespace belongs to the first process there,
-/// as the kernel has it: it is no descendant of the keeper. See docs/guarantees.md.
+/// In a foreign namespace, an orphan becomes a child of the first process there, and not of the
+/// keeper. See docs/guarantees.md.
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
 fn daemon_in_a_foreign_pid_namespace_belongs_to_that_namespace() {

@@ -1,8 +1,9 @@
-//! Requests that keep the keeper busy: it goes on to stop and kill first.
+//! Requests that keep the keeper busy: stopping and killing processes overtakes them.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -10,8 +11,8 @@ use nix::sys::signal::Signal;
 use super::{Cleanup, MARGIN};
 use crate::scenario::{Running, Scenario, TEST_TIMEOUT, tag, tagged};
 
-/// A hundred processes with a daemon each; both ignore what is passed on to them.
-fn hundred(tag: &str) -> Running {
+/// A hundred processes with a daemon each. Both ignore the signals that are forwarded to them.
+fn start_hundred(tag: &str) -> Running {
     let command = "trap '' USR1 USR2; exec $HOSTILE daemonize stay calm";
     let procfile = format!("a: {command} {tag}\n");
     let scenario = Scenario::procfile(procfile).args("start -N -m a=100 -s socket");
@@ -32,7 +33,7 @@ fn post(socket: &Path, path: &str) -> u16 {
     response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default()
 }
 
-fn stops_in_time(running: Running, tag: &str) {
+fn assert_stops_in_time(running: Running, tag: &str) {
     let since = Instant::now();
     running.signal(Signal::SIGINT);
     let finished = running.finish_within(TEST_TIMEOUT);
@@ -48,17 +49,21 @@ fn stops_in_time(running: Running, tag: &str) {
 fn stop_overtakes_a_hundred_and_twenty_requests_to_signal_a_hundred_processes() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
-    let running = hundred(&tag);
+    let running = start_hundred(&tag);
     let socket = running.folder().join("socket");
+    let (send, responses) = channel();
     let requests: Vec<_> = (0..120)
         .map(|_| {
-            let socket = socket.clone();
-            std::thread::spawn(move || post(&socket, "/processes/a/signal?signal=USR1"))
+            let (socket, send) = (socket.clone(), send.clone());
+            std::thread::spawn(move || {
+                let status = post(&socket, "/processes/a/signal?signal=USR1");
+                let _ = send.send(status);
+            })
         })
         .collect();
-    // While most of them still wait.
-    std::thread::sleep(Duration::from_millis(50));
-    stops_in_time(running, &tag);
+    // After the first response, most requests still wait.
+    responses.recv_timeout(TEST_TIMEOUT).unwrap();
+    assert_stops_in_time(running, &tag);
     for request in requests {
         request.join().unwrap();
     }
@@ -68,7 +73,7 @@ fn stop_overtakes_a_hundred_and_twenty_requests_to_signal_a_hundred_processes() 
 fn requests_to_signal_a_hundred_processes_are_all_answered() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
-    let running = hundred(&tag);
+    let running = start_hundred(&tag);
     let socket = running.folder().join("socket");
     let since = Instant::now();
     let statuses: Vec<u16> = std::thread::scope(|scope| {
@@ -85,18 +90,19 @@ fn requests_to_signal_a_hundred_processes_are_all_answered() {
     assert!(statuses.iter().all(|status| matches!(status, 200 | 429 | 503)), "{statuses:?}");
     assert!(statuses.contains(&200), "{statuses:?}");
     assert!(took < MARGIN, "{took:?}");
-    stops_in_time(running, &tag);
+    assert_stops_in_time(running, &tag);
 }
 
 #[test]
 fn resizing_the_window_does_not_delay_a_stop() {
     let tag = tag();
     let _cleanup = Cleanup(&tag);
-    let running = hundred(&tag);
+    let running = start_hundred(&tag);
     let since = Instant::now();
+    // 60 times a second.
     while since.elapsed() < Duration::from_secs(5) {
         running.signal(Signal::SIGWINCH);
         std::thread::sleep(Duration::from_micros(16_667));
     }
-    stops_in_time(running, &tag);
+    assert_stops_in_time(running, &tag);
 }

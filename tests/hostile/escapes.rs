@@ -1,4 +1,4 @@
-//! Programs that try to get out of reach of their supervisor.
+//! Programs that try to escape from their supervisor.
 //!
 //! Wrappers can be chained: `hostile daemonize stay cleared obedient TAG` is a
 //! process with a daemon, which clears its environment and becomes `obedient`.
@@ -17,10 +17,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, getegid, geteuid, getpid, getppid, setpgid, setsid};
 
-use crate::{again, forever, ignore, number, say, split};
+use crate::{again, forever, ignore, number, print_line, split};
 
-/// Runs the rest of a chain in an unusual place, if `args` begin with a wrapper,
-/// or what the chain ends with. Returns for all other programs.
+/// Runs the rest of a chain in another environment, if `args` begin with a wrapper, or the last
+/// program of a chain. Returns for all other programs.
 pub fn run(args: &[&str]) {
     match args {
         ["obedient", _tag] => obedient(),
@@ -138,8 +138,7 @@ fn fork_sibling() -> ForkResult {
     }
 }
 
-/// Lets a traced child run, and never attends to it again: the next signal to
-/// the child stops it.
+/// Traces a child, and never waits for it: the next signal to the child stops it.
 fn trace_child(rest: &[&str]) -> ! {
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     match split() {
@@ -200,7 +199,7 @@ fn enter_user_namespace() {
     }
 }
 
-/// A child of a thread which ends: it is passed on to another thread.
+/// Starts a child from a thread that ends: another thread becomes its parent.
 fn spawn_from_thread(rest: &[&str]) {
     let rest: Vec<String> = rest.iter().map(|&arg| arg.to_owned()).collect();
     let spawn = move || {
@@ -235,57 +234,57 @@ fn leaderless(obedient: bool) -> ! {
         ignore(Signal::SIGINT);
     }
     end_main_thread(|| {
-        say("up");
+        print_line("up");
         forever()
     })
 }
 
 /// Is ended by SIGTERM.
 fn obedient() -> ! {
-    say("up");
+    print_line("up");
     forever()
 }
 
-/// Ignores the signals that are passed on, and is ended by SIGTERM.
+/// Ignores the signals that ganger forwards, and is ended by SIGTERM.
 fn calm() -> ! {
     ignore(Signal::SIGUSR1);
     ignore(Signal::SIGUSR2);
     obedient()
 }
 
-/// Stops itself, out of the way of its group.
+/// Suspends itself, in a session of its own.
 fn suspended() -> ! {
     let _ = setsid();
-    say("up");
+    print_line("up");
     raise(Signal::SIGSTOP).expect("to be stopped");
     forever()
 }
 
-/// Counts the stop signals that it gets while it takes so many steps of 50 ms to
-/// stop, and says where the first came from.
+/// Takes a number of steps of 50 ms to stop, and counts the stop signals meanwhile. Prints the
+/// sender of the first signal.
 fn count_signals(steps: usize) {
     const STEP: Duration = Duration::from_millis(50);
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).expect("a mask");
-    say("up");
+    print_line("up");
     let (signal, sender) = loop {
         if let Some(first) = wait_for_signal(&signals, Duration::from_secs(1000)) {
             break first;
         }
     };
     let sender = if sender == getppid() { "parent".to_owned() } else { format!("pid {sender}") };
-    say(&format!("{signal} from {sender}"));
+    print_line(&format!("{signal} from {sender}"));
     let mut count = 1;
     for _ in 0..steps {
-        // A step is taken again and again, so that a pause delays what is left of them.
+        // The steps are short, so that a pause of this process ends one of them only.
         let until = Instant::now() + STEP;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             count += usize::from(wait_for_signal(&signals, left).is_some());
         }
     }
-    say(&format!("signals: {count}"));
+    print_line(&format!("signals: {count}"));
 }
 
 fn wait_for_signal(signals: &SigSet, limit: Duration) -> Option<(Signal, Pid)> {
@@ -294,7 +293,7 @@ fn wait_for_signal(signals: &SigSet, limit: Duration) -> Option<(Signal, Pid)> {
         tv_nsec: limit.subsec_nanos().into(),
     };
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    #[expect(unsafe_code, reason = "nix doesn't tell the sender")]
+    #[expect(unsafe_code, reason = "nix does not return the sender")]
     // SAFETY: all pointers are to values that live during the call, and zero is a
     // valid siginfo.
     let (number, info) = unsafe {
@@ -330,7 +329,7 @@ fn hold_exec(path: &str) {
         libc::fanotify_mark(group, libc::FAN_MARK_ADD, mask, libc::AT_FDCWD, path.as_ptr())
     };
     Errno::result(marked).expect("a file");
-    say("holding");
+    print_line("holding");
     let mut events = 0;
     loop {
         let stdin = std::io::stdin();
@@ -347,12 +346,12 @@ fn hold_exec(path: &str) {
         let size = size_of::<libc::fanotify_event_metadata>();
         let count = nix::unistd::read(&group, &mut event).expect("an event");
         events += count / size;
-        say(&format!("held {events}"));
+        print_line(&format!("held {events}"));
     }
 }
 
-/// Runs a program below a subreaper which waits for all that falls to it, as the
-/// session manager of a desktop does.
+/// Runs a program below a subreaper that reaps all orphans, as the session manager of a desktop
+/// does.
 fn manage_session(program: &[&str]) -> ! {
     nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
     Command::new(program[0]).args(&program[1..]).spawn().expect("a program");

@@ -1,4 +1,4 @@
-//! Those that break what a supervisor would like to rely on.
+//! Programs that break the assumptions of a supervisor.
 
 use std::io::Write;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::unistd::{ForkResult, Pid, setpgid, setsid};
 
-use crate::{again, forever, ignore, say, split};
+use crate::{again, forever, ignore, print_line, split};
 
 /// Doubles until there are 2^`generations` of it, each with this tag.
 pub fn bomb(generations: usize) -> ! {
     for _ in 0..generations {
         let _ = split();
     }
-    say("boom");
+    print_line("boom");
     forever()
 }
 
-/// Is never the same process for long: forks, exits, and goes on as the child.
+/// Changes its pid all the time: forks, exits, and goes on as the child.
 pub fn runner() -> ! {
-    say("running");
+    print_line("running");
     loop {
         if let ForkResult::Parent { .. } = split() {
             std::process::exit(0);
@@ -30,7 +30,7 @@ pub fn runner() -> ! {
     }
 }
 
-/// Hears no signal that can be ignored or blocked.
+/// Ignores and blocks all signals that can be ignored or blocked.
 pub fn deaf() -> ! {
     for signal in Signal::iterator() {
         if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
@@ -38,25 +38,25 @@ pub fn deaf() -> ! {
         }
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).expect("a mask");
-    say("deaf");
+    print_line("deaf");
     forever()
 }
 
-/// Stops itself, and so hears nothing until it is continued.
+/// Suspends itself, so that it handles no signal until it is continued.
 pub fn stopped() -> ! {
-    say("stopping");
+    print_line("stopping");
     raise(Signal::SIGSTOP).expect("to be stopped");
     forever()
 }
 
-/// Exits while a grandchild in a session of its own holds what it wrote to.
+/// Exits while a grandchild in a session of its own has the output open.
 pub fn hold(tag: &str) {
     if let ForkResult::Child = split() {
         setsid().expect("a session");
         let failed = std::os::unix::process::CommandExt::exec(&mut again(&["leaf", tag]));
         std::process::exit(failed.raw_os_error().unwrap_or(1));
     }
-    say("last words");
+    print_line("last words");
 }
 
 /// Writes lines, one byte at a time.
@@ -69,7 +69,7 @@ pub fn bytewise(lines: usize) {
     }
 }
 
-/// Never stops talking.
+/// Writes lines without an end.
 pub fn flood() -> ! {
     let mut out = crate::raw_stdout();
     let lines = "a line of a flood without an end\n".repeat(200);
@@ -86,9 +86,9 @@ pub fn escape() {
     out.write_all(b"10 %\r20 %\r\x1b[2K30 %\r\n\x1b[31mred\x1b[0m \x1b[3").expect("a reader");
 }
 
-/// Closes what it writes to, and goes on.
+/// Closes its output, and goes on.
 pub fn mute() -> ! {
-    say("bye");
+    print_line("bye");
     for descriptor in [1, 2] {
         #[expect(unsafe_code, reason = "that is what is tried")]
         // SAFETY: nothing is written any more.
@@ -109,7 +109,7 @@ pub fn regroup(tag: &str) -> ! {
     forever()
 }
 
-/// Takes memory until there is no more.
+/// Allocates memory until it reaches its limit.
 pub fn eat() -> ! {
     setrlimit(Resource::RLIMIT_AS, 64 << 20, 64 << 20).expect("a limit");
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("a limit");
@@ -123,6 +123,6 @@ pub fn eat() -> ! {
 pub fn become_root() -> ! {
     let root = nix::unistd::Uid::from_raw(0);
     nix::unistd::setresuid(root, root, root).expect("a file that belongs to root");
-    say("root");
+    print_line("root");
     forever()
 }

@@ -1,4 +1,4 @@
-//! Programs that misbehave on request: what the tests run under ganger.
+//! Programs that misbehave on request. The tests run them under ganger.
 #![expect(clippy::zombie_processes, reason = "leaving some behind is the point")]
 
 #[cfg(target_os = "linux")]
@@ -25,7 +25,7 @@ fn main() {
     match args.as_slice() {
         ["leaf", ..] => forever(),
         ["tick"] => loop {
-            say("tick");
+            print_line("tick");
             std::thread::sleep(Duration::from_millis(50));
         },
         ["stubborn", ..] => stubborn(),
@@ -38,7 +38,7 @@ fn main() {
         ["listen", port, ..] => listen(port),
         ["serve"] => serve::serve(),
         ["daemon", tag] => daemon(tag, true),
-        ["stray", tag] => stray(tag),
+        ["orphan", tag] => orphan(tag),
         ["zombie", tag] => zombie(tag),
         ["killed", name] => killed(name),
         ["alternate", count] => alternate(number(count)),
@@ -67,12 +67,12 @@ fn number(text: &str) -> usize {
     text.parse().expect("a number")
 }
 
-fn say(text: &str) {
+fn print_line(text: &str) {
     println!("{text}");
     std::io::stdout().flush().expect("stdout is open");
 }
 
-/// Rust's own would wait for the end of the line.
+/// Unlike the standard output of Rust, it does not buffer a line.
 fn raw_stdout() -> File {
     use std::os::fd::AsFd;
     File::from(std::io::stdout().as_fd().try_clone_to_owned().expect("stdout is open"))
@@ -84,7 +84,7 @@ fn forever() -> ! {
     }
 }
 
-/// This program again, as something else; its tag stays on its command line.
+/// This program with other arguments, which end with the tag.
 fn again(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a path"));
     command.args(args).stdin(Stdio::null());
@@ -103,22 +103,21 @@ fn split() -> ForkResult {
     unsafe { fork() }.expect("a process more")
 }
 
-/// Goes only when killed.
+/// Ignores SIGTERM and SIGINT, so that only SIGKILL ends it.
 fn stubborn() -> ! {
     ignore(Signal::SIGTERM);
     ignore(Signal::SIGINT);
-    say("stubborn");
+    print_line("stubborn");
     forever()
 }
 
-/// Two grandchildren, and a daemon that nothing ties to its origin but, perhaps,
-/// its environment.
+/// Two grandchildren, and a daemon. Only its environment, if any, shows which process started it.
 fn tree(tag: &str, clear: bool) -> ! {
     for _ in 0..2 {
         again(&["leaf", tag]).spawn().expect("a grandchild");
     }
     daemon(tag, clear);
-    say("grown");
+    print_line("grown");
     forever()
 }
 
@@ -147,10 +146,10 @@ fn daemon(tag: &str, clear: bool) {
     let _ = nix::sys::wait::wait();
 }
 
-/// Has a daemon, and says so.
-fn stray(tag: &str) -> ! {
+/// Starts a daemon, and prints a line.
+fn orphan(tag: &str) -> ! {
     daemon(tag, true);
-    say("astray");
+    print_line("orphan started");
     forever()
 }
 
@@ -159,7 +158,7 @@ fn leave(code: usize, tag: &str) {
     let mut child = again(&["stubborn", tag]).stdout(Stdio::piped()).spawn().expect("a child");
     let mut ready = [0; 8];
     child.stdout.take().expect("a pipe").read_exact(&mut ready).expect("that it gets ready");
-    say("leaving");
+    print_line("leaving");
     exit(i32::try_from(code).expect("a small number"));
 }
 
@@ -174,7 +173,7 @@ fn detach(port: &str, tag: &str) {
     let mut child = child.stdout(Stdio::piped()).spawn().expect("a child");
     let mut answer = String::new();
     child.stdout.take().expect("a pipe").read_to_string(&mut answer).expect("an answer");
-    say(&format!("detached, {}", answer.trim()));
+    print_line(&format!("detached, {}", answer.trim()));
     exit(1);
 }
 
@@ -182,7 +181,7 @@ fn listen(port: &str) {
     match TcpListener::bind(format!("127.0.0.1:{port}")) {
         Ok(_listener) => {
             println!("port bound");
-            // Whoever waits for an answer gets its end.
+            // A reader of the output gets its end.
             #[expect(unsafe_code, reason = "std never closes it")]
             // SAFETY: nothing is printed after this.
             unsafe {
@@ -190,12 +189,12 @@ fn listen(port: &str) {
             };
             forever()
         }
-        Err(error) => println!("port taken: {error}"),
+        Err(error) => println!("port in use: {error}"),
     }
 }
 
-/// Exits and leaves a member of its group that is a zombie: its parent, which
-/// has left the session, never waits for it.
+/// Exits and leaves a zombie in its group: the parent of the zombie, which is in another session,
+/// never waits for it.
 fn zombie(tag: &str) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     if let ForkResult::Child = split() {
@@ -206,20 +205,20 @@ fn zombie(tag: &str) {
         let arguments = ["hostile", "leaf", tag].map(|text| CString::new(text).expect("no NUL"));
         let program = std::env::current_exe().expect("a path");
         let program = CString::new(program.into_os_string().into_encoded_bytes()).expect("no NUL");
-        // The zombie stays this process's child; its environment tells nothing
-        // from here on, and the pipe closes.
+        // The zombie stays a child of this process, which has no environment from here on. The pipe
+        // is closed.
         let _ = nix::unistd::execve(&program, &arguments, &[] as &[CString]);
         exit(1);
     }
     drop(writer);
     (&reader).read_to_end(&mut Vec::new()).expect("the end");
-    say("leaving a zombie");
+    print_line("leaving a zombie");
 }
 
 fn killed(name: &str) -> ! {
     let which = name.parse().expect("a signal");
     if which != Signal::SIGKILL {
-        // Rust has a handler of its own for some.
+        // Rust has its own handlers for some signals.
         #[expect(unsafe_code, reason = "that is what is tried")]
         // SAFETY: no handler is installed.
         unsafe { signal(which, SigHandler::SigDfl) }.expect("a signal with a default");
@@ -269,7 +268,7 @@ fn descriptors() {
     println!("open: {}", open.join(" "));
 }
 
-/// What it was born with: ignored and blocked signals, session, group.
+/// Prints what the process has inherited: ignored and blocked signals, session, group.
 fn signals() {
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
     for line in

@@ -1,4 +1,4 @@
-//! A web server that is handed its socket, and well-behaved otherwise.
+//! A web server that inherits its listening socket (systemd socket activation).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,11 +8,11 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
-use crate::say;
+use crate::print_line;
 
 extern "C" fn wake(_: i32) {}
 
-/// Answers with its name until SIGTERM, and then leaves between two requests.
+/// Responds with its name until SIGTERM, and then exits between two requests.
 pub fn serve() {
     let is = |key: &str, value: String| {
         assert_eq!(std::env::var(key).as_ref(), Ok(&value), "{key}");
@@ -20,7 +20,7 @@ pub fn serve() {
     is("LISTEN_FDS", "1".into());
     is("LISTEN_PID", std::process::id().to_string());
     is("LISTEN_FDNAMES", "web".into());
-    #[expect(unsafe_code, reason = "this is how a socket is handed over")]
+    #[expect(unsafe_code, reason = "this is how a socket is inherited")]
     // SAFETY: the process that set these variables has opened a socket there.
     let listener = unsafe { TcpListener::from_raw_fd(3) };
     let port = listener.local_addr().expect("an address").port();
@@ -33,7 +33,7 @@ pub fn serve() {
     #[expect(unsafe_code, reason = "a handler is how a signal interrupts a wait")]
     // SAFETY: the handler does nothing.
     unsafe { signal(Signal::SIGTERM, SigHandler::Handler(wake)) }.expect("a handler");
-    say("serving");
+    print_line("serving");
     let name = std::env::var("PS").expect("a name");
     loop {
         let mut wait = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];

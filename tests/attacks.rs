@@ -1,5 +1,5 @@
-//! The promises under attack: nothing survives, nothing stalls ganger, nothing
-//! is killed that ganger did not start, and the exit code is true.
+//! Attacks on the guarantees: no descendant survives, nothing stalls ganger, no process is killed
+//! that ganger did not start, and the exit code is true.
 
 mod exec;
 mod foreign;
@@ -21,16 +21,16 @@ use crate::scenario::{
     Finished, Running, Scenario, children, command_line, hostile, is_alive, tagged,
 };
 
-/// What stopping may take on a loaded machine, beside what the processes take.
+/// The time that ganger may take to stop on a busy machine, in addition to the processes' own time.
 pub const MARGIN: Duration = Duration::from_secs(4);
 
-/// The keeper of a ganger, which may have other children than that.
+/// The keeper of a ganger, which may have other children, too.
 pub fn keeper_of(ganger: Pid) -> Option<Pid> {
     let is_keeper = |pid: &Pid| command_line(*pid).starts_with(b"procfile-keeper\0");
     children(ganger).into_iter().find(is_keeper)
 }
 
-/// Kills ganger and its keeper at one instant.
+/// Kills ganger and its keeper at the same time.
 pub fn kill_both(running: &mut Running) {
     let both = [keeper_of(running.pid()).unwrap(), running.pid()];
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
@@ -39,21 +39,21 @@ pub fn kill_both(running: &mut Running) {
         }
     }
     running.wait();
-    running.wait_until("the keeper's end", |_| !is_alive(both[0]));
+    running.wait_until("the keeper's exit", |_| !is_alive(both[0]));
 }
 
-/// Starts another ganger of the same user, and waits for its end.
+/// Starts another ganger of the same user, and waits until it has exited.
 pub fn start_next(folder: &Path) -> Finished {
     Scenario::procfile("a: true\n").beside(folder).args("start").run().code(0)
 }
 
-/// The session mark that all processes of a running ganger inherit.
-pub fn mark_of(ganger: Pid) -> String {
+/// The session marker that all processes of a running ganger inherit.
+pub fn session_marker_of(ganger: Pid) -> String {
     let processes = children(keeper_of(ganger).unwrap());
-    processes.into_iter().find_map(mark).unwrap()
+    processes.into_iter().find_map(session_marker).unwrap()
 }
 
-fn mark(process: Pid) -> Option<String> {
+fn session_marker(process: Pid) -> Option<String> {
     // The first thread of a process may have ended.
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten();
     threads.into_iter().find_map(|thread| {
@@ -64,11 +64,11 @@ fn mark(process: Pid) -> Option<String> {
     })
 }
 
-/// A process which ganger did not start, and must not touch.
+/// A process that ganger did not start, and must not signal.
 pub struct Bystander(Child);
 
 impl Bystander {
-    /// One that has `variable` in its environment.
+    /// Starts a process that has `variable` in its environment.
     pub fn with(variable: &str, value: &str) -> Self {
         let mut command = Command::new(hostile());
         command.args(["leaf", "bystander"]).env(variable, value).stdin(Stdio::null());

@@ -1,5 +1,5 @@
-//! Any bytes, thrown at every parser and protocol: what the fuzzer checks, for a
-//! moment and on any compiler, and on all that it has found.
+//! Random bytes as input of every parser and protocol: the checks of the fuzz targets, for a short
+//! time and with any compiler, and all inputs that the fuzzer has found.
 
 #[path = "../fuzz/src/lib.rs"]
 mod checks;
@@ -7,7 +7,7 @@ mod checks;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// Pieces that parsers care about, and any bytes between them.
+/// Pieces of the syntax of the parsers, and random bytes between them.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let words: Vec<&[u8]> = vec![
         b"\n",

@@ -1,4 +1,4 @@
-//! `ganger.toml`, and what wins over it.
+//! `ganger.toml`, and the settings that take precedence over it.
 
 use nix::sys::signal::Signal;
 
@@ -36,7 +36,7 @@ fn config_error_names_the_line() {
         .refused("failed to read `other.toml`: No such file or directory");
 }
 
-/// The example that shows every key, and what editors are told of them.
+/// The example that shows every key, and the JSON schema for editors.
 const EXAMPLE: &str = include_str!("../docs/ganger.toml");
 
 #[test]
@@ -73,7 +73,7 @@ fn config_schema_accepts_the_example_and_knows_every_key() {
     assert!(output.status.success(), "{output:?}");
     let printed = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = printed.lines().collect();
-    // What ganger itself says of its keys.
+    // The keys that the error message of ganger lists.
     let known = |config: &str| {
         let error = start(config, "").code(2).stderr();
         let (_, known) = error.split_once("expected one of ").unwrap();
@@ -131,12 +131,12 @@ fn flag_variable_in_an_env_file_is_reported() {
     assert_eq!(start.lines_of("web.1"), ["5000"]);
     assert!(start.stderr().starts_with(&expected("ganger | ")), "{}", start.stderr());
     assert_eq!(app().args("check").run().code(0).stderr(), expected("ganger: "));
-    // In the environment, it counts, and another Procfile was named.
+    // In the environment, the variable has an effect, and names another Procfile.
     let set = app().env("GANGER_PORT", "4000").env("GANGER_PROCFILE", "Procfile").args("start");
     let set = set.run().code(0);
     assert_eq!(set.lines_of("web.1"), ["4000"]);
-    let told = set.stderr();
-    assert!(!told.contains("`GANGER_PORT` (") && !told.contains("`PROCFILE`"), "{told}");
+    let stderr = set.stderr();
+    assert!(!stderr.contains("`GANGER_PORT` (") && !stderr.contains("`PROCFILE`"), "{stderr}");
     let variable = Scenario::procfile("web: true\n").env("PROCFILE", "other").args("check").run();
     let expected = "ganger: `PROCFILE` (environment) is not read: use `-f` or `GANGER_PROCFILE`\n";
     assert_eq!(variable.code(0).stderr(), expected);
@@ -169,18 +169,18 @@ fn every_flag_has_a_variable() {
 
 #[test]
 fn config_sets_formation_and_files() {
-    let said = |config: &str, args: &str| {
+    let output = |config: &str, args: &str| {
         let mut lines: Vec<String> =
             start(config, args).code(0).stdout().lines().map(str::to_owned).collect();
         lines.sort();
         lines
     };
     assert_eq!(
-        said("formation = 'all=0,worker=1'\nport = 2000\n", ""),
+        output("formation = 'all=0,worker=1'\nport = 2000\n", ""),
         ["worker.1 | worker.1 2100"]
     );
     let two = ["web.1  | web.1 5000", "web.2  | web.2 5001"];
-    assert_eq!(said("formation = 'web=9'\n", "-m web=2,all=0"), two);
+    assert_eq!(output("formation = 'web=9'\n", "-m web=2,all=0"), two);
     let env = Scenario::procfile("web: echo $A\n")
         .file("ganger.toml", "env = ['.env', 'more.env']\n")
         .file(".env", "A=1\n")

@@ -1,4 +1,4 @@
-//! The commands that talk to a running ganger, and its HTTP API.
+//! The client commands of a running ganger, and its HTTP API.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +24,7 @@ pub fn client_output(text: &str, code: i32) -> ClientOutput {
     ClientOutput(text.to_owned(), code)
 }
 
-/// ganger in a folder where another runs.
+/// Runs a client command in the folder of a running ganger.
 pub fn run_client(folder: &Path, args: &str) -> ClientOutput {
     let mut command = Command::new(GANGER);
     command.args(args.split(' ')).current_dir(folder).env("HOME", "/root");
@@ -35,7 +35,7 @@ pub fn run_client(folder: &Path, args: &str) -> ClientOutput {
 }
 
 impl Running {
-    /// Another ganger, in the same folder.
+    /// Runs a client command in the same folder.
     pub fn run_client(&self, args: &str) -> ClientOutput {
         run_client(self.folder(), args)
     }
@@ -47,7 +47,7 @@ impl Running {
         answer["processes"].as_array().unwrap().clone()
     }
 
-    /// `NAME STATE`, of all.
+    /// `NAME STATE` of each process.
     pub fn states(&self) -> Vec<String> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let line =
@@ -117,7 +117,7 @@ fn ps_lists_running_processes() {
 #[test]
 fn ps_counts_all_descendants_of_a_process_and_knows_its_port() {
     let port = crate::scenario::free_port();
-    // It is a child in a session of its own that listens.
+    // The process that listens is a child in a session of its own.
     let procfile = "web: setsid -w $HOSTILE listen $PORT x\n";
     let mut running = up(procfile, &format!("-p {port}"));
     running.wait_until("bound", |running| running.processes()[0]["bound"] == true);
@@ -138,7 +138,7 @@ fn scale_changes_only_the_named_types() {
     assert_eq!(running.run_client("scale web=3"), client_output("nothing to do\n", 0));
     assert_eq!(running.run_client("scale all=0"), client_output("stopping web.1 web.2 web.3\n", 0));
     running.wait_for_states(&[]);
-    // It stays, and can be scaled up again.
+    // ganger stays up, and can be scaled up again.
     assert_eq!(running.run_client("scale worker=1"), client_output("starting worker.1\n", 0));
     running.wait_for_states(&["worker.1 up"]);
     for (changes, error) in [
@@ -207,7 +207,7 @@ fn rolling_reload_takes_one_process_at_a_time() {
     assert_one_after_the_other(&stderr);
 }
 
-/// Four of `web`.
+/// Asserts that four processes of `web` were restarted one after the other.
 fn assert_one_after_the_other(stderr: &str) {
     let (_, rolling) = stderr.split_once("web.1 stopped\n").unwrap();
     let words = |line: &str| {
@@ -234,12 +234,12 @@ fn rolling_restart_pauses_at_a_failed_process_and_can_be_continued() {
     running.wait_for_states(&["web.1 down", "web.2 up", "web.3 up"]);
     let after: Vec<Value> = running.processes().iter().map(|it| it["pid"].clone()).collect();
     assert_eq!(after[1..], before[1..]);
-    // That it has failed before is no answer to the next try.
+    // The earlier failure is not the result of the next restart.
     std::fs::remove_file(running.folder().join("broken")).unwrap();
     let again = client_output("starting web.1\nrestarting web.2 web.3\n", 0);
     assert_eq!(running.run_client("restart --rolling --wait web"), again);
     assert_eq!(running.states(), ["web.1 up", "web.2 up", "web.3 up"]);
-    // And it has not failed for good.
+    // The exit code is 0: the failure was mended.
     running.quit();
 }
 
@@ -301,13 +301,13 @@ fn reload_restarts_only_changed_processes() {
 
 #[test]
 fn signal_reaches_only_the_named_processes() {
-    let procfile = "a: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n\
-                    b: trap 'echo heard' USR1; echo set; while :; do sleep 0.05; done\n";
+    let procfile = "a: trap 'echo got' USR1; echo set; while :; do sleep 0.05; done\n\
+                    b: trap 'echo got' USR1; echo set; while :; do sleep 0.05; done\n";
     let mut running = up(procfile, "");
     running.wait_until("both", |running| running.count_in_output("| set\n") == 2);
     assert_eq!(running.run_client("signal USR1 a"), client_output("signalled a.1\n", 0));
-    running.wait_for("a.1    | heard\n");
-    assert_eq!(running.count_in_output("b.1    | heard\n"), 0);
+    running.wait_for("a.1    | got\n");
+    assert_eq!(running.count_in_output("b.1    | got\n"), 0);
     assert_eq!(running.run_client("signal NONE a").1, 2);
     running.quit();
 }
@@ -343,7 +343,7 @@ fn requests_to_a_stopping_ganger_are_refused() {
     }
     assert_eq!(running.states(), ["a.1 stopping"]);
     assert_eq!(running.run_client("logs -n 1 --no-prefix").0, "set\n");
-    // What it is asked to do anyway, and what the user of a terminal would do.
+    // A signal is still sent: the user could send it from a terminal, too.
     assert_eq!(running.run_client("signal KILL a").0, "signalled a.1\n");
     running.finish().code(0);
 }
@@ -368,7 +368,7 @@ fn wait_continues_while_a_process_is_restarted() {
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
 fn start_waits_until_another_process_frees_the_port() {
     let port = crate::scenario::free_port();
-    // It takes its time to let go of the port.
+    // It frees the port half a second after SIGTERM.
     let slow = "import http.server, os, signal, sys, threading, time\n\
                 def leave(*_):\n\
                 \x20   time.sleep(0.5)\n\
@@ -402,7 +402,7 @@ fn invalid_change_is_refused_with_a_hint() {
     assert_eq!(running.run_client("scale web=40000000"), client_output(many, 2));
     let twice = "ganger: `web` is changed twice: say it once\n";
     assert_eq!(running.run_client("scale web+1 web+1"), client_output(twice, 2));
-    // What can't be right is seen before anything is done.
+    // An invalid request is refused before anything is done.
     let pids = |running: &Running| {
         running.processes().iter().map(|it| it["pid"].clone()).collect::<Vec<_>>()
     };
@@ -414,7 +414,7 @@ fn invalid_change_is_refused_with_a_hint() {
     }
     assert_eq!(pids(&running), before);
     running.quit();
-    // A flag may name a type that goes and comes.
+    // A flag may name a type that a reload removes and adds.
     let mut running = up(SLEEPERS, "-N --can-die worker -m worker=2");
     let procfile = running.folder().join("Procfile");
     std::fs::write(&procfile, "web: exec sleep 1000\n").unwrap();
@@ -461,7 +461,7 @@ fn wait_fails_at_once_for_a_process_that_can_not_become_ready() {
 fn exit_removes_only_its_own_socket() {
     let running = up(SLEEPERS, "");
     let socket = running.socket();
-    // Somebody has tidied up, and another has begun.
+    // A user has removed the files, and started another ganger.
     std::fs::remove_file(&socket).unwrap();
     std::fs::remove_file(socket.with_extension("sock.lock")).unwrap();
     let mut other = Scenario::procfile("b: exec sleep 1000\n").in_folder(running.folder());
@@ -516,7 +516,7 @@ fn stop_and_restart_without_names_or_with_all_mean_all_processes() {
     running.wait_for_states(&["web.1 down", "worker.1 down"]);
     assert_eq!(running.run_client("restart --wait"), client_output("starting web.1 worker.1\n", 0));
     assert_eq!(running.run_client("stop all"), client_output("stopping web.1 worker.1\n", 0));
-    // ganger stays, and starts them again.
+    // ganger stays up, and starts them again.
     running.wait_for_states(&["web.1 down", "worker.1 down"]);
     running.quit();
 }
@@ -604,16 +604,18 @@ fn second_start_in_a_folder_is_refused_and_a_stale_socket_replaced() {
     running.run_client("-s other.sock quit");
     other.finish().code(0);
     assert!(!folder.join("other.sock").exists());
-    // One that is killed leaves its socket.
+    // A ganger that is killed leaves its socket.
     kill(pid, Signal::SIGKILL).unwrap();
     let keeper = running.keeper_if_any();
     let mut running = running;
     running.wait();
-    running.wait_until("nobody", |_| keeper.is_none_or(|it| !crate::scenario::is_alive(it)));
+    running.wait_until("the keeper's exit", |_| {
+        keeper.is_none_or(|it| !crate::scenario::is_alive(it))
+    });
     assert_eq!(running.run_client("ps").1, 3);
     let socket = running.socket();
     let mut next = Scenario::procfile(SLEEPERS).in_folder(&folder).args("start").start();
-    next.wait_until("it answers", |_| running.run_client("ps").1 == 0);
+    next.wait_until("an answer", |_| running.run_client("ps").1 == 0);
     assert_eq!(running.run_client("quit").1, 0);
     next.finish().code(0);
     assert!(!socket.exists());
@@ -634,8 +636,8 @@ fn file_that_is_no_stale_socket_is_not_replaced() {
     let (folder, path) = (scenario.folder().to_owned(), scenario.folder().join("Procfile"));
     refused(Scenario::procfile("").in_folder(&folder), path.to_str().unwrap());
     assert_eq!(std::fs::read_to_string(&path).unwrap(), procfile);
-    // Nor does it take a socket away that another program listens on, or a file that is
-    // called as its lock might be.
+    // A socket on which another program listens is not removed, and neither is a file that has the
+    // name of a lock file.
     let path = folder.join("other.sock");
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     refused(Scenario::procfile("").in_folder(&folder), path.to_str().unwrap());
@@ -676,7 +678,7 @@ fn stale_socket_is_replaced_in_a_container_where_pids_repeat() {
             use_runtime_dir(&mut ps, &folder);
             ps.output().unwrap().status.success()
         });
-        // As `docker kill` does, and as a container comes back on the same volume.
+        // As with `docker kill` and a new container on the same volume.
         kill(children(running.pid())[0], Signal::SIGKILL).unwrap();
         running.wait();
     }
@@ -707,18 +709,20 @@ fn client_of_another_user_is_refused() {
         (String::from_utf8(output.stdout).unwrap(), output.status.success())
     };
     assert!(!ask().1, "the modes of the files don't refuse");
-    // And if they did not:
+    // If the modes did not refuse:
     for path in [running.folder(), socket.parent().unwrap(), &socket] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
     }
     let refusal = r#"{"error":"this ganger belongs to another user"}403"#;
     assert_eq!(ask(), (refusal.to_owned(), true));
-    // Nor is one asked where others might have been before.
-    let ClientOutput(said, code) = running.run_client("ps");
+    // A client does not use a folder that other users can write to.
+    let ClientOutput(text, code) = running.run_client("ps");
     assert_eq!(code, 3);
-    assert!(said.contains("other users can write to `/tmp/ganger-0`"), "{said}");
-    // But a second one would be no less wrong.
-    let ClientOutput(refusal, 2) = running.run_client("start") else { panic!("a second one runs") };
+    assert!(text.contains("other users can write to `/tmp/ganger-0`"), "{text}");
+    // A second ganger is refused all the same.
+    let ClientOutput(refusal, 2) = running.run_client("start") else {
+        panic!("a second ganger runs")
+    };
     assert!(
         refusal.contains("already running for ")
             && refusal.contains(&format!(" (pid {}): ", running.pid())),
@@ -734,7 +738,7 @@ fn invalid_requests_change_nothing() {
     let mut running = up(SLEEPERS, "");
     running.wait_for_states(&["web.1 up", "worker.1 up"]);
     let before = running.processes();
-    // Half a head, half a body, and nothing at all, all of them held open.
+    // Connections that stay open: with no request, half a head and half a body.
     let mut held = Vec::new();
     for half in
         ["", "GET /proc", "PATCH /formation HTTP/1.1\r\nhost: g\r\ncontent-length: 99\r\n\r\n{"]
@@ -776,7 +780,7 @@ fn invalid_requests_change_nothing() {
     assert_eq!(body("GET", "/nowhere", ""), "HTTP/1.1 404 Not Found");
     let pids = |all: &[Value]| all.iter().map(|it| it["pid"].clone()).collect::<Vec<_>>();
     assert_eq!(pids(&running.processes()), pids(&before));
-    // INT works at once, even if a client keeps its connection open.
+    // INT has an effect at once, even if a client keeps its connection open.
     running.signal(Signal::SIGINT);
     running.finish().code(0);
     drop(held);
@@ -867,7 +871,7 @@ fn streaming_clients_leave_room_for_other_requests() {
     let full = client_output("ganger: too many streaming clients (limit 96)\n", 2);
     assert_eq!(running.run_client("wait web --exit"), full);
     assert_eq!(running.run_client("scale web=2"), client_output("starting web.2\n", 0));
-    // Whoever goes makes room.
+    // A client that disconnects makes room.
     drop(followers);
     running.wait_until("room", |running| running.run_client("wait worker --ready").1 == 0);
     running.quit();
@@ -901,7 +905,7 @@ fn random_changes_end_with_the_desired_processes() {
          flood: exec $HOSTILE flood\n"
     );
     let mut running = up(&procfile, "-N -r all -q flood");
-    // Other clients send requests all the time, and one follows the output.
+    // Other clients send requests repeatedly, and one follows the output.
     let over = Arc::new(AtomicBool::new(false));
     let socket = running.socket();
     let ask = |uri: &'static str| {
@@ -920,7 +924,7 @@ fn random_changes_end_with_the_desired_processes() {
     let mut random = crate::random::Random(7);
     for _ in 0..30 {
         let (a, b) = (random.below(6), random.below(4));
-        // Several at once, and some kills between them.
+        // Several changes at once, and some kills between them.
         for _ in 0..random.below(3) {
             let _ = running.run_client(&format!("scale a={} b+1", random.below(6)));
         }
@@ -949,14 +953,14 @@ fn random_changes_end_with_the_desired_processes() {
     assert_eq!(tagged(&tag), []);
 }
 
-/// The names of those that live, in order.
+/// The names of the processes that are alive, in order.
 fn names(tag: &str) -> Vec<String> {
     let name = |pid: &nix::unistd::Pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let last = line.split(|byte| *byte == 0).rfind(|arg| !arg.is_empty());
         String::from_utf8_lossy(last.unwrap_or_default()).into_owned()
     };
-    // One that has gone meanwhile has none.
+    // A process that has exited meanwhile has no name.
     let mut names: Vec<String> = tagged(tag).iter().map(name).collect();
     names.retain(|name| !name.is_empty());
     names.sort();
@@ -1068,9 +1072,14 @@ fn follower_gets_all_output_and_ends_with_ganger() {
         Scenario::new().in_folder(running.folder()).args("logs --no-prefix -f").start();
     follower.wait_for("ready\n");
     std::fs::write(running.folder().join("go"), "").unwrap();
-    let heard = follower.finish().code(0).stdout();
-    let said: Vec<String> = running.finish().code(0).lines_of("a.1");
-    assert!(heard.lines().eq(said.iter().map(String::as_str)), "{} {}", heard.len(), said.len());
+    let received = follower.finish().code(0).stdout();
+    let written: Vec<String> = running.finish().code(0).lines_of("a.1");
+    assert!(
+        received.lines().eq(written.iter().map(String::as_str)),
+        "{} {}",
+        received.len(),
+        written.len()
+    );
 }
 
 #[test]
@@ -1080,20 +1089,22 @@ fn follower_that_does_not_read_does_not_block_output() {
     let request = "GET /logs?follow=true&n=0 HTTP/1.1\r\nhost: g\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     let before = running.count_in_output("tick");
-    running.wait_until("the others go on", |running| running.count_in_output("tick") > before + 20);
+    running.wait_until("output of the other process", |running| {
+        running.count_in_output("tick") > before + 20
+    });
     let memory = crate::scenario::memory(running.pid());
     assert!(memory < 40 << 20, "{memory}");
-    // What did not fit is counted; the rest comes as soon as it is read.
-    let mut heard = Vec::new();
+    // Bytes that did not fit are counted; the others arrive as soon as the client reads.
+    let mut received = Vec::new();
     let mut buffer = vec![0; 64 << 10];
-    while memchr::memmem::find(&heard, b"bytes of output discarded: they were not read in time")
+    while memchr::memmem::find(&received, b"bytes of output discarded: they were not read in time")
         .is_none()
     {
         let count = stream.read(&mut buffer).unwrap();
         assert!(count > 0, "it ended");
-        let start = heard.len().saturating_sub(200);
-        heard.drain(..start);
-        heard.extend_from_slice(&buffer[..count]);
+        let start = received.len().saturating_sub(200);
+        received.drain(..start);
+        received.extend_from_slice(&buffer[..count]);
     }
     running.signal(Signal::SIGINT);
     running.finish().code(0);

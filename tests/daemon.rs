@@ -45,7 +45,7 @@ fn daemon_returns_when_all_is_up_and_stops_on_quit() {
     let refusal = second.args("start").run().code(2).stderr();
     assert!(refusal.starts_with("ganger: already running for "), "{refusal}");
     assert_eq!(running.run_client("quit").1, 0);
-    running.wait_until("its end", |_| !is_alive(pid));
+    running.wait_until("ganger's exit", |_| !is_alive(pid));
     assert_eq!(tagged(&tag), []);
     running.wait_until("no file", |running| runtime_files(running.folder()).is_empty());
 }
@@ -65,7 +65,7 @@ fn sighup_reloads_a_daemon() {
     running.wait_until("no", |running| log(running).contains(expected));
     assert_eq!(running.run_client("wait a b --ready --timeout 60").1, 0);
     kill(pid, Signal::SIGTERM).unwrap();
-    running.wait_until("its end", |_| !is_alive(pid));
+    running.wait_until("ganger's exit", |_| !is_alive(pid));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn daemon_start_fails_when_the_app_exits_at_once() {
         assert!(log(&running).contains(expected), "{}", log(&running));
         assert_eq!(running.run_client("ps").1, 3, "{procfile}");
     }
-    // What else was up is stopped, and the report says why.
+    // All other processes are stopped, and the report names the reason.
     let mut running = start("a: echo broken; exit 7\nb: exec sleep 1000\n", "").start();
     assert_eq!(running.wait().code(), Some(7));
     let report = "a.1 failed first: it exited (7)\nganger | its last lines:\nganger |   broken\n\
@@ -115,7 +115,7 @@ fn daemon_start_fails_when_the_app_exits_at_once() {
 fn daemon_start_returns_the_exit_code_of_a_failed_optional_process() {
     let mut running = start("a: exit 7\nb: exec sleep 1000\n", "--can-die a").start();
     assert_eq!(running.wait().code(), Some(7), "{}", log(&running));
-    // The rest goes on.
+    // The other process goes on.
     assert!(running.run_client("ps").0.contains("\nb.1 "));
     assert_eq!(running.run_client("quit").1, 0);
 }
@@ -135,7 +135,7 @@ fn daemon_start_fails_when_a_process_crashes_repeatedly() {
 #[test]
 fn interrupted_daemon_start_stops_the_daemon() {
     let tag = tag();
-    // A crash that is tried again keeps it from being up.
+    // A process that crashes and is restarted keeps the app from being up.
     let procfile = format!("a: exec $HOSTILE leaf {tag}\nb: /nowhere/b\n");
     let mut running = start(&procfile, "-r b").start();
     running.wait_until("a", |_| !tagged(&tag).is_empty());
@@ -153,11 +153,11 @@ fn daemon_start_times_out_for_a_process_that_keeps_restarting() {
     let mut running = scenario.file("ganger.toml", config).start();
     assert_eq!(running.wait().code(), Some(4));
     assert!(log(&running).contains("ganger | b.1 is not ready after 0.5s\n"), "{}", log(&running));
-    // It goes on, and can be asked.
+    // ganger goes on, and responds.
     let pid = pid(&running);
     assert!(running.run_client("ps").0.contains("\na.1   "));
     running.run_client("quit");
-    running.wait_until("its end", |_| !is_alive(pid));
+    running.wait_until("ganger's exit", |_| !is_alive(pid));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn late_process_leaves_the_app_up_with_a_message() {
 
 #[test]
 fn daemon_survives_the_reader_of_its_output() {
-    let procfile = "a: while :; do echo said; sleep 0.02; done\n";
+    let procfile = "a: while :; do echo line; sleep 0.02; done\n";
     let scenario = Scenario::of("sh").file("Procfile", procfile);
     let mut running = scenario.args("-c").arg("$GANGER start -D 2>&1 | head -n 1").start();
     running.wait();
@@ -184,9 +184,9 @@ fn daemon_survives_the_reader_of_its_output() {
     let pid = pid(&running);
     let lines = |running: &Running| running.run_client("logs").0.lines().count();
     let before = lines(&running);
-    running.wait_until("it goes on", |running| lines(running) > before + 10);
+    running.wait_until("more lines", |running| lines(running) > before + 10);
     assert_eq!(running.run_client("quit").1, 0);
-    running.wait_until("its end", |_| !is_alive(pid));
+    running.wait_until("ganger's exit", |_| !is_alive(pid));
 }
 
 #[test]
@@ -194,7 +194,8 @@ fn captured_output_ends_when_all_is_up() {
     let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
                     touch done; exec sleep 1000\n";
     let scenario = Scenario::of("sh").file("Procfile", procfile).args("-c");
-    let script = r#"said=$(echo input | $GANGER start -D 2>&1); echo "code $?"; echo "$said""#;
+    let script =
+        r#"captured=$(echo input | $GANGER start -D 2>&1); echo "code $?"; echo "$captured""#;
     let mut running = scenario.arg(script).start();
     running.wait_for("code 0\n");
     let pid = pid(&running);
@@ -206,9 +207,9 @@ fn captured_output_ends_when_all_is_up() {
     }
     assert_eq!(running.run_client("logs --no-prefix").0, "early\nlate\n");
     assert_eq!(running.run_client("quit").1, 0);
-    let said = running.finish().code(0).stdout();
-    assert!(said.contains("a.1 started") && said.contains("early"), "{said}");
-    assert!(!said.contains("late"), "{said}");
+    let stdout = running.finish().code(0).stdout();
+    assert!(stdout.contains("a.1 started") && stdout.contains("early"), "{stdout}");
+    assert!(!stdout.contains("late"), "{stdout}");
 }
 
 #[test]
@@ -237,6 +238,6 @@ fn daemon_releases_the_terminal() {
     assert!(open.iter().all(|path| !path.starts_with("/dev/pts")), "{open:?}");
     assert_eq!(running.run_client("logs --no-prefix").0, "early\nlate\n");
     assert_eq!(running.run_client("quit").1, 0);
-    let said = running.finish().stdout();
-    assert!(said.contains("a.1 started") && !said.contains("late"), "{said}");
+    let stdout = running.finish().stdout();
+    assert!(stdout.contains("a.1 started") && !stdout.contains("late"), "{stdout}");
 }

@@ -2,7 +2,7 @@
 
 use crate::scenario::{Finished, Scenario};
 
-/// What `a` gets as `$A`, with this `.env`.
+/// The value of `$A` in a process, with this `.env`.
 fn value(env: impl AsRef<[u8]>) -> String {
     let scenario = Scenario::procfile("a: printf '%s|' \"$A\"\n").file(".env", env);
     let out = scenario.args("start").run().code(0).stdout();
@@ -63,7 +63,7 @@ fn env_differences_from_foreman_are_documented() {
 
 #[test]
 fn environment_of_ganger_reaches_no_value_by_another_way() {
-    // What once stood for a reference on its way through dotenvy.
+    // An earlier version resolved references through variables with these names.
     let scenario = Scenario::procfile("a: printf '%s|' \"$A\"\n").file(".env", "B=b\nA=${B}\n");
     let scenario = scenario.env("GANGER_ASSIGNMENT_0", "leak").env("GANGER_ASSIGNMENT_1", "leak");
     assert_eq!(scenario.args("start").run().code(0).lines_of("a.1"), ["b|"]);

@@ -1,6 +1,5 @@
-//! Seeded rounds: programs that try to get out of reach, crossed with every end
-//! that ganger may come to. Nothing survives, nothing else is killed, and the
-//! exit code is true.
+//! Seeded rounds: programs that try to escape, crossed with every way in which ganger may end. No
+//! descendant survives, no other process is killed, and the exit code is true.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::attacks::{Bystander, Cleanup, keeper_of, kill_both, mark_of, start_next};
+use crate::attacks::{Bystander, Cleanup, keeper_of, kill_both, session_marker_of, start_next};
 use crate::random::Random;
 use crate::scenario::{Running, Scenario, is_alive, tag, tagged, tagged_as};
 
@@ -21,7 +20,7 @@ const THREADS: usize = 8;
 enum Obedience {
     /// They end.
     Ends,
-    /// They end, or don't, as the kernel schedules it.
+    /// Whether they end depends on the scheduler.
     MayEnd,
     /// They have to be killed.
     Ignores,
@@ -29,8 +28,7 @@ enum Obedience {
 
 use Obedience::{Ends, Ignores, MayEnd};
 
-/// How a program gets out of the way of its parent, and whether its end still
-/// comes with SIGTERM.
+/// How a program leaves its parent, and whether SIGTERM still ends it.
 const WRAPPERS: [(&str, Obedience); 13] = [
     ("daemonize stay", Ends),
     ("daemonize stay", Ends),
@@ -44,11 +42,11 @@ const WRAPPERS: [(&str, Obedience); 13] = [
     ("traced", MayEnd),
     ("traced-leader", MayEnd),
     ("userns", Ends),
-    // The first process of a namespace does not hear signals from outside of it.
+    // The first process of a PID namespace gets no signal from outside without a handler.
     ("pidns", Ignores),
 ];
 
-/// What it is in the end.
+/// The program that a chain of wrappers executes last.
 const PROGRAMS: [(&str, Obedience); 5] = [
     ("obedient", Ends),
     ("leaderless obedient", Ends),
@@ -63,11 +61,11 @@ enum Attack {
     Term,
     KillGanger,
     KillKeeper,
-    /// And then the next start.
+    /// SIGKILL of both, and then the next start.
     KillBoth,
     /// SIGSTOP and SIGCONT of ganger, its keeper or both, and SIGTERM.
     Pause,
-    /// SIGWINCH again and again, and SIGINT.
+    /// SIGWINCH repeatedly, and SIGINT.
     Resize,
 }
 
@@ -81,7 +79,7 @@ const ATTACKS: [Attack; 7] = [
     Attack::Resize,
 ];
 
-/// When it comes.
+/// When the attack begins.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Moment {
     /// While processes start.
@@ -102,7 +100,7 @@ impl Round {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let attack = ATTACKS[usize::try_from(seed).unwrap() % ATTACKS.len()];
-        // Before everything runs, it is not known what is left behind.
+        // Before all processes are up, it is not known which orphans are left.
         let early = attack != Attack::KillBoth && random.below(4) == 0;
         let mut round = Self {
             seed,
@@ -124,12 +122,12 @@ impl Round {
         let mut words: Vec<&str> = Vec::new();
         for _ in 0..pick(5) {
             let (wrapper, obedience) = WRAPPERS[pick(WRAPPERS.len())];
-            // What has neither a mark that counts here nor a parent is not found
-            // by the next start. See docs/guarantees.md.
+            // The next start does not find a process without a valid session marker and without a
+            // parent. See docs/guarantees.md.
             if self.attack == Attack::KillBoth && matches!(wrapper, "cleared" | "pidns") {
                 continue;
             }
-            // A process has one tracer, and the second one fails.
+            // A process can have only one tracer.
             if is_tracing(wrapper) && words.iter().any(|word| is_tracing(word)) {
                 continue;
             }
@@ -142,7 +140,7 @@ impl Round {
         words.join(" ")
     }
 
-    /// What ganger's exit code may be, as far as it was asked to stop.
+    /// The exit codes that ganger may return after a stop signal.
     fn codes(&self) -> &'static [i32] {
         match (self.moment, self.obedience) {
             (Moment::Up, Ends) => &[0],
@@ -155,7 +153,7 @@ impl Round {
         let (tag, job) = (tag(), tag());
         let lines = self.chains.iter().enumerate();
         let lines = lines.map(|(at, chain)| format!("p{at}: exec $HOSTILE {chain} {tag}\n"));
-        // It ends soon where something has to be killed, and no sooner where nothing has.
+        // The grace period is short if a process has to be killed, and long if none has.
         let grace = if self.obedience == Ends { "60" } else { "0.5" };
         let script = format!(
             "$HOSTILE leaf {job} </dev/null >/dev/null 2>&1 & exec $GANGER start -t {grace}"
@@ -173,9 +171,9 @@ impl Round {
             }
             Moment::Up => {
                 running.wait_until("all programs", |running| {
-                    let said =
+                    let started =
                         running.count_in_output("| up\n") + running.count_in_output("| stubborn\n");
-                    said == self.chains.len()
+                    started == self.chains.len()
                 });
             }
         }
@@ -192,7 +190,7 @@ impl Round {
             Attack::KillGanger => {
                 running.signal(Signal::SIGKILL);
                 running.wait();
-                running.wait_until("the keeper's end", |_| !is_alive(keeper));
+                running.wait_until("the keeper's exit", |_| !is_alive(keeper));
             }
             Attack::KillKeeper => {
                 kill(keeper, Signal::SIGKILL).unwrap();
@@ -200,7 +198,7 @@ impl Round {
                 assert!(code.is_some_and(|code| code > 0), "{code:?} after the keeper's death");
             }
             Attack::KillBoth => {
-                let mut bystander = Bystander::with("GANGER_SESSION", &mark_of(ganger));
+                let mut bystander = Bystander::with("GANGER_SESSION", &session_marker_of(ganger));
                 kill_both(running);
                 start_next(running.folder());
                 assert!(bystander.is_alive(), "a process that inherited the mark");
@@ -229,7 +227,7 @@ impl Round {
     fn stop(&self, running: &mut Running, signal: Signal) {
         running.signal(signal);
         let status = running.wait();
-        // A signal may come before ganger, still starting, has a handler for it.
+        // A signal may arrive before ganger, which still starts, has a handler for it.
         let early = self.moment == Moment::Early && status.code().is_none();
         let is_true = status.code().is_some_and(|code| self.codes().contains(&code));
         assert!(early || is_true, "{status:?} instead of {:?}\n{}", self.codes(), running.output());

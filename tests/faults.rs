@@ -1,4 +1,4 @@
-//! Programs that misbehave: no output is lost, and no process survives.
+//! Programs that misbehave: no output is lost, and no descendant survives.
 
 use nix::sys::signal::Signal;
 
@@ -28,18 +28,18 @@ fn fork_bomb_is_stopped() {
     let tag = tag();
     let running = up("bomb 8", &tag, "", |running| running.count_in_output("boom\n") == 256);
     stop(running, &tag, 0);
-    // And killed in the middle of it.
+    // While it forks, ganger is killed.
     let tag = self::tag();
     let mut running = up("bomb 9", &tag, "", |_| tagged(&tag).len() > 20);
     running.signal(Signal::SIGKILL);
     running.wait();
-    running.wait_until("nobody", |_| tagged(&tag).is_empty());
+    running.wait_until("no process", |_| tagged(&tag).is_empty());
 }
 
 #[test]
 fn process_that_changes_its_pid_is_stopped() {
     let tag = tag();
-    // The leader exits at once; the rest is stopped with it, however it runs.
+    // The first process exits at once; its descendants are stopped with it.
     let running = up("runner", &tag, "--can-die a -t 0.5", wrote("running\n"));
     running.finish();
     assert_eq!(tagged(&tag), []);
@@ -50,7 +50,7 @@ fn process_that_changes_its_pid_is_stopped() {
     let keeper = running.keeper();
     running.signal(Signal::SIGKILL);
     running.wait();
-    running.wait_until("nobody", |_| tagged(&tag).is_empty() && !is_alive(keeper));
+    running.wait_until("no process", |_| tagged(&tag).is_empty() && !is_alive(keeper));
 }
 
 #[test]
@@ -88,14 +88,14 @@ fn lines_written_byte_by_byte_are_complete() {
 #[test]
 fn flood_of_output_does_not_delay_others_or_signals() {
     let procfile =
-        "a: exec $HOSTILE flood\nb: sleep 0.5; echo heard; kill -INT $GANGER_PID; sleep 1000\n";
+        "a: exec $HOSTILE flood\nb: sleep 0.5; echo passed; kill -INT $GANGER_PID; sleep 1000\n";
     let finished = Scenario::of("sh")
         .file("Procfile", procfile)
         .args("-c")
-        .arg("sh -c 'export GANGER_PID=$$; exec $GANGER start' | grep heard")
+        .arg("sh -c 'export GANGER_PID=$$; exec $GANGER start' | grep passed")
         .run()
         .code(0);
-    assert_eq!(finished.stdout(), "b.1    | heard\n");
+    assert_eq!(finished.stdout(), "b.1    | passed\n");
     assert!(finished.stderr().contains("ganger | SIGINT: stopping all\n"));
 }
 
@@ -147,7 +147,7 @@ fn endless_restarts_leak_nothing() {
     let before = held(&running);
     running.wait_until("ten thousand lives", |running| lives(running, 10_000));
     let after = held(&running);
-    // What is under way at that moment has some open: a pipe or two.
+    // A start at that moment has a pipe or two open.
     let alike = |before: (usize, usize), after: (usize, usize)| {
         after.0.abs_diff(before.0) <= 6 && after.1 < before.1 + (256 << 10)
     };

@@ -1,4 +1,4 @@
-//! Several gangers of one user: how they are told apart and found.
+//! Several gangers of one user: how clients find them and distinguish them.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,7 @@ fn up(folder: &Path, below: &str, args: &str) -> Running {
     running
 }
 
-/// The names of the processes, and what was printed beside them.
+/// The names of the processes that `ps` lists, and the messages before the table.
 fn processes(folder: &Path, below: &str, args: &str) -> (Vec<String>, String) {
     let ClientOutput(text, code) = ask(folder, below, &format!("ps {args}"));
     assert_eq!(code, 0, "{below}: {text}");
@@ -49,7 +49,7 @@ fn procfiles_of_one_root_run_side_by_side() {
     let folder = scenario.folder().to_owned();
     let root = fs::canonicalize(&folder).unwrap().display().to_string();
     let dev = up(&folder, "", "-f Procfile.dev");
-    // It is the only one.
+    // It is the only ganger there.
     assert_eq!(processes(&folder, "", ""), (vec!["dev.1".into()], String::new()));
     let mut web = scenario.args("start").start();
     web.wait_for("web.1 started");
@@ -93,7 +93,7 @@ fn name_runs_another_of_the_same_procfile() {
     assert_eq!(code, 3, "{text}");
     let ClientOutput(refusal, code) = ask(&folder, "", "start jobs --name jobs");
     assert!(refusal.contains("already running") && code == 2, "{refusal}");
-    // One without a name is the default.
+    // A ganger without a name is the default.
     let all = up(&folder, "", "");
     assert_eq!(processes(&folder, "", "").0, ["web.1", "jobs.1"]);
     for args in ["quit", "quit --name web", "quit"] {
@@ -119,7 +119,7 @@ fn client_means_the_nearest_root() {
     let mut outer = scenario.args("start").start();
     outer.wait_for("outer.1 started");
     assert_eq!(processes(&folder, "docs", "").0, ["outer.1"]);
-    // A folder with a Procfile is a root, though none runs there.
+    // A folder with a Procfile is a root, although no ganger runs there.
     let expected =
         format!("ganger: no ganger runs in `{root}/api` (one runs in `{root}`: `-d {root}`)\n");
     for below in ["api", "api/src/deep"] {
@@ -143,7 +143,7 @@ fn root_finds_the_ganger_of_the_user_who_owns_the_folder() {
     let mut running = user.scenario(SLEEPER).args("./ganger start").start();
     running.wait_for("a.1 started");
     let folder = running.folder().to_owned();
-    // sudo(8) says who the user is, and the owner of the folder is another hint.
+    // sudo(8) sets a variable with the user id, and the owner of the folder is another hint.
     let ask = |args: &str, sudo: Option<u32>| {
         let mut command = Command::new(GANGER);
         command.args(args.split_whitespace()).current_dir(&folder);
@@ -203,14 +203,14 @@ fn ps_all_lists_every_ganger_of_this_user() {
     assert!(all.iter().all(|it| it["uptime"].is_f64() && it["answers"] == true), "{all:?}");
     let ClientOutput(table, 0) = ask(&folder, "", "ps --all") else { panic!("no table") };
     assert!(table.starts_with("ROOT ") && table.contains("  Procfile.dev  x "), "{table}");
-    // One that has a socket of its own is not meant by others.
+    // A ganger with `-s` is found only by clients with the same `-s`.
     assert_eq!(processes(&folder, "", ""), (vec!["a.1".into()], String::new()));
-    // One that does not answer is listed all the same.
+    // A ganger that does not respond is listed, too.
     kill(dev.pid(), Signal::SIGSTOP).unwrap();
     let silent = list(&folder).into_iter().find(|it| it["name"] == "x").unwrap();
     assert_eq!((&silent["answers"], &silent["uptime"]), (&false.into(), &Value::Null));
     kill(dev.pid(), Signal::SIGCONT).unwrap();
-    // One that was killed is not.
+    // A ganger that was killed is not listed.
     kill(own.pid(), Signal::SIGKILL).unwrap();
     drop(own.finish_but_keep());
     assert_eq!(list(&folder).len(), 2);
@@ -229,7 +229,7 @@ fn files_about_a_ganger_are_for_its_user_alone() {
     running.wait_for("a.1 started");
     let name = running.socket().with_extension("run");
     assert_eq!(fs::metadata(&name).unwrap().mode() & 0o777, 0o600);
-    // What is no such file is left out.
+    // A file with other contents is ignored.
     let other = runtime_dir(running.folder()).join(format!("{}.run", std::process::id()));
     fs::write(&other, "{}").unwrap();
     assert_eq!(running.run_client("ps").1, 0);

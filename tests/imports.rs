@@ -207,7 +207,7 @@ fn paths(module: &Module, text: &str) -> Vec<Module> {
     let text = without_tests(text);
     let trees = statements(&text).into_iter().map(|(_, tree)| tree);
     let mut paths: Vec<String> = trees.flat_map(|tree| expand(&tree)).collect();
-    // And those that stand in the code itself.
+    // Paths in the code itself.
     for root in ["crate::", "super::"] {
         for (at, _) in text.match_indices(root) {
             let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
@@ -222,7 +222,7 @@ fn paths(module: &Module, text: &str) -> Vec<Module> {
     paths.iter().filter_map(|path| absolute(module, path, &known)).collect()
 }
 
-/// What comes before the tests of a file, without its comments.
+/// The code of a file before its tests, without its comments.
 fn without_tests(text: &str) -> String {
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Processes in a namespace of their own, which nothing leaves or outlives.
+//! Processes in a PID namespace of their own, which no descendant leaves or outlives.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,7 +19,7 @@ fn isolated_processes_see_only_themselves_and_exit_normally() {
     assert!(stderr.contains("(pid N), stopping all\nganger | b.1 stopped\n"), "{stderr}");
 }
 
-/// Three trees of four, each with a daemon that has closed and cleared all.
+/// Three trees of four processes, each with a daemon that has no descriptors and no environment.
 fn grove(tag: &str) -> Running {
     let procfile = format!("a: exec $HOSTILE tree {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start --isolate -m a=3").start();

@@ -41,7 +41,7 @@ fn process_starts_after_the_job_that_it_depends_on() {
     assert_eq!(running.processes()[1]["ready"], true);
     let table = running.run_client("ps migrate").0;
     assert!(table.contains("migrate.1  -    done "), "{table}");
-    // All of it again: the job first.
+    // A restart of all runs the job first again.
     assert_eq!(running.run_client("restart --wait").1, 0);
     running.wait_until("the job", |running| running.count_in_output("| migrate.1\n") == 2);
     assert_eq!(running.run_client("reload").0, "nothing to do\n");

@@ -25,11 +25,11 @@ enum Victim {
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Fate {
-    /// Where both are, neither is there to clean up: the next start does.
+    /// If both are killed, the next start cleans up.
     Killed,
-    /// For a moment, after which ganger is told to end.
+    /// Suspended for a moment. Then ganger gets SIGTERM.
     Stopped,
-    /// For good.
+    /// Suspended for ever.
     Frozen,
 }
 
@@ -39,7 +39,7 @@ fn moment(random: &mut Random, micros: u64) -> Duration {
     Duration::from_micros(random.below(micros))
 }
 
-/// What one schedule hit.
+/// Runs one schedule, and returns it if the processes existed at that moment.
 fn once(strike: Strike, random: &mut Random) -> Option<Strike> {
     let (phase, victim, fate) = strike;
     let tag = tag();
@@ -48,7 +48,7 @@ fn once(strike: Strike, random: &mut Random) -> Option<Strike> {
     match phase {
         Phase::Start => std::thread::sleep(moment(random, 6000)),
         Phase::Run | Phase::Shutdown => {
-            running.wait_until("nine", |running| {
+            running.wait_until("three processes", |running| {
                 running.count_in_output("grown\n") == 2
                     && running.count_in_output("stubborn\n") == 1
             });
@@ -65,16 +65,16 @@ fn once(strike: Strike, random: &mut Random) -> Option<Strike> {
     let hit = hit(&mut running, victim, fate).map(|()| strike);
     running.wait();
     let keeper_is_gone = |running: &Running| {
-        // ganger's end comes before its keeper's only where it was killed.
+        // ganger exits before its keeper only if it was killed.
         keepers(running.folder()).iter().all(|keeper| !is_alive(*keeper))
     };
-    running.wait_until("the keeper's end", keeper_is_gone);
+    running.wait_until("the keeper's exit", keeper_is_gone);
     if (victim, fate) == (Victim::Both, Fate::Killed) {
         let next = Scenario::procfile("a: true\n").beside(running.folder());
         next.args("start").run().code(0);
         assert_eq!(tagged(&tag), [], "{strike:?}");
     }
-    running.wait_until("nobody", |_| tagged(&tag).is_empty());
+    running.wait_until("no process", |_| tagged(&tag).is_empty());
     hit
 }
 
@@ -90,13 +90,13 @@ fn hit(running: &mut Running, victim: Victim, fate: Fate) -> Option<()> {
         (Victim::Ganger, _) => vec![ganger],
         (Victim::Keeper, Some(keeper)) => vec![keeper],
         (Victim::Both, Some(keeper)) if traced || fate != Fate::Killed => vec![keeper, ganger],
-        // Without its keeper, or before it has one, ganger goes as well.
+        // If ganger has no keeper, it is killed itself.
         (Victim::Keeper | Victim::Both, _) => {
             running.signal(Signal::SIGKILL);
             return None;
         }
     };
-    // Each of them, whatever became of the other.
+    // Each process gets it, even if the other has exited.
     let send = |signal| {
         let sent: Vec<bool> = victims.iter().map(|pid| kill(*pid, signal).is_ok()).collect();
         sent.iter().all(|sent| *sent)
@@ -109,9 +109,9 @@ fn hit(running: &mut Running, victim: Victim, fate: Fate) -> Option<()> {
         Fate::Killed => drop(send(Signal::SIGKILL)),
         Fate::Stopped => {
             std::thread::sleep(Duration::from_millis(3));
-            // The keeper may have been gone already, and ganger about to follow.
+            // The keeper may have exited already, and ganger may be about to exit.
             send(Signal::SIGCONT);
-            // Nobody told it to end.
+            // ganger has got no stop signal yet.
             running.signal(Signal::SIGTERM);
         }
         Fate::Frozen => {}
@@ -119,7 +119,7 @@ fn hit(running: &mut Running, victim: Victim, fate: Fate) -> Option<()> {
     Some(())
 }
 
-/// The keepers that have left a trace in this folder.
+/// The keepers with a session marker in this folder.
 fn keepers(folder: &std::path::Path) -> Vec<Pid> {
     let traces = std::fs::read_dir(folder.join("ganger")).into_iter().flatten().flatten();
     let keeper = |trace: std::fs::DirEntry| {
@@ -159,7 +159,7 @@ fn strikes() -> impl Iterator<Item = Strike> {
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
 fn no_process_survives_a_keeper_frozen_at_any_moment() {
-    // Each takes as long as ganger is patient with its keeper.
+    // Each round takes as long as the timeout of ganger for its keeper.
     let one = |(phase, seed)| {
         let mut random = Random(seed);
         // Sometimes there is no process yet.

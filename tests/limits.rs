@@ -1,4 +1,4 @@
-//! Many processes, and little to make them from.
+//! Many processes, and low limits of the system.
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;

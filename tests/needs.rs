@@ -10,7 +10,7 @@ use nix::unistd::{Pid, User};
 
 use crate::scenario::{Running, Scenario, free_port};
 
-/// A server that a test has started, and ends.
+/// A server that a test has started. It is killed when this is dropped.
 struct Server(Child);
 
 impl Server {
@@ -33,7 +33,7 @@ impl Drop for Server {
     }
 }
 
-/// `PostgreSQL`, which refuses to run as root: as the user that Debian gives it.
+/// `PostgreSQL`. It refuses to run as root, so it runs as its user of Debian.
 struct Postgres {
     programs: PathBuf,
     folder: tempfile::TempDir,
@@ -90,7 +90,7 @@ fn end(running: Running) -> String {
     running.finish().stderr()
 }
 
-/// A web application that counts its visitors: in Redis how many, in `PostgreSQL` when.
+/// A web application that counts its visitors in Redis, and stores the times in `PostgreSQL`.
 /// It connects once, and exits when it loses one of the two.
 const VISITORS: &str = r#"
 import http.server, os, psycopg2, redis
@@ -147,7 +147,7 @@ fn app_waits_for_its_services_and_recovers_with_them() {
     let cache = format!("`REDIS_URL` (localhost:{redis_port})");
     running.wait_for(&format!("web.1 waits for {database}, {cache}\n"));
     assert!(running.run_client("ps").0.contains(" waiting "));
-    // One of the two is not enough.
+    // One of the two services is not enough.
     let redis_server = redis(redis_port, folder.path());
     running.wait_until("Redis is up", |_| TcpStream::connect(("::1", redis_port)).is_ok());
     assert_eq!(running.count_in_output("connected\n"), 0);

@@ -92,7 +92,7 @@ fn long_line_keeps_memory_bounded() {
     const SIZE: usize = 200 << 20;
     let procfile = format!("a: $HOSTILE bytes {SIZE}; echo; sleep 1000\n");
     let mut running = Scenario::procfile(procfile).args("start").start();
-    running.wait_until("all of it", |running| running.length() >= SIZE);
+    running.wait_until("all bytes", |running| running.length() >= SIZE);
     let (ganger, keeper) = (peak_memory(running.pid()), peak_memory(running.keeper()));
     assert!(ganger + keeper < 4 << 20, "{ganger} and {keeper} bytes at the peak");
     running.signal(Signal::SIGTERM);
@@ -149,7 +149,7 @@ fn blocked_reader_does_not_delay_the_stop() {
         })
         .start();
     running.wait_for("a.1 started");
-    // Nobody reads: soon the queue is full, and the process has to wait.
+    // No process reads: soon the queue is full, and the writer has to wait.
     let pid = running.pid();
     running.wait_until("a full pipe", |_| {
         let stacks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
@@ -213,11 +213,11 @@ fn second_interrupt_does_not_wait_for_a_slow_reader() {
         }
         total
     });
-    // Notices don't wait for the reader: by now only the output is left to do.
-    running.wait_for("a.1 exited (0), stopping all\n").wait_until("nobody", |running| {
+    // Messages don't wait for the reader: by now only the output is left to write.
+    running.wait_for("a.1 exited (0), stopping all\n").wait_until("no process", |running| {
         running.keeper_if_any().is_some_and(|keeper| children(keeper).is_empty())
     });
-    // The first may still ask processes to stop, if the last isn't known to be gone.
+    // The first may still be a request to stop, if the exit of the last process isn't known yet.
     while running.child.try_wait().unwrap().is_none() {
         running.signal(Signal::SIGINT);
         std::thread::sleep(Duration::from_millis(20));
@@ -273,7 +273,7 @@ fn prefix_and_time_are_configurable_and_quiet_processes_are_hidden() {
     );
 }
 
-/// Runs ganger with a terminal as its output, and returns what stands on it.
+/// Runs ganger with a terminal as its output, and returns what was written to it.
 fn on_a_terminal(procfile: &str, until: &str) -> String {
     let pty = openpty(None, None).unwrap();
     let output = pty.slave.try_clone().unwrap();
@@ -292,7 +292,7 @@ fn on_a_terminal(procfile: &str, until: &str) -> String {
         screen.extend_from_slice(&buffer[..count]);
     }
     running.signal(Signal::SIGTERM);
-    // The end of a terminal is an error.
+    // At its end, reading from a terminal returns an error.
     while let Ok(count @ 1..) = master.read(&mut buffer) {
         screen.extend_from_slice(&buffer[..count]);
     }
@@ -304,7 +304,7 @@ fn prompt_is_shown_on_a_terminal() {
     let procfile = "a: printf 'name? '; sleep 1000\n";
     let screen = on_a_terminal(procfile, "name? ");
     assert!(screen.contains("\na.1    | name? "), "{screen}");
-    // What ganger says next stands on a line of its own.
+    // The next message of ganger is on a line of its own.
     assert!(screen.contains("name? \r\nganger | "), "{screen}");
 }
 
@@ -345,14 +345,15 @@ fn idle_ganger_uses_no_cpu() {
         };
         tasks.map(|task| of(std::fs::read_to_string(task.path().join("status")).unwrap())).sum()
     };
-    // The start has to settle first.
+    // First wait until the start is done.
     let mut before = switches();
     running.wait_until("rest", |_| {
         std::thread::sleep(Duration::from_millis(200));
         std::mem::replace(&mut before, switches()) == before
     });
+    // The time over which wake-ups are counted.
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(switches(), before, "something woke up");
+    assert_eq!(switches(), before, "a thread woke up");
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
 }
@@ -366,9 +367,9 @@ fn python_writes_each_line_at_once_unless_the_user_decides_otherwise() {
     running.wait_for("a.1    | line 1\n").signal(Signal::SIGTERM);
     running.finish().code(0);
     let procfile = "a: echo \"<$PYTHONUNBUFFERED>\"\n";
-    let said = |scenario: Scenario| scenario.args("start --no-prefix").run().code(0).stdout();
-    assert_eq!(said(Scenario::procfile(procfile).file(".env", "PYTHONUNBUFFERED=\n")), "<>\n");
-    assert_eq!(said(Scenario::procfile(procfile).env("PYTHONUNBUFFERED", "x")), "<x>\n");
+    let output = |scenario: Scenario| scenario.args("start --no-prefix").run().code(0).stdout();
+    assert_eq!(output(Scenario::procfile(procfile).file(".env", "PYTHONUNBUFFERED=\n")), "<>\n");
+    assert_eq!(output(Scenario::procfile(procfile).env("PYTHONUNBUFFERED", "x")), "<x>\n");
     let config = "[process.a]\nenv = { PYTHONUNBUFFERED = 'y' }\n";
-    assert_eq!(said(Scenario::procfile(procfile).file("ganger.toml", config)), "<y>\n");
+    assert_eq!(output(Scenario::procfile(procfile).file("ganger.toml", config)), "<y>\n");
 }

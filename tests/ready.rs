@@ -116,7 +116,7 @@ fn server_with_file_capabilities_becomes_ready() {
     let mut setcap = std::process::Command::new("setcap");
     setcap.env("PATH", "/usr/sbin:/sbin:/usr/bin").arg("cap_net_bind_service+ep").arg(&python);
     assert!(setcap.status().unwrap().success());
-    // Nobody may look into such a process but root.
+    // Only root may inspect such a process.
     let mut running = scenario.args(&format!("./ganger start -p {port}")).start();
     running.wait_for(&format!("web.1 is ready, http://localhost:{port}\n"));
     end(running).code(0);
@@ -151,7 +151,7 @@ fn reload_changes_the_awaited_service() {
     assert!(running.run_client("ps").0.contains(&format!(" waiting for 127.0.0.1:{down} ")));
     reload(&mut running, &needs(up.local_addr().unwrap().port()));
     running.wait_for("| begun\n");
-    // It has said that already; what it says next is another line.
+    // The process has printed this line already: only its next line counts.
     reload(&mut running, "[process.a]\nready = { log = 'begun' }\nready_timeout = '9m'\n");
     running.run_client("restart a");
     running.wait_for("a.1 is ready after ");
@@ -189,7 +189,7 @@ fn ready_timeout_names_the_last_http_status() {
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
 fn port_bound_by_another_process_does_not_count() {
     let port = free_port();
-    // Not a descendant of web: it was there before.
+    // It is not a descendant of web.
     let procfile = format!("web: exec sleep 1000\nother: exec python3 -m http.server {port}\n");
     let config = "[process.web]\nready_timeout = '2s'\n";
     let mut running = start(&procfile, config, &format!("-p {port}"));
@@ -238,7 +238,7 @@ fn command_probe_marks_process_ready_and_leaves_no_process() {
         "[process.a]\nready = {{ command = \"($HOSTILE leaf {tag} &); echo no; echo > probed; test -e $PS\" }}\n"
     );
     let mut running = start("a: exec sleep 1000\n", &config, "");
-    // The process that it leaves is killed at once, and seldom seen.
+    // The process that the probe command leaves is killed at once, so it is seldom found.
     running.wait_until("a first probe", |running| running.folder().join("probed").exists());
     assert!(!is_ready(&running));
     std::fs::write(running.folder().join("a.1"), "").unwrap();
@@ -248,7 +248,7 @@ fn command_probe_marks_process_ready_and_leaves_no_process() {
     assert_eq!(finished.stdout(), "");
 }
 
-/// Five in a row, in an order that isn't the Procfile's.
+/// Five processes that depend on each other, in another order than in the Procfile.
 const FIVE: &str = "e: exec sleep 1000\nc: exec sleep 1000\na: exec sleep 1000\n\
                     d: exec sleep 1000\nb: exec sleep 1000\n";
 
@@ -269,7 +269,7 @@ fn five(of_c: &str) -> String {
     .concat()
 }
 
-/// `a started` and the like, in order.
+/// The starts and stops of processes, in order, such as `a started`.
 fn story(stderr: &str, word: &str) -> Vec<String> {
     let lines = stderr.lines().filter_map(|line| line.strip_prefix("ganger | "));
     let name = |line: &str| {

@@ -1,4 +1,4 @@
-//! The report at the end if a process failed.
+//! The report when ganger exits after a process failed.
 
 use crate::scenario::Scenario;
 
@@ -31,11 +31,11 @@ fn report_shows_last_lines_of_a_hidden_process() {
     let expected = "ganger | job.1 failed first: it exited (3)\nganger | its last lines:\n\
                     ganger |   why\n";
     assert!(start("start -q job").stderr().ends_with(expected));
-    // What has just been seen need not be said again.
+    // Lines that the user has just seen are not repeated.
     assert!(start("start").stderr().ends_with("ganger | job.1 exited (3), stopping all\n"));
 }
 
-/// A control group with little memory, for what moves into it.
+/// A control group with a low memory limit.
 struct Group(std::path::PathBuf);
 
 impl Group {
@@ -75,9 +75,9 @@ fn out_of_memory_kill_is_named() {
     let script = format!("echo $$ > {}/cgroup.procs; exec $GANGER start", group.0.display());
     let finished =
         Scenario::of("sh").file("Procfile", procfile).args("-c").arg(script).run().code(137);
-    let said = "ganger | a.1: the system ran out of memory and killed a process\n\
+    let message = "ganger | a.1: the system ran out of memory and killed a process\n\
                 ganger | a.1 was killed by SIGKILL, stopping all\n";
-    assert!(finished.stderr().contains(said), "{}", finished.stderr());
+    assert!(finished.stderr().contains(message), "{}", finished.stderr());
     let expected = "ganger | a.1 failed first: it was killed by SIGKILL\n\
                     ganger | the system ran out of memory and killed a process\n";
     assert!(finished.stderr().contains(expected), "{}", finished.stderr());

@@ -1,4 +1,4 @@
-//! A terminal for a test: the real one's other end, and what stands on its screen.
+//! A terminal for a test: the other end of a real one, and an emulator of its screen.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! What processes read: nothing, without ever coming to its end.
+//! The standard input of processes: it never has any bytes, and never ends.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,7 +16,7 @@ fn process_that_exits_at_end_of_stdin_stays_up() {
             .args("start")
             .start();
     running.wait_for("b.1    | up").wait_until("cat", |running| {
-        // cat waits in read(2), and so it has had its chance to leave.
+        // cat waits in read(2): it has not found the end of its input.
         children(running.keeper()).into_iter().flat_map(children).any(|cat| {
             let channel = std::fs::read_to_string(format!("/proc/{cat}/wchan"));
             let name = std::fs::read_to_string(format!("/proc/{cat}/comm"));
@@ -34,7 +34,7 @@ fn no_process_reads_from_the_terminal() {
     let slave = File::from(terminal.slave);
     let procfile = "a: (read x </dev/tty) || echo none; echo up; read line; echo over\n\
                     b: until test -e keyed; do sleep 0.01; done; echo later; sleep 1000\n";
-    // setsid makes it the controlling terminal, and itself ganger.
+    // setsid(1) makes it the controlling terminal, and executes ganger.
     let scenario = Scenario::of("setsid")
         .file("Procfile", procfile)
         .arg("-c")
@@ -47,7 +47,7 @@ fn no_process_reads_from_the_terminal() {
     running.wait_for("a.1    | up");
     let mut master = File::from(terminal.master);
     master.write_all(b"a key\n").unwrap();
-    // Whoever read it would have said so by now.
+    // A process that read the key would have printed its line by now.
     std::fs::write(running.folder().join("keyed"), "").unwrap();
     running.wait_for("b.1    | later\n");
     running.signal(Signal::SIGTERM);

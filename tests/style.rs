@@ -90,7 +90,7 @@ fn window_title_is_set_and_restored() {
         });
     scenario.run().code(0);
     let mut screen = Vec::new();
-    // A terminal without a process says EIO at its end.
+    // Reading returns EIO when no process has the terminal open.
     let _ = File::from(terminal.master).read_to_end(&mut screen);
     let screen = String::from_utf8_lossy(&screen).into_owned();
     assert!(screen.starts_with("\x1b[22;0t\x1b]0;my app\x07"), "{screen:?}");

@@ -9,7 +9,7 @@ use rustix::termios::{InputModes, LocalModes, OutputModes};
 use crate::scenario::{Scenario, children, tag, wait_until_gone};
 use crate::screen::Screen;
 
-/// What a process finds out about its streams.
+/// Prints the properties of the standard streams of a process.
 const PROBE: &str = "a: for fd in 0 1 2; do test -t $fd && echo terminal $fd; done; \
                      (: </dev/tty) 2>/dev/null && echo controlling; stty -a 2>&1; exit 0\n";
 

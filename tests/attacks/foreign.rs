@@ -1,6 +1,5 @@
-//! What ganger did not start is never touched: neither the children that the
-//! calling script had before `exec ganger`, nor living processes that inherited
-//! a session mark.
+//! ganger never signals a process that it did not start: neither the children that the calling
+//! script had before `exec ganger`, nor processes that inherited a session marker.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use super::{Bystander, Cleanup, MARGIN, keeper_of, kill_both, mark_of, start_next};
+use super::{Bystander, Cleanup, MARGIN, keeper_of, kill_both, session_marker_of, start_next};
 use crate::control::{ClientOutput, run_client};
 use crate::scenario::{
     GANGER, Running, Scenario, children, hostile, is_alive, tag, tagged, tagged_as, wait_until_gone,
@@ -108,10 +107,9 @@ fn earlier(tag: &str, more: &str) -> Running {
     running
 }
 
-/// Kills ganger and its keeper at one instant, and starts the next one.
+/// Kills ganger and its keeper at the same time, and starts the next one.
 ///
-/// The tree that was left goes, but for the daemon in it that has cleared its
-/// environment.
+/// The orphans are killed, except for the daemon that has cleared its environment.
 fn kill_and_start_next(mut running: Running, tag: &str) -> Running {
     kill_both(&mut running);
     let before = tagged(tag).len();
@@ -134,9 +132,9 @@ fn kill_and_start_next(mut running: Running, tag: &str) -> Running {
 fn next_start_spares_a_process_whose_parent_is_alive() {
     let tag = tag();
     let running = earlier(&tag, "");
-    let mut bystander = Bystander::with("GANGER_SESSION", &mark_of(running.pid()));
+    let mut bystander = Bystander::with("GANGER_SESSION", &session_marker_of(running.pid()));
     kill_and_start_next(running, &tag);
-    assert!(bystander.is_alive(), "it only inherited the mark");
+    assert!(bystander.is_alive(), "it only inherited the marker");
 }
 
 #[test]
@@ -149,14 +147,14 @@ fn next_start_spares_a_terminal_and_the_shell_on_it() {
     let mut terminal = Command::new("setsid");
     terminal.args(["--fork", "script", "-qfc"]).arg(format!("exec $HOSTILE leaf {shell}"));
     terminal.arg("/dev/null").stdin(Stdio::null()).stdout(Stdio::null());
-    terminal.env("HOSTILE", hostile()).env("GANGER_SESSION", mark_of(running.pid()));
+    terminal.env("HOSTILE", hostile()).env("GANGER_SESSION", session_marker_of(running.pid()));
     assert!(terminal.status().unwrap().success());
     running.wait_until("a shell", |_| tagged_as("leaf", &shell).len() == 1);
     kill_and_start_next(running, &tag);
     assert_eq!(tagged_as("leaf", &shell).len(), 1, "the shell is left alone");
 }
 
-/// A tmux server, which ends with the test.
+/// A tmux server, which is killed at the end of the test.
 struct Tmux<'a>(&'a str, &'a Path);
 
 impl Tmux<'_> {
@@ -222,7 +220,7 @@ fn ask_inner(folder: &Path, args: &str) -> ClientOutput {
 
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs a private runtime folder")]
-fn next_start_kills_orphans_that_fell_to_a_session_manager() {
+fn next_start_kills_orphans_that_a_session_manager_adopted() {
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE daemonize stay tree {tag}\n");
     let manager = Scenario::of(hostile()).file("Procfile", procfile);
@@ -242,7 +240,7 @@ fn next_start_kills_orphans_that_fell_to_a_session_manager() {
     });
     assert_eq!((orphans("tree"), orphans("leaf")), (1, 3));
     start_next(manager.folder());
-    // One has cleared its environment.
+    // One orphan has cleared its environment.
     assert_eq!((orphans("tree"), orphans("leaf")), (0, 1));
     drop(Cleanup(&tag));
 }

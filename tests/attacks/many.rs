@@ -7,10 +7,10 @@ use nix::sys::signal::Signal;
 
 use crate::scenario::{Running, Scenario, TEST_TIMEOUT, tagged};
 
-/// How much longer four times as many may take, on a machine that does other things, too.
+/// How much longer it may take with four times as many processes, on a busy machine.
 const MAX_RATIO: f64 = 6.0;
 
-/// A time that no other process sleeps for.
+/// An argument of sleep(1) that no other process has, so that it can be a tag.
 fn sleep_time() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("1000.{:06}{:03}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -36,7 +36,7 @@ fn stop(count: usize) -> Duration {
     took
 }
 
-/// The best of so many: other tests run at the same time.
+/// The shortest of several runs, in seconds: other tests run at the same time.
 fn best(times: usize, of: impl FnMut() -> Duration) -> f64 {
     std::iter::repeat_with(of).take(times).min().unwrap().as_secs_f64()
 }
@@ -50,7 +50,7 @@ fn time_to_stop_grows_in_proportion() {
     assert!(ratio < MAX_RATIO, "{ratio}");
 }
 
-/// The time to scale from so many to one, and to restart that many.
+/// The time to scale from `count` processes to one.
 fn scale_down(count: usize) -> Duration {
     let time = sleep_time();
     let mut running = sleepers(count, &time);

@@ -1,4 +1,4 @@
-//! A process that is a ganger in its turn stops its own processes its own way.
+//! A ganger as a process of another ganger: it stops its own processes in its own way.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ fn nested_processes_do_not_survive_either_ganger_or_keeper() {
         kill(victim(&running, inner), Signal::SIGKILL).unwrap();
         assert_ne!(running.wait().code(), Some(0));
         let since = std::time::Instant::now();
-        running.wait_until("the end of all", |_| {
+        running.wait_until("the exit of all processes", |_| {
             assert!(since.elapsed() < MARGIN, "still there: {:?}", tagged(&tag));
             tagged(&tag).is_empty()
         });

@@ -1,5 +1,4 @@
-//! A process whose main thread has ended while another one runs: `/proc` shows
-//! the state `Z` for it.
+//! A process whose main thread has ended while another thread runs: `/proc` shows the state `Z`.
 
 use std::time::Duration;
 

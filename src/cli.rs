@@ -515,7 +515,7 @@ pub struct Logs {
     #[arg(short = 'f', long)]
     pub follow: bool,
     /// The Procfile; `-` reads standard input
-    // The same id shadows the global flag, whose short name is that of `--follow`.
+    // The same id shadows the global flag, which has the same short name as `--follow`.
     #[arg(help_heading = FILES, long = "procfile", id = "procfile", value_name = "FILE")]
     #[arg(env = "GANGER_PROCFILE")]
     procfile: Option<PathBuf>,
@@ -640,8 +640,8 @@ mod tests {
             .filter(|arg| arg.get_env().is_none() && !arg.is_hide_set())
             .filter_map(clap::Arg::get_long)
             .collect();
-        // GANGER_PROCESSES is the variable of `--processes`, and what
-        // `--no-timestamp` and `--wrap` say is the default.
+        // `--processes` is set by GANGER_PROCESSES, and `--no-timestamp` and `--wrap` are the
+        // defaults.
         assert_eq!(without, ["processes", "no-timestamp", "wrap"]);
     }
 }

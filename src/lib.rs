@@ -26,7 +26,7 @@
 //! - [`notice`] has every message that ganger itself prints at run time, and their wording.
 //! - [`plan`] decides what to run. Text goes in, values come out; it only reads files.
 //! - [`changes`] is what a request has changed, as the supervisor returns it and clients get it.
-//! - [`exit`] says how processes end, and what ganger's exit code is.
+//! - [`exit`] describes how processes end, and what ganger's exit code is.
 //! - [`pty`] opens the pseudo-terminals that processes run on, and sets their size and modes.
 //! - [`keeper`] makes sure that no process survives ganger. It alone forks, signals and waits,
 //!   in a process of its own.

@@ -188,7 +188,7 @@ pub enum Notice {
         port: Option<u16>,
         /// How long it had.
         after: Duration,
-        /// The result of the last probe, if there is one to tell.
+        /// The result of the last probe, if it is worth a message.
         tried: Option<ProbeFailure>,
     },
     /// `start -D` returns though not all is ready.

@@ -164,7 +164,7 @@ fn fallback() -> Option<PathBuf> {
     find_home().map(|home| home.join(STATE_DIR))
 }
 
-/// The home folder of this user. HOME is not trusted: sudo(8) may keep that of another user.
+/// The home folder of this user. HOME is not trusted: sudo(8) may keep the HOME of another user.
 fn find_home() -> Option<PathBuf> {
     let is_own = |home: &PathBuf| {
         home.is_absolute() && fs::metadata(home).is_ok_and(|found| is_owned_by_user(&found))

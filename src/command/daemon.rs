@@ -49,7 +49,7 @@ pub(super) enum Started {
 pub(super) struct Released {
     pub(super) code: u8,
     background: Pid,
-    /// The pipe that says to the background process that this one is there.
+    /// The pipe by which the background process notices that this one has exited.
     _alive: pipe::Receiver,
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::control::api::SCHEMA_VERSION;
 
-/// An answer as the text of one object. A list is that of processes.
+/// A response as the text of one JSON object. A list has processes.
 pub(super) fn to_text(answer: Value) -> String {
     let mut object = match answer {
         Value::Array(processes) => json!({ "processes": processes }),

@@ -167,7 +167,7 @@ fn read(locations: &FileLocations) -> anyhow::Result<Sources> {
 impl PlanArgs {
     /// These flags as options of the plan.
     fn options(self) -> anyhow::Result<Options> {
-        // A flag wins over a variable, and the names have that of `--processes`.
+        // A flag wins over a variable, and the variable of the names is GANGER_PROCESSES.
         let from_variable = std::env::var_os("GANGER_PROCESSES").is_some();
         if !self.only.is_empty() && !self.processes.is_empty() && !from_variable {
             bail!("process types are named twice: by `--processes`, and without");

@@ -82,11 +82,11 @@ mod tests {
             other_runner_files: Vec::new(),
             environment: Vec::new(),
         };
-        let moved = |base: u16, taken: &[u16]| {
+        let moved = |base: u16, in_use: &[u16]| {
             let mut options = Options { port: Some(base), ..Options::default() };
             let plan = Plan::new(&sources, &options).unwrap();
             let socket = vec![Socket { inode: 1, uid: 0 }];
-            let listening = taken.iter().map(|port| (*port, socket.clone())).collect();
+            let listening = in_use.iter().map(|port| (*port, socket.clone())).collect();
             find_free_base(&plan, &sources, &mut options, &listening).ok().map(|(_, base)| base)
         };
         assert_eq!(moved(5000, &[5000]), Some(6000));

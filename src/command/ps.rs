@@ -36,7 +36,7 @@ const LEFT_OUT_FIRST: [&str; 7] =
     ["ON EXIT", "RESTARTS", "MEMORY", "CPU", "LAST EXIT", "UPTIME", "PORT"];
 
 /// The table of these processes. If it is wider than `width`, columns are left out: first those
-/// that say the same of every process and least of all.
+/// that have no value for any process.
 fn table(all: &[ProcessStatus], width: Option<usize>) -> String {
     let header = HEADER.map(str::to_owned);
     let shown = |row: [String; COLUMNS]| row.map(|cell| escape_controls(&cell).into_owned());

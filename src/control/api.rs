@@ -43,11 +43,11 @@ pub struct Revision {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Nothing of it runs.
+    /// It does not run.
     Down,
-    /// Nothing of it runs, and it is restarted after a pause.
+    /// It does not run, and is restarted after a pause.
     Backoff,
-    /// Nothing of it runs, and it waits before it starts.
+    /// It does not run, and waits before it starts.
     Waiting,
     /// It is being started.
     Starting,
@@ -70,33 +70,33 @@ pub struct ProcessStatus {
     pub r#type: String,
     /// Its actual state.
     pub state: State,
-    /// Whether others can count on it.
+    /// Whether it is ready.
     pub ready: bool,
-    /// What it waits for before it is started.
+    /// The dependencies and services that it waits for.
     pub waits_for: Vec<String>,
     /// What happens when it exits.
     pub on_exit: OnExit,
-    /// How often it has crashed in a row.
+    /// The number of crashes in a row.
     pub crashes: u32,
     /// The number of crashes in a row after which it stays down.
     pub give_up_after: Option<u32>,
     /// When it is started again after a crash, in seconds.
     pub starts_in: Option<f64>,
-    /// Its process id, if something of it is there.
+    /// Its process id, if it or a member of its group is alive.
     pub pid: Option<i32>,
-    /// The PORT that it was given.
+    /// Its PORT.
     pub port: Option<u16>,
-    /// Whether it, or something that belongs to it, listens there.
+    /// Whether it or one of its descendants listens on this port.
     pub bound: bool,
     /// How long it has been up, in seconds.
     pub uptime: Option<f64>,
-    /// How often it has been started again.
+    /// The number of restarts.
     pub restarts: u32,
-    /// How it ended last, in words.
+    /// Its last exit, in words.
     pub last_exit: Option<String>,
-    /// The CPU time of all that belongs to it, in seconds.
+    /// The CPU time of it and its descendants, in seconds.
     pub cpu: f64,
-    /// The resident memory of all that belongs to it, in bytes.
+    /// The resident memory of it and its descendants, in bytes.
     pub memory: u64,
 }
 

@@ -22,20 +22,20 @@ use crate::supervise::handle::{Handle, Snapshot, Stopping};
 use crate::supervise::share::Shared;
 use crate::supervise::supervisor::ProcessId;
 
-/// The number of connections that may wait for something to happen, or follow output.
+/// The number of connections that may wait for an event, or follow output.
 pub(super) const MAX_STREAMS: usize = 96;
 /// How long a follower may read nothing before it makes room for another one.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a closed follower may take to leave.
+/// How long a follower that was closed may take to free its slot.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What every request handler shares.
+/// The values that all request handlers share.
 #[derive(Clone)]
 pub(super) struct App {
     pub(super) engine: Handle,
     pub(super) planner: PlannerHandle,
     pub(super) about: Arc<SelfDescription>,
-    /// The slots of connections that may stay open for as long as their clients like.
+    /// The slots of connections without a time limit.
     pub(super) streams: Arc<Semaphore>,
     pub(super) memory: Memory,
     pub(super) survey: Shared<Survey>,
@@ -44,7 +44,7 @@ pub(super) struct App {
     pub(super) in_flight: InFlight,
 }
 
-/// What a ganger knows of itself.
+/// The description of this ganger.
 #[derive(Debug)]
 pub struct SelfDescription {
     /// The folder of the app, as of the start.
@@ -58,7 +58,7 @@ pub struct SelfDescription {
 }
 
 impl SelfDescription {
-    /// For clients, at this time.
+    /// The description for clients, at this time.
     pub(super) fn about(&self, now: Instant) -> About {
         let procfile = self.identity.procfile.as_deref().unwrap_or(Path::new(PROCFILE));
         About {
@@ -74,7 +74,7 @@ impl SelfDescription {
 }
 
 impl App {
-    /// Takes a slot for an answer without a time limit, until it is dropped.
+    /// Acquires a slot for a response without a time limit. Dropping it releases it.
     pub(super) async fn acquire_stream_slot(&self) -> Result<OwnedSemaphorePermit, Error> {
         if let Ok(room) = Arc::clone(&self.streams).try_acquire_owned() {
             return Ok(room);
@@ -95,8 +95,8 @@ impl App {
     }
 }
 
-/// The positions in a snapshot of the processes that names and patterns mean, separated by
-/// commas. They are matched on another thread.
+/// Resolves names and patterns, separated by commas, to positions in a snapshot of the processes.
+/// They are matched on another thread.
 pub(super) async fn choose(
     patterns: String,
     snapshot: &Arc<Snapshot>,

@@ -14,9 +14,9 @@ use crate::plan::sources::FileLocations;
 /// A folder, by its paths.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AppRoot {
-    /// Without any link in it.
+    /// The path without symbolic links.
     pub real: PathBuf,
-    /// As the user knows it, if that is another.
+    /// The path that the user knows, if it differs.
     pub logical: Option<PathBuf>,
 }
 
@@ -26,13 +26,13 @@ impl AppRoot {
         Ok(Self::new(&locations.root(), locations.find_root()?))
     }
 
-    /// The folder that is really at `real`, and that the user calls `known`.
+    /// The folder with the path `real`, which the user knows as `known`.
     #[must_use]
     pub fn new(known: &Path, real: PathBuf) -> Self {
         Self { logical: without_dots(known).filter(|known| *known != real), real }
     }
 
-    /// Its paths, in the order in which they are looked for.
+    /// Its paths, in the order in which clients try them.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.logical.iter().chain([&self.real]).map(PathBuf::as_path)
     }

@@ -14,7 +14,7 @@ use super::app::App;
 use super::error::Error;
 use super::memory::{ListRoom, shrink};
 
-/// The size of a piece. What stands behind it counts as used memory until it is read.
+/// The size of a piece. The rest of the body counts as used memory until it is read.
 pub(super) const PIECE_BYTES: usize = 16 << 10;
 
 /// A response with this JSON.
@@ -26,19 +26,19 @@ pub(super) fn json(text: Vec<u8>, mut room: ListRoom) -> Response {
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A response with a list of names, for which `room` is there.
+/// A response with a list of names, with the memory that is reserved for it.
 pub(super) fn names<T: Serialize>(list: &T, room: ListRoom) -> Result<Response, Error> {
     Ok(json(serde_json::to_vec(list).map_err(Error::bad_request)?, room))
 }
 
-/// Room for the names of all processes, which is more than most answers need.
+/// Reserves memory for the names of all processes, which is more than most responses need.
 pub(super) async fn room_for_names(app: &App) -> Result<ListRoom, Error> {
     let snapshot = app.engine.snapshot().await?;
     let size: usize = snapshot.processes.iter().map(|it| it.plan.name.len() + 3).sum();
     app.memory.for_list(size + 128).await
 }
 
-/// A body that is there as a whole.
+/// A body that is complete.
 struct Whole {
     text: Vec<u8>,
     sent: usize,
@@ -57,7 +57,7 @@ impl hyper::body::Body for Whole {
             return Poll::Ready(None);
         }
         let end = self.text.len().min(self.sent + PIECE_BYTES);
-        // A copy: what is sent last doesn't keep all of it.
+        // A copy, so that the last piece does not keep the whole body in memory.
         let piece = Bytes::copy_from_slice(&self.text[self.sent..end]);
         self.sent = end;
         Poll::Ready(Some(Ok(Frame::data(piece))))

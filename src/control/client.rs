@@ -20,13 +20,13 @@ use super::{find, peer};
 use crate::plan::sources::FileLocations;
 use crate::runtime_dir::{self, is_private};
 
-/// Why there is no answer.
+/// The reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No ganger listens where this app's would: `in` its folder, or `at` a path.
+    /// No ganger of this app listens: `in` its folder, or `at` a path.
     #[error("no ganger runs {0} (start one with `ganger start`, or name its socket: `-s`)")]
     NotRunning(String),
-    /// None runs in the nearest folder with a Procfile, and one above it.
+    /// No ganger runs in the nearest folder with a Procfile, but one runs in a folder above.
     #[error("no ganger runs {place} (one runs in `{above}`: `-d {above}`)")]
     RunsAbove {
         /// The folder.
@@ -34,24 +34,24 @@ pub enum Error {
         /// The folder above.
         above: String,
     },
-    /// It is shutting down, or has just ended.
+    /// It is shutting down, or has just exited.
     #[error("ganger is shutting down")]
     ShuttingDown,
     /// It refused the request.
     #[error("{0}")]
     Refused(String),
-    /// It took too long.
+    /// The operation timed out.
     #[error("{0}")]
     TimedOut(String),
-    /// It does not answer at all. Holds which ganger it is, and how to continue it.
+    /// It does not respond at all. Holds which ganger it is, and how to continue it.
     #[error("{0} does not answer: it may be suspended{1}")]
     NoAnswer(String, String),
     /// It can't be reached.
     #[error("failed to ask ganger at `{}`: {reason}", path.display())]
     Failed {
-        /// Where it listens.
+        /// The path of its socket.
         path: PathBuf,
-        /// Why.
+        /// The error.
         reason: String,
     },
 }
@@ -75,10 +75,10 @@ pub fn percent_encode(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-/// If there is no answer after this time, the client checks whether ganger answers at all: an
+/// If there is no response after this time, the client checks whether ganger responds at all: an
 /// operation such as `restart --wait` may take much longer.
 const SLOW_ANSWER_AFTER: Duration = Duration::from_secs(2);
-/// A ganger that is not suspended accepts a connection and answers `GET /` within this time.
+/// A ganger that is not suspended accepts a connection and responds to `GET /` within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before another attempt to connect to a socket whose queue is full.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -89,12 +89,12 @@ pub struct Client {
     path: PathBuf,
 }
 
-/// An answer that is read as it comes.
+/// A response whose body is read piece by piece.
 #[derive(Debug)]
 pub struct Answer<'a> {
     client: &'a Client,
     response: Response<Incoming>,
-    /// The process that answers.
+    /// The process that responds.
     pid: Option<i32>,
 }
 
@@ -105,7 +105,7 @@ impl Client {
         Self { path }
     }
 
-    /// The one that runs the app at these locations, and what the user should know about it.
+    /// The ganger that runs the app at these locations, and a message for the user, if any.
     pub fn find(
         locations: &FileLocations,
         name: Option<&str>,
@@ -127,7 +127,7 @@ impl Client {
         })
     }
 
-    /// Sends a request, and returns the answer when it begins.
+    /// Sends a request, and returns the response when its head has arrived.
     pub async fn send(
         &self,
         method: Method,
@@ -158,8 +158,8 @@ impl Client {
         }
     }
 
-    /// Returns an error if ganger does not answer even the simplest request, and otherwise after a
-    /// while without one. Other errors are found by the request that waits for its answer.
+    /// Returns an error if ganger does not respond even to the simplest request. Otherwise it
+    /// returns after a while. Other errors are found by the request that waits for its response.
     async fn check_alive(&self, pid: Option<i32>) -> Result<(), Error> {
         sleep(SLOW_ANSWER_AFTER).await;
         let answer = async {
@@ -185,7 +185,7 @@ impl Client {
         }
     }
 
-    /// Begins to speak HTTP over a connection.
+    /// Starts HTTP on a connection.
     async fn open(
         &self,
         stream: UnixStream,
@@ -254,14 +254,14 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| self.failed(&error))
     }
 
-    /// Stops everything, and returns when nothing of ganger is left: neither its files nor its
-    /// process. The same if others have asked for it before.
+    /// Stops everything, and returns when ganger has exited and its files are removed. Other
+    /// clients may have requested the same before.
     pub async fn quit(&self) -> Result<(), Error> {
         let stream = self.connect().await?;
-        // As long as it is connected, the number is that of no other process.
+        // As long as it is connected, no other process gets its pid.
         let end = peer::End::of(&stream);
         match self.send_over(stream, Method::POST, "/quit", Vec::new()).await {
-            // However it ends, it is over.
+            // The response ends when ganger exits, with an error or without.
             Ok(mut answer) => while let Ok(Some(_)) = answer.next().await {},
             Err(Error::ShuttingDown) => {}
             Err(error) => return Err(error),
@@ -270,8 +270,8 @@ impl Client {
         Ok(())
     }
 
-    /// A connection has broken off: because the process at its other end is gone, or is not the
-    /// one that is reached now, or for another reason.
+    /// The error of a connection that broke off: the process at its other end has exited, or
+    /// another one listens now, or there is another reason.
     fn broken(&self, pid: Option<i32>, error: &dyn std::error::Error) -> Error {
         match std::os::unix::net::UnixStream::connect(&self.path) {
             Ok(now) if peer::pid(&now) == pid => self.failed(error),

@@ -29,34 +29,34 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::error::Error;
 use super::in_flight::{Ending, InFlight};
 
-/// What a request may have: its target, its head with that, its headers, and its body.
+/// The limits of a request: its target, its head including the target, its headers and its body.
 const MAX_TARGET_BYTES: usize = 16 << 10;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// How long a request may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may read nothing of its answer, unless it follows output.
+/// How long a client may read nothing of its response, unless it follows output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// hyper's buffer has to hold a head.
+/// The buffer of hyper, which has to hold a head.
 const BUFFER_BYTES: usize = MAX_HEAD_BYTES + (1 << 10);
-/// What a client has sent beyond what was read is read for so long, and so much of it, so
-/// that it gets its answer.
+/// How long, and how many bytes, are read of what a client sends beyond its request: unread bytes
+/// would reset the connection before the client has its response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 1 << 20;
 
-/// What others know of a connection.
+/// The state of a connection, which the table of connections reads.
 #[derive(Debug)]
 pub(super) struct Connection {
     opened: Instant,
-    /// Whether the request is understood.
+    /// Whether the request was parsed.
     is_begun: AtomicBool,
-    /// Whether it is there with its body.
+    /// Whether it has arrived with its body.
     has_request: AtomicBool,
-    /// So much of its body is still to come; as much as may be, if that is not known.
+    /// The bytes of the body that have not arrived yet; the limit, if its size is not known.
     body_left: AtomicUsize,
     is_follower: AtomicBool,
-    /// Since when the client reads nothing, in milliseconds after `opened`, and one more; 0: it
+    /// Since when the client has read nothing, in milliseconds after `opened`, plus 1; 0 if it
     /// reads.
     stalled: AtomicU64,
     closing: Notify,
@@ -87,12 +87,12 @@ impl Connection {
         self.is_follower.load(Ordering::Relaxed)
     }
 
-    /// From now on it may take its time to read.
+    /// From now on there is no time limit for the client to read.
     pub(super) fn follow(&self) {
         self.is_follower.store(true, Ordering::Relaxed);
     }
 
-    /// How long its client has read nothing of what there is to read.
+    /// How long its client has not read although there is something to read.
     pub(super) fn stalled(&self) -> Option<Duration> {
         let since = self.stalled.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.opened.elapsed().saturating_sub(Duration::from_millis(since)))
@@ -108,17 +108,17 @@ impl Connection {
         }
     }
 
-    /// The answer goes on until ganger has ended.
+    /// The response ends when ganger exits.
     pub(super) fn wait_for_end(&self) {
         self.ending.wait_for_end(&self.in_flight);
     }
 
-    /// Its end is ganger's decision.
+    /// Marks that ganger closes it.
     pub(super) fn close(&self) {
         self.closing.notify_one();
     }
 
-    /// Its head is there.
+    /// Marks that its head has arrived.
     fn begin(&self, request: &Request<Incoming>) {
         self.is_begun.store(true, Ordering::Relaxed);
         self.ending.begin(&self.in_flight);
@@ -141,7 +141,7 @@ impl Drop for Connection {
     }
 }
 
-/// Answers one request.
+/// Handles one request.
 pub(super) async fn serve(stream: UnixStream, router: Router, connection: Arc<Connection>) {
     tokio::select! {
         () = answer(stream, router, &connection) => {}
@@ -152,7 +152,7 @@ pub(super) async fn serve(stream: UnixStream, router: Router, connection: Arc<Co
 async fn answer(stream: UnixStream, router: Router, connection: &Arc<Connection>) {
     let (head, rest) = match timeout(REQUEST_TIMEOUT, read_head(&stream)).await {
         Ok(Ok(Some(read))) => read,
-        // It has left before it asked for anything.
+        // It has disconnected before it sent a request.
         Ok(Ok(None) | Err(Broken::Io)) => return,
         Ok(Err(Broken::Refused(error))) => return refuse(&stream, &error).await,
         Err(_) => return refuse(&stream, &too_late()).await,
@@ -178,7 +178,7 @@ async fn answer(stream: UnixStream, router: Router, connection: &Arc<Connection>
         .max_buf_size(BUFFER_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(io), service);
-    // A client that breaks off is no news.
+    // A client that disconnects early is not worth a message.
     let served = std::future::poll_fn(|context| serving.poll_without_shutdown(context)).await;
     let Io { stream, .. } = serving.into_parts().io.into_inner();
     match served {
@@ -203,19 +203,20 @@ fn unreadable(error: &hyper::Error) -> Error {
     Error::new(StatusCode::BAD_REQUEST, format!("the request is not valid HTTP/1.1: {error}"))
 }
 
-/// Why there is no head of a request.
+/// The reason why the head of a request is missing.
 enum Broken {
     Refused(Error),
     Io,
 }
 
-/// Reads the head, and perhaps some of what follows it; nothing, if the client leaves before.
+/// Reads the head, and perhaps some bytes of the body. Returns `None` if the client disconnects
+/// first.
 async fn read_head(stream: &UnixStream) -> Result<Option<(Bytes, Bytes)>, Broken> {
     let mut head = Vec::new();
     let mut buffer = vec![0; 8 << 10];
     loop {
         stream.readable().await.map_err(|_| Broken::Io)?;
-        // One byte more than there may be tells it.
+        // One byte more than the limit shows that it is exceeded.
         let room = buffer.len().min(MAX_HEAD_BYTES + 1 - head.len());
         match stream.try_read(&mut buffer[..room]) {
             Ok(0) => return Ok(None),
@@ -248,7 +249,7 @@ async fn read_head(stream: &UnixStream) -> Result<Option<(Bytes, Bytes)>, Broken
     }
 }
 
-/// Where the empty line ends that ends a head; others may come before it.
+/// The end of the empty line that ends a head. Empty lines before the head are skipped.
 fn end_of_head(head: &[u8]) -> Option<usize> {
     let start = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let mut lines = memchr::memchr_iter(b'\n', &head[start..]).map(|at| start + at + 1);
@@ -259,7 +260,7 @@ fn end_of_head(head: &[u8]) -> Option<usize> {
     })
 }
 
-/// What stands between the method and the version.
+/// The target: the text between the method and the version.
 fn target_length(head: &[u8]) -> usize {
     let start = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or_default();
     let line = head[start..].split(|byte| matches!(byte, b'\r' | b'\n')).next();
@@ -288,7 +289,7 @@ async fn arrive(request: Request<Incoming>) -> Result<Request<Body>, Error> {
     }
 }
 
-/// Answers a request that no page is responsible for.
+/// Responds to a request that does not reach a route.
 async fn refuse(stream: &UnixStream, error: &Error) {
     let bytes = error.to_bytes();
     let mut rest = bytes.as_slice();
@@ -308,7 +309,7 @@ async fn refuse(stream: &UnixStream, error: &Error) {
     }
 }
 
-/// Reads what the client still sends: what is left unread would break off what it reads.
+/// Reads what the client still sends: unread bytes would reset the connection while it reads.
 async fn linger(stream: &UnixStream) {
     let _ = nix::sys::socket::shutdown(
         std::os::fd::AsRawFd::as_raw_fd(stream),
@@ -329,20 +330,20 @@ async fn linger(stream: &UnixStream) {
     let _ = timeout(LINGER_TIMEOUT, read).await;
 }
 
-/// The stream as hyper sees it: of what the client sends, it gets the request and nothing
-/// more, which it would keep, and not see that the client leaves.
+/// The stream that hyper reads. It gets the request and no further bytes: it would buffer them, and
+/// not notice that the client disconnects.
 struct Io {
     stream: UnixStream,
-    /// What has been read of the request.
+    /// The bytes of the request that have been read.
     head: Bytes,
-    /// And beyond its head.
+    /// The bytes after the head that have been read.
     rest: Bytes,
     connection: Arc<Connection>,
-    /// When a client that reads nothing is given up.
+    /// When a client that reads nothing is disconnected.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// What follows is thrown away, a little at a time.
+/// The size of the buffer into which further bytes are discarded.
 const DISCARD_ROUNDS: usize = 16;
 
 impl AsyncRead for Io {
@@ -376,7 +377,7 @@ impl AsyncRead for Io {
     }
 }
 
-/// Moves at most `most` bytes.
+/// Moves at most `most` bytes from one to the other.
 fn put(from: &mut Bytes, to: &mut ReadBuf<'_>, most: usize) {
     let count = from.len().min(to.remaining()).min(most);
     to.put_slice(&from.split_to(count));
@@ -396,7 +397,7 @@ impl Io {
         Poll::Pending
     }
 
-    /// Takes note of whether the client reads.
+    /// Records whether the client reads.
     fn watch(
         &mut self,
         written: Poll<io::Result<usize>>,
@@ -425,7 +426,7 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if !self.connection.is_begun.load(Ordering::Relaxed) {
-            // hyper's own answer, in place of which comes one with a body.
+            // The error response of hyper, which is replaced by one with a JSON body.
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);

@@ -36,12 +36,12 @@ impl Error {
         Self::new(StatusCode::REQUEST_TIMEOUT, message)
     }
 
-    /// Other clients use what this one needs.
+    /// Other clients use the memory or slot that this one needs.
     pub(super) fn busy(message: String) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, message, is_passing: true }
     }
 
-    /// The response as it goes over the wire, for a client that never got as far as a page.
+    /// The bytes of the response, for a client whose request reaches no route.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let body = serde_json::to_string(&ErrorBody { error: self.message.clone() });
         let body = body.unwrap_or_default();
@@ -66,7 +66,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// A later request fails as well, so there is no RETRY-AFTER.
+/// The same request would fail again later, so there is no Retry-After header.
 impl From<Stopping> for Error {
     fn from(stopping: Stopping) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, stopping.to_string())

@@ -14,35 +14,35 @@ use super::socket;
 use crate::plan::identity::Identity;
 use crate::plan::sources::{FileLocations, PROCFILE};
 
-/// The ganger that a command means, and what else runs there.
+/// The ganger that a command addresses, and a message about others in its root.
 #[derive(Debug)]
 pub struct Found {
     /// Its socket.
     pub socket: PathBuf,
-    /// What the user should know, if several run in its root.
+    /// A message for the user, if several gangers run in its root.
     pub notice: Option<String>,
 }
 
-/// Why no ganger is meant.
+/// The reason why a command addresses no ganger.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The folder can't be found.
     #[error(transparent)]
     Root(#[from] io::Error),
-    /// None runs in this root. Holds where one runs that may be meant.
+    /// None runs in this root. One may run in a root above.
     #[error("{}", .root.display())]
     NotRunning {
         /// The root.
         root: PathBuf,
-        /// A root above, in which one runs.
+        /// A root above in which a ganger runs.
         above: Option<String>,
     },
-    /// Several run in this root, and none of them is the default.
+    /// Several gangers run in this root, and none of them is the default.
     #[error("several gangers run in `{root}`: choose one with {}", .flags.join(" or "))]
     Ambiguous {
         /// The root.
         root: String,
-        /// The flags for each.
+        /// The flags that choose each of them.
         flags: Vec<String>,
     },
 }
@@ -64,14 +64,14 @@ pub fn find(locations: &FileLocations, name: Option<&str>) -> Result<Found, Erro
         procfile.as_ref().is_none_or(|it| *it == run.procfile)
             && name.is_none_or(|name| run.name.as_deref() == Some(name))
     };
-    // The nearest root, if none runs there.
+    // The nearest root, if no ganger runs there.
     let mut nearest = None;
     for root in roots(&start, locations) {
         let running_at = |path: &Path| {
             let here = all.iter().filter(|it| it.run.has_root(path) && is_meant(&it.run));
             here.collect::<Vec<&Running>>()
         };
-        // By the path that the user knows, and only else by the folder that it leads to.
+        // First by the path that the user knows, then by the folder that it leads to.
         let here = root.paths().map(running_at).find(|here| !here.is_empty());
         match (here, &nearest) {
             (Some(here), None) => return choose(&here),
@@ -96,8 +96,8 @@ fn not_running(root: &AppRoot, above: Option<String>) -> Error {
     Error::NotRunning { root: root.real.clone(), above }
 }
 
-/// The folders in which it is looked for, the nearest first: those above by the path that the
-/// user knows, then by the real one.
+/// The folders in which a ganger is searched for, the nearest first: the folders above by the path
+/// that the user knows, then by the real path.
 fn roots(start: &AppRoot, locations: &FileLocations) -> Vec<AppRoot> {
     let mut roots = vec![start.clone()];
     if locations.names_root() {
@@ -114,7 +114,7 @@ fn roots(start: &AppRoot, locations: &FileLocations) -> Vec<AppRoot> {
     roots
 }
 
-/// The users whose gangers root may mean: the one behind sudo(8), and the owner of the folder.
+/// The users whose gangers root may address: the user of sudo(8), and the owner of the folder.
 fn other_users(folder: &Path) -> Vec<Uid> {
     use std::os::unix::fs::MetadataExt;
     let sudo = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
@@ -125,7 +125,7 @@ fn other_users(folder: &Path) -> Vec<Uid> {
     users
 }
 
-/// Of these, which run in one root, the one that is meant: the only one, or the default one.
+/// Chooses one of these gangers of one root: the only one, or else the default one.
 fn choose(here: &[&Running]) -> Result<Found, Error> {
     let flags = |it: &&Running| format!("`{}`", it.run.flags());
     let default = here.iter().find(|it| it.run.is_default());
@@ -145,7 +145,7 @@ fn choose(here: &[&Running]) -> Result<Found, Error> {
     Ok(Found { socket: chosen.socket.clone(), notice: (!others.is_empty()).then_some(notice) })
 }
 
-/// The socket of an earlier version, which wrote no file about itself.
+/// The socket of an earlier version, which wrote no run file.
 fn find_by_name(root: &AppRoot, procfile: Option<&str>, name: Option<&str>) -> Option<PathBuf> {
     let is_default = procfile.is_none_or(|procfile| procfile == PROCFILE) && name.is_none();
     is_default.then(|| socket::find(root, &Identity::default())).flatten()

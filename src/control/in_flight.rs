@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long ganger waits at its end for clients that still read their answers.
+/// How long ganger waits before it exits for clients that still read their responses.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long it waits for the next piece that one of them reads.
+/// How long it waits until any of these clients reads another piece.
 const PIECE_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long it waits, once everything else is gone, for the clients of `GET /quit`.
+/// How long it waits for the clients of `/quit`, once everything else is done.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Whether clients are served.
@@ -19,26 +19,26 @@ const END_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) enum Phase {
     /// Clients are served.
     Serving,
-    /// Connected clients get the rest of their answers.
+    /// Connected clients get the rest of their responses.
     Draining,
-    /// All that ganger has left is its process.
+    /// Only the process of ganger is left.
     Over,
 }
 
-/// Connections that are being answered.
+/// The numbers of connections with a request or a response.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
-    /// To their end.
+    /// Connections whose response ends by itself.
     answering: usize,
-    /// Until ganger is gone.
+    /// Connections whose response ends when ganger exits.
     waiting_for_end: usize,
 }
 
-/// Which connections are being answered.
+/// Counts the connections with a request or a response.
 #[derive(Clone, Debug)]
 pub(super) struct InFlight {
     counts: watch::Sender<Counts>,
-    /// How many pieces of long answers were taken.
+    /// How many pieces of long responses were sent.
     progress: Arc<AtomicU64>,
 }
 
@@ -47,12 +47,12 @@ impl InFlight {
         Self { counts: watch::Sender::new(Counts::default()), progress: Arc::default() }
     }
 
-    /// A client has room for the next piece of a long answer.
+    /// A client has read another piece of a long response.
     pub(super) fn note_progress(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until all connections are answered, as long as their clients read.
+    /// Waits until all responses are sent, as long as their clients read.
     pub(super) async fn drain(&self) {
         let until = Instant::now() + DRAIN_TIMEOUT;
         let mut counts = self.counts.subscribe();
@@ -66,7 +66,7 @@ impl InFlight {
         }
     }
 
-    /// Waits until the clients that wait for ganger's end have read that it is there.
+    /// Waits until the clients that wait for the exit of ganger have read the end of the response.
     pub(super) async fn wait_for_readers_of_end(&self) {
         let mut counts = self.counts.subscribe();
         let _ = timeout(END_TIMEOUT, counts.wait_for(|it| it.waiting_for_end == 0)).await;

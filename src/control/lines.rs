@@ -24,11 +24,11 @@ use crate::logs::subscribers::{Output, Subscription};
 use crate::logs::terminal::{Layout, TerminalLines};
 use crate::notice::{DiscardReason, Notice};
 
-/// How much is split into lines at once: every byte may be a line, with a prefix.
+/// The bytes that are split into lines at once: every byte may be a line, with a prefix.
 const INPUT_BYTES: usize = 1 << 10;
-/// So often that is done before other clients have their turn.
+/// The number of such rounds before other clients have their turn.
 const MAX_ROUNDS: usize = 128;
-/// The memory for unfinished lines, those of all processes together.
+/// The memory for unfinished lines of all processes together.
 const MAX_OPEN_BYTES: usize = 128 << 10;
 
 /// Splits the output of processes into lines, in the format that the client asked for.
@@ -106,7 +106,7 @@ pub(super) struct TextLines {
     colors: Arc<HashMap<String, Color>>,
     /// The process that wrote last.
     last: Option<(Arc<str>, Label)>,
-    /// Lines that have begun, and when they went on.
+    /// Unfinished lines, and when their last bytes came.
     open: HashMap<Arc<str>, (Box<dyn SplitLines>, SystemTime)>,
     open_bytes: usize,
     /// How lines are shown, if the client shows them on a terminal.
@@ -177,7 +177,7 @@ impl TextLines {
         }
     }
 
-    /// Notes that bytes are missing: unfinished lines don't go on where they stopped.
+    /// Notes that bytes are missing: unfinished lines can't be continued.
     fn note_gap(&mut self, bytes: u64) {
         let names: Vec<Arc<str>> = self.open.keys().cloned().collect();
         for name in &names {
@@ -188,7 +188,7 @@ impl TextLines {
     }
 }
 
-/// What came last from the mux, and how much of it is still to be cut.
+/// The latest output from the mux, and how much of it is still to be split.
 struct Pending {
     name: Arc<str>,
     at: SystemTime,
@@ -213,7 +213,7 @@ pub(super) struct LogBody {
 }
 
 impl LogBody {
-    /// `run` is the number of this run of ganger. `held` is what goes with it.
+    /// `run` is the number of this run of ganger. `held` is dropped with it.
     pub(super) fn new(
         lines: Lines,
         reader: ExcerptReader,
@@ -238,7 +238,7 @@ impl LogBody {
             return false;
         };
         self.lines.push(piece.name, piece.at, piece.bytes);
-        // A line that a follower has the beginning of may go on.
+        // A follower may get the rest of an unfinished line.
         if piece.is_end && self.following.is_none() {
             self.lines.end(piece.name);
         }
@@ -246,7 +246,7 @@ impl LogBody {
         true
     }
 
-    /// Formats output that has just come.
+    /// Formats new output.
     fn read_pending(&mut self) -> bool {
         let Some(pending) = &mut self.pending else { return false };
         let rest = &pending.bytes[pending.start..];
@@ -287,7 +287,7 @@ impl Body for LogBody {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             if !is_more {
-                // Others are to have their turn.
+                // Other clients have their turn.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -25,16 +25,16 @@ use crate::logs::subscribers::{Selection, Subscription};
 use crate::logs::terminal::{Layout, LongLines};
 use crate::supervise::handle::Snapshot;
 
-/// How often it tries again to find room, if the output has grown meanwhile.
+/// The number of attempts to reserve memory while the output grows.
 const MAX_TRIES: usize = 5;
 
 #[derive(Deserialize)]
 pub(super) struct Logs {
-    /// Names and patterns, separated by commas; all, if not given.
+    /// Names and patterns, separated by commas. All processes, if it is missing.
     names: Option<String>,
-    /// How many lines at most.
+    /// The maximum number of lines.
     n: Option<usize>,
-    /// None that is older, in seconds.
+    /// The maximum age of a line, in seconds.
     since: Option<f64>,
     /// Only the present run of each process.
     #[serde(default)]
@@ -73,7 +73,7 @@ enum Format {
     Raw,
 }
 
-/// As `start` shows it, however long it goes on.
+/// Output as `start` shows it, without a time limit if it follows.
 pub(super) async fn logs(
     State(app): State<App>,
     Extension(connection): Extension<Arc<Connection>>,
@@ -101,7 +101,8 @@ pub(super) async fn logs(
     let sizes = app.engine.output().memory_by_process().await?;
     let Chosen { selection, size, memory } = choose(query.names, &snapshot, sizes).await?;
     let kept = if query.follow { Some(app.memory.for_follower(memory)?) } else { None };
-    let Taken { excerpt, following, mut room } = take(&app, selection, size, query.follow).await?;
+    let Reserved { excerpt, following, mut room } =
+        take(&app, selection, size, query.follow).await?;
     // Lines are counted on another thread.
     let reader = spawn_blocking(move || excerpt.into_reader(&range));
     let reader = reader.await.map_err(Error::bad_request)?;
@@ -147,9 +148,9 @@ pub(super) async fn logs(
 /// The processes that the request selects.
 struct Chosen {
     selection: Selection,
-    /// The memory that its recent output takes.
+    /// The memory of its recent output.
     size: usize,
-    /// The memory that the selection takes as long as a follower stays.
+    /// The memory of the selection, which a follower keeps until it disconnects.
     memory: usize,
 }
 
@@ -171,7 +172,7 @@ async fn choose(
         let mut sizes = sizes;
         sizes.retain(|(name, _)| has_messages || **name != *OWN_NAME);
         let running = snapshot.processes.iter().map(|it| (&*it.plan.name, &*it.plan.process_type));
-        // A process that was removed may have written something.
+        // There may be output of a process that was removed.
         let past = sizes.iter().map(|(name, _)| (&**name, type_of(name)));
         let messages = has_messages.then_some((OWN_NAME, OWN_NAME));
         let known: Vec<(&str, &str)> = past.chain(running).chain(messages).collect();
@@ -189,32 +190,32 @@ async fn choose(
 }
 
 /// Recent output, and the output to come.
-struct Taken {
+struct Reserved {
     excerpt: Excerpt,
     following: Option<Subscription>,
     room: OwnedSemaphorePermit,
 }
 
-/// Reserves memory for recent output, and then takes it.
+/// Reserves memory for recent output, and then copies it.
 async fn take(
     app: &App,
     mut selection: Selection,
     mut size: usize,
     follow: bool,
-) -> Result<Taken, Error> {
+) -> Result<Reserved, Error> {
     let output = app.engine.output();
     for _ in 0..MAX_TRIES {
         let room = app.memory.for_reader(size).await?;
-        let taken = if follow {
+        let excerpt = if follow {
             let shared = Arc::clone(app.memory.of_followers());
-            let taken = output.subscribe(selection, size, shared).await?;
-            taken.map(|(excerpt, following)| (excerpt, Some(following)))
+            let excerpt = output.subscribe(selection, size, shared).await?;
+            excerpt.map(|(excerpt, following)| (excerpt, Some(following)))
         } else {
             output.excerpt(selection, size).await?.map(|excerpt| (excerpt, None))
         };
-        match taken {
-            Ok((excerpt, following)) => return Ok(Taken { excerpt, following, room }),
-            // It has grown meanwhile, and may go on to do so.
+        match excerpt {
+            Ok((excerpt, following)) => return Ok(Reserved { excerpt, following, room }),
+            // It has grown meanwhile, and may go on to grow.
             Err(too_large) => {
                 size = Memory::generous(too_large.memory);
                 selection = too_large.selection;

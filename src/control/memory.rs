@@ -10,32 +10,32 @@ use super::error::Error;
 use super::table::Table;
 use crate::logs::recent;
 
-/// What is shown to users: the sum of the parts below, with what each connection has in its
-/// own buffers.
+/// The limit that error messages name: the sum of the parts below, and the buffers of all
+/// connections.
 const TOTAL: &str = "160 MiB";
 
-/// What was kept, for those that read it: as much as there ever is.
+/// For recent output: the maximum of one reader fits.
 const READERS: usize = recent::MAX_RECENT_MEMORY;
 /// How much output may grow while it is read.
 const GROWTH: usize = 256 << 10;
-/// What a follower may be behind, beyond what each has for itself.
+/// For output that followers have not read yet, beyond the queue that each has for itself.
 const FOLLOWERS: usize = 8 << 20;
-/// Lists of processes, but for those that are short: they fit into the buffer that each
-/// connection has, and never wait for others.
+/// For long lists of processes. Short lists fit into the buffer of their connection, and never wait
+/// for others.
 const LISTS: usize = 24 << 20;
 const SHORT_LIST: usize = 64 << 10;
 
-/// How long a client waits for others to read their answers.
+/// How long a client waits until others have read their responses.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// How long a client may read nothing before it makes room meanwhile: a list is read at once.
+/// How long a client may read nothing before it is closed to make room: a list is read at once.
 const STALLED_READER: Duration = Duration::from_secs(2);
 const STALLED_LIST: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The room of a list, if it needs any.
+/// The reserved memory of a list, unless it is short.
 pub(super) type ListRoom = Option<OwnedSemaphorePermit>;
 
-/// Memory for answers, in bytes.
+/// Memory for responses, in bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     readers: Arc<Semaphore>,
@@ -50,12 +50,12 @@ impl Memory {
         Self { readers: pool(READERS), followers: pool(FOLLOWERS), lists: pool(LISTS), table }
     }
 
-    /// For recent output.
+    /// For readers of recent output.
     pub(super) async fn for_reader(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         self.take(&self.readers, bytes, STALLED_READER).await
     }
 
-    /// For a list of processes; none, if it is short.
+    /// Reserves memory for a list of processes; `None` if it is short.
     pub(super) async fn for_list(&self, bytes: usize) -> Result<ListRoom, Error> {
         if bytes <= SHORT_LIST {
             return Ok(None);
@@ -63,23 +63,23 @@ impl Memory {
         self.take(&self.lists, bytes.min(LISTS), STALLED_LIST).await.map(Some)
     }
 
-    /// Room for output that has this size now, and grows.
+    /// The memory to reserve for output that has this size now, and grows.
     pub(super) fn generous(bytes: usize) -> usize {
         (bytes + bytes / 4 + GROWTH).min(READERS).max(bytes)
     }
 
-    /// For something that a follower keeps as long as it stays.
+    /// Reserves memory that a follower keeps until it disconnects.
     pub(super) fn for_follower(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let size = u32::try_from(bytes).unwrap_or(u32::MAX);
         Arc::clone(&self.followers).try_acquire_many_owned(size).map_err(|_| used_up())
     }
 
-    /// What followers share.
+    /// The memory that followers share.
     pub(super) fn of_followers(&self) -> &Arc<Semaphore> {
         &self.followers
     }
 
-    /// Waits for its turn and for room: clients that do not read are closed.
+    /// Waits for its turn and for free memory. Clients that do not read are closed meanwhile.
     async fn take(
         &self,
         pool: &Arc<Semaphore>,

@@ -12,13 +12,13 @@ const MAX_NAMES: usize = 256;
 const MAX_PATTERNS: usize = 32;
 const MAX_NAME_BYTES: usize = 255;
 
-/// What a pattern takes in memory once it is compiled: more than most do.
+/// The memory that a compiled pattern counts as, which is more than most need.
 const PATTERN_MEMORY: usize = 32 << 10;
 
 /// The pattern that every name matches.
 const ANY: &str = "*";
 
-/// Why names can't be used.
+/// The reason why names are invalid.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum Error {
     #[error("there is no process `{name}`{}", did_you_mean(.nearest.as_deref()))]
@@ -33,7 +33,7 @@ pub(super) enum Error {
     TooManyPatterns,
 }
 
-/// Names and patterns, each once. They are resolved to processes once for a request.
+/// Names and patterns without duplicates. They are resolved to processes once for a request.
 #[derive(Debug)]
 pub(super) struct Names {
     /// In the order of the request.
@@ -43,8 +43,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Reads names that are separated by commas. Patterns are compiled here, which takes a
-    /// while.
+    /// Parses names that are separated by commas. It compiles patterns, which takes a while.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
         let names = text.split(',').map(|name| if name == ALL { ANY } else { name });
@@ -93,8 +92,8 @@ impl Names {
         names + self.patterns.len() * PATTERN_MEMORY
     }
 
-    /// The positions of all processes that are meant, in the order of the plan. Each name has to
-    /// mean one at least.
+    /// The positions of the processes that match, in the order of the plan. Each name has to match
+    /// at least one process.
     pub(super) fn select(&self, processes: &[Status]) -> Result<Vec<usize>, Error> {
         let names =
             processes.iter().map(|it| (it.plan.name.as_str(), it.plan.process_type.as_str()));
@@ -144,7 +143,7 @@ pub(super) fn type_of(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(process_type, _)| process_type)
 }
 
-/// What makes a pattern of a name.
+/// The characters that make a name a pattern.
 fn is_special(char: char) -> bool {
     matches!(char, '*' | '?' | '[' | ']' | '{' | '}' | '!' | '\\')
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-/// Its number; none where it has none here, as in another namespace.
+/// Its process id. It has none here if it runs in another namespace.
 #[cfg(target_os = "linux")]
 pub(super) fn pid(stream: &impl AsFd) -> Option<i32> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -16,18 +16,18 @@ pub(super) fn pid(_stream: &impl AsFd) -> Option<i32> {
     None
 }
 
-/// Tells when the process has exited.
+/// Reports when the process has exited.
 #[cfg(target_os = "linux")]
 pub(super) struct End(Option<std::os::fd::OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl End {
-    /// Of the process at the other end of this socket.
+    /// For the process at the other end of this socket.
     pub(super) fn of(stream: &impl AsFd) -> Self {
         Self(pid(stream).and_then(pidfd))
     }
 
-    /// Waits until the process has exited, as far as that can be seen.
+    /// Waits until the process has exited, as far as the system can report it.
     pub(super) fn wait(self) {
         use nix::errno::Errno;
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -44,8 +44,8 @@ fn pidfd(pid: i32) -> Option<std::os::fd::OwnedFd> {
     use std::os::fd::{FromRawFd, OwnedFd};
 
     #[expect(unsafe_code, reason = "there is no safe way to open one")]
-    // SAFETY: the call takes two numbers, and what it returns is a descriptor that belongs to
-    // nothing else, or -1.
+    // SAFETY: the call takes two numbers, and returns a new descriptor, which no other value owns,
+    // or -1.
     unsafe {
         let descriptor = libc::syscall(libc::SYS_pidfd_open, pid, 0);
         let descriptor = i32::try_from(descriptor).ok().filter(|it| *it >= 0)?;
@@ -53,8 +53,7 @@ fn pidfd(pid: i32) -> Option<std::os::fd::OwnedFd> {
     }
 }
 
-/// Elsewhere its answer ends when all but the process is gone, which is a matter of
-/// milliseconds.
+/// On other systems, the response ends when ganger is about to exit, some milliseconds earlier.
 #[cfg(not(target_os = "linux"))]
 pub(super) struct End;
 

@@ -25,16 +25,16 @@ use crate::supervise::port_conflict::port_conflicts;
 use crate::supervise::port_scan::listening;
 use crate::supervise::supervisor::RestartMode;
 
-/// What a request has changed, or why nothing.
+/// What a request has changed, or the reason why it was refused.
 pub type PlanResult = Result<Changes, Error>;
 
-/// Why a request is not carried out.
+/// The reason why a request is not carried out.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// Everything is being stopped.
     #[error(transparent)]
     Stopping(#[from] Stopping),
-    /// Too many others have to be carried out first.
+    /// Too many earlier requests still wait.
     #[error("too many waiting changes (limit {MAX_WAITING})")]
     Busy,
     /// It is not possible, for this reason.
@@ -48,7 +48,7 @@ enum PlanRequest {
     Reload(RestartMode, oneshot::Sender<PlanResult>),
 }
 
-/// What other parts of this process know of the planner.
+/// Sends requests to the planner.
 #[derive(Clone, Debug)]
 pub struct PlannerHandle(mpsc::Sender<PlanRequest>);
 
@@ -58,7 +58,7 @@ impl PlannerHandle {
         self.request(|answer| PlanRequest::Scale(changes, answer)).await
     }
 
-    /// Reads all files again.
+    /// Reads all files again, and applies the new plan.
     pub async fn reload(&self, mode: RestartMode) -> PlanResult {
         self.request(|answer| PlanRequest::Reload(mode, answer)).await
     }
@@ -80,16 +80,16 @@ impl PlannerHandle {
 /// requests that take no time.
 const MAX_WAITING: usize = 64;
 
-/// Everything that a plan is made from. The plan itself belongs to the engine.
+/// The inputs of a plan. The plan itself belongs to the engine.
 #[derive(Debug)]
 pub struct Planner {
-    /// Where the files are.
+    /// The locations of the files.
     pub locations: FileLocations,
     /// The files, as they were last read.
     pub sources: Sources,
     /// The flags, and the scaling since then.
     pub options: Options,
-    /// By what clients find this ganger.
+    /// The files by which clients find this ganger.
     pub registration: Registration,
     /// The revision of the app.
     pub revision: Revisions,
@@ -118,11 +118,11 @@ impl Planner {
     #[must_use]
     pub fn start(self, thread: &Thread, engine: Handle) -> (PlannerHandle, PlannerTask) {
         let (requests, receive) = mpsc::channel(MAX_WAITING);
-        let ((end, asked), (tell, ended)) = (oneshot::channel(), oneshot::channel());
+        let ((end, end_request), (ended_sender, ended)) = (oneshot::channel(), oneshot::channel());
         thread.spawn(async move {
-            self.run(receive, engine, asked).await;
-            // The end is awaited by the main thread, or no longer.
-            let _ = tell.send(());
+            self.run(receive, engine, end_request).await;
+            // The main thread waits for it, unless it has given up.
+            let _ = ended_sender.send(());
         });
         (PlannerHandle(requests), PlannerTask { end, ended })
     }
@@ -143,7 +143,7 @@ impl Planner {
                 PlanRequest::Scale(changes, to) => (self.scale(&changes, &engine).await, to),
                 PlanRequest::Reload(mode, to) => (self.reload(mode, &engine).await, to),
             };
-            // The client may have left.
+            // The client may have disconnected.
             let _ = to.send(answer);
         }
     }
@@ -173,7 +173,7 @@ impl Planner {
         let read = spawn_blocking(move || {
             let sources = Sources::read(&locations, environment).map_err(invalid)?;
             let known = Plan::parse_types(&sources).map_err(invalid)?;
-            // A removed type may come back, and then the flags count again.
+            // A removed type may be added again, and then its flags apply again.
             let plan = Plan::new(&sources, &options.restricted_to(&known)).map_err(invalid)?;
             plan.check_folders().map_err(invalid)?;
             Ok::<_, Error>((sources, plan))
@@ -188,7 +188,7 @@ impl Planner {
     }
 }
 
-/// Has the engine follow this plan in place of the one before, if nothing speaks against it.
+/// Checks this plan, and has the engine apply it in place of the current one.
 async fn apply_plan(
     before: (Arc<Plan>, Listeners),
     plan: Plan,
@@ -209,7 +209,7 @@ async fn apply_plan(
     Ok(engine.apply_plan(plan, listeners, mode).await?)
 }
 
-/// A port can't go from a process to ganger, or back, while it is in use.
+/// A port can't be moved between a process and ganger while it is in use.
 fn check_listeners(before: &Plan, plan: &Plan) -> Result<(), Error> {
     let before = before.processes.iter().map(|was| (was.process_type.as_str(), was.listen));
     let before: HashMap<&str, bool> = before.collect();
@@ -225,8 +225,8 @@ fn check_listeners(before: &Plan, plan: &Plan) -> Result<(), Error> {
     })
 }
 
-/// Whether the ports are free that this plan gives out and none before it. Fails for ports
-/// without which a process is useless, and returns the other conflicts.
+/// Checks that the new ports of this plan are free. Fails for a port without which a process is
+/// useless, and returns the other conflicts.
 async fn check_ports(
     before: &Plan,
     plan: &Plan,

@@ -14,8 +14,8 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Has this ganger found by the paths of this root. It runs on by its other paths if that
-    /// fails: another ganger may have this one.
+    /// Makes this ganger reachable by the paths of this root. If that fails, because another ganger
+    /// may have one of them, it keeps its other paths.
     pub fn set_root(&mut self, root: &AppRoot) {
         if let Some(aliases) = &mut self.aliases {
             aliases.set(root).unwrap_or_else(|error| tracing::debug!(%error));

@@ -12,7 +12,7 @@ use crate::revision::{find_commit, has_changes};
 pub struct Revisions(watch::Sender<Option<Revision>>);
 
 impl Revisions {
-    /// Begins to find the revision of this folder.
+    /// Begins to read the revision of this folder.
     #[must_use]
     pub fn start(root: &Path) -> Self {
         let revisions = Self(watch::Sender::new(None));
@@ -20,13 +20,13 @@ impl Revisions {
         revisions
     }
 
-    /// The revision, once it is found.
+    /// The revision, once it is read.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Option<Revision>> {
         self.0.subscribe()
     }
 
-    /// Begins to find it again.
+    /// Begins to read it again.
     pub fn refresh(&self, root: &Path) {
         let (sender, root) = (self.0.clone(), root.to_owned());
         let find = move || {

@@ -31,7 +31,7 @@ use crate::plan::config::parse_signal;
 use crate::supervise::handle::Snapshot;
 use crate::supervise::supervisor::{RestartMode, Status};
 
-/// The size of the text of an error of the framework.
+/// The limit of the text of an error of the framework.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// The responses to clients of other users.
@@ -125,7 +125,7 @@ async fn restart(
     names(&changes, room)
 }
 
-/// Waits until all of these have been started since, and are ready.
+/// Waits until all these processes have been started again, and are ready.
 async fn wait_until_restarted(
     app: &App,
     limit: Option<Duration>,
@@ -148,8 +148,7 @@ async fn wait_until_restarted(
     wait_until(app, limit, are_ready).await
 }
 
-/// Whether a process has been restarted since: a rolling restart does not come to it later,
-/// and it is not on its way down.
+/// Whether a process has been restarted: no rolling restart has it pending, and it is not stopping.
 fn has_restarted(was: &Awaited, now: &Status) -> bool {
     !now.restart_pending && (now.restarts != was.restarts || !was.ran)
 }
@@ -202,7 +201,8 @@ async fn scale(State(app): State<App>, body: Bytes) -> Result<Response, Error> {
 struct Reload {
     #[serde(default)]
     rolling: bool,
-    /// Answer when all that were started or restarted are ready, or after this time, in seconds.
+    /// Respond when all processes that were started or restarted are ready, or after this time, in
+    /// seconds.
     wait: Option<f64>,
 }
 
@@ -229,20 +229,20 @@ async fn reload(State(app): State<App>, Query(query): Query<Reload>) -> Result<R
     names(&changes, room)
 }
 
-/// The response begins now, and ends when nothing is left of ganger but a process that exits.
+/// The response begins now, and ends when ganger is about to exit.
 async fn quit(
     State(app): State<App>,
     Extension(connection): Extension<Arc<Connection>>,
 ) -> Response {
     connection.wait_for_end();
-    // If the engine has ended already, so much the better.
+    // If the engine has ended already, there is nothing to stop.
     let _ = app.engine.quit();
     let mut phase = app.phase;
     let end = async move { drop(phase.wait_for(|phase| *phase == Phase::Over).await.map(drop)) };
     Body::new(Until(Box::pin(end))).into_response()
 }
 
-/// An empty body that ends at a certain moment.
+/// An empty body that ends after an event.
 struct Until(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl hyper::body::Body for Until {

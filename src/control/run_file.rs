@@ -16,17 +16,17 @@ use crate::plan::identity::Identity;
 use crate::plan::sources::PROCFILE;
 use crate::runtime_dir;
 
-/// The extension of the file of a ganger that runs.
+/// The extension of a run file.
 const RUNNING: &str = "run";
-/// A file is not longer.
+/// The limit of the size of a run file.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// What is known of a ganger.
+/// The description of a ganger in its run file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Run {
     /// Its process id.
     pub pid: u32,
-    /// The folder of the app, for people: a path need not be UTF-8.
+    /// The folder of the app, for display: a path need not be UTF-8.
     pub root: String,
     /// The Procfile as seen from the root.
     pub procfile: String,
@@ -45,7 +45,7 @@ impl Run {
         self.roots.contains(&socket::hash_of(path))
     }
 
-    /// Whether it was started with a socket of its own, by which clients have to name it.
+    /// Whether it was started with `-s`, so that clients need the same flag.
     #[must_use]
     pub fn has_own_socket(&self) -> bool {
         self.socket.is_some()
@@ -57,7 +57,7 @@ impl Run {
         self.name.is_none() && self.procfile == PROCFILE
     }
 
-    /// The flags that choose it among those of its root.
+    /// The flags that choose it among the gangers of its root.
     #[must_use]
     pub fn flags(&self) -> String {
         let procfile = (self.procfile != PROCFILE || self.name.is_none())
@@ -67,7 +67,7 @@ impl Run {
     }
 }
 
-/// The file of this ganger. It is removed when this is dropped.
+/// The run file of this ganger. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct RunFile {
     path: PathBuf,
@@ -75,7 +75,7 @@ pub struct RunFile {
 }
 
 impl RunFile {
-    /// Creates the file of this ganger, whose socket is at `socket`, in the runtime folder.
+    /// Creates the run file of this ganger, whose socket is at `socket`, in the runtime folder.
     pub fn create(
         folder: &Path,
         root: &AppRoot,
@@ -104,7 +104,7 @@ impl RunFile {
         Ok(file)
     }
 
-    /// Has this ganger found by the paths of this root.
+    /// Makes this ganger reachable by the paths of this root.
     pub fn set_root(&mut self, root: &AppRoot) -> io::Result<()> {
         self.run.root = root.real.display().to_string();
         self.run.roots = root.paths().map(socket::hash_of).collect();
@@ -118,7 +118,7 @@ impl Drop for RunFile {
     }
 }
 
-/// Writes a file for this user alone. A reader sees the file before or the whole new one.
+/// Writes a file for this user alone. A reader gets the old file or the complete new one.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -129,23 +129,23 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
-/// A ganger that runs.
+/// A running ganger.
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// What is known of it.
+    /// Its description.
     pub run: Run,
     /// Its socket.
     pub socket: PathBuf,
 }
 
-/// All gangers of this user that run.
+/// All running gangers of this user.
 #[must_use]
 pub fn list() -> Vec<Running> {
     let folders = runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder));
     folders.flat_map(|folder| list_in(&folder, geteuid())).collect()
 }
 
-/// All gangers of another user that run.
+/// All running gangers of another user.
 #[must_use]
 pub fn list_of(user: Uid) -> Vec<Running> {
     runtime_dir::search_path_of(user).flat_map(|folder| list_in(&folder, user)).collect()

@@ -19,13 +19,13 @@ use super::usage::Survey;
 use crate::supervise::handle::Handle;
 use crate::supervise::share::Shared;
 
-/// The number of open connections. For one more, another is closed.
+/// The number of open connections. A further connection closes another one.
 const MAX_CONNECTIONS: usize = 256;
 /// How long a client may read nothing before it makes room for a new one.
 const STALLED: Duration = Duration::from_secs(1);
-/// The pause before it is tried again to find room.
+/// The pause before another attempt to make room.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// The server, to its owner.
+/// The owner's handle of the server.
 #[derive(Debug)]
 pub struct Server {
     phase: watch::Sender<Phase>,
@@ -33,22 +33,22 @@ pub struct Server {
 }
 
 impl Server {
-    /// Accepts no more clients, and waits until all requests are answered, as long as their
-    /// clients read: one that doesn't read delays nothing.
+    /// Accepts no more clients, and waits until all responses are sent, as long as their clients
+    /// read. A client that does not read causes no delay.
     pub async fn finish(&self) {
         self.phase.send_replace(Phase::Draining);
         self.in_flight.drain().await;
     }
 
-    /// Tells the clients that wait for it that nothing of ganger is left but this process,
-    /// which is about to exit.
+    /// Ends the responses to the clients that wait for the exit of ganger: only this process is
+    /// left, which is about to exit.
     pub async fn tell_end(&self) {
         self.phase.send_replace(Phase::Over);
         self.in_flight.wait_for_readers_of_end().await;
     }
 }
 
-/// Answers on `listener` about this ganger, which is as `about` says.
+/// Answers requests on `listener` about this ganger, which `about` describes.
 #[must_use]
 pub fn start(
     thread: &Thread,
@@ -82,7 +82,7 @@ pub fn start(
     server
 }
 
-/// Makes tasks of clients.
+/// Starts a task for each client.
 struct Acceptor {
     app: App,
     room_requests: mpsc::Receiver<RoomRequest>,
@@ -104,7 +104,7 @@ impl Acceptor {
                 _ = phase.wait_for(|phase| *phase != Phase::Serving) => break,
             };
             let Ok((stream, _)) = accepted else {
-                // No descriptor is left for it: others have to leave first.
+                // No descriptor is free: other clients have to disconnect first.
                 self.connections.make_room(STALLED);
                 tokio::time::sleep(TRY_AGAIN).await;
                 continue;

@@ -20,12 +20,12 @@ use crate::notice::time;
 use crate::plan::identity::{self, Identity};
 use crate::runtime_dir;
 
-/// A socket that this process listens on; it goes when this is dropped.
+/// A socket that this process listens on. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Bound {
-    /// What accepts clients.
+    /// Accepts the clients.
     pub listener: UnixListener,
-    /// Where.
+    /// The path of the socket.
     pub path: PathBuf,
     _file: SocketFile,
 }
@@ -34,9 +34,9 @@ pub struct Bound {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    /// Its inode, which tells it from a file that has replaced it.
+    /// Its inode, which differs if another file has replaced it.
     inode: u64,
-    /// Held as long as the file is ours: what can take it finds a stale one.
+    /// Held as long as the file is in use: a ganger that can lock it finds a stale socket.
     _lock: Lock,
 }
 
@@ -46,7 +46,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// The other paths that a socket is found by: links to it, beside it.
+/// The other paths of a socket: hard links to it, beside it.
 #[derive(Debug)]
 pub struct Aliases {
     socket: PathBuf,
@@ -54,7 +54,8 @@ pub struct Aliases {
     links: Vec<SocketFile>,
 }
 
-/// A locked file beside the socket, which goes with it. It has the process id of its owner.
+/// A locked file beside the socket, which is removed with it. It contains the process id of its
+/// owner.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -68,14 +69,14 @@ impl Drop for Lock {
     }
 }
 
-/// Removes a file, if it is still the one that was made.
+/// Removes a file, unless another one has replaced it.
 fn remove(path: &Path, inode: u64) {
     if fs::symlink_metadata(path).is_ok_and(|found| found.ino() == inode) {
         let _ = fs::remove_file(path);
     }
 }
 
-/// Why there is no socket.
+/// The reason why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another ganger listens there.
@@ -89,12 +90,12 @@ pub enum Error {
         /// For how long it has listened, if that is known.
         age: Option<Duration>,
     },
-    /// The system refuses it.
+    /// The system returned an error.
     #[error("failed to listen on `{}`: {error}", path.display())]
     Refused {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
     /// Another file is there, which ganger must not remove.
@@ -103,7 +104,7 @@ pub enum Error {
          `-s`)", .0.display()
     )]
     Occupied(PathBuf),
-    /// Something is there instead of the lock, perhaps to have ganger write elsewhere.
+    /// The lock is not a regular file of this user: another user may have planted it.
     #[error(
         "`{}` is there already, and no lock of this user's ganger (remove it, or name another \
          path with `-s`)", .0.display()
@@ -121,18 +122,18 @@ fn describe_age(age: Option<Duration>) -> String {
     age.map_or_else(String::new, |age| format!(" for {}", time(age)))
 }
 
-/// For how long the socket at this path has been there.
+/// The age of the socket at this path.
 fn age_of(path: &Path) -> Option<Duration> {
     fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
-/// What the socket of the ganger that runs `Procfile` in the folder `root` is called.
+/// The name of the socket of the ganger that runs `Procfile` in the folder `root`.
 #[must_use]
 pub fn name(root: &Path) -> String {
     name_of(root, &Identity::default())
 }
 
-/// What the socket of a ganger is called: after its root, and a hash of the root's whole path.
+/// The name of the socket of a ganger: the name of its root, and a hash of the path of the root.
 #[must_use]
 pub fn name_of(root: &Path, identity: &Identity) -> String {
     format!("{}.sock", stem_of(root, identity))
@@ -157,14 +158,14 @@ pub(super) fn hash_of(root: &Path) -> String {
     format!("{:016x}", Identity::default().hash(root))
 }
 
-/// What the files of a ganger with a socket of its own begin with.
+/// The prefix of the files of a ganger that was started with `-s`.
 pub(super) fn stem_at(root: &Path, identity: &Identity, socket: &Path) -> String {
     let hash = identity::hash(socket.as_os_str().as_encoded_bytes());
     format!("{}-{:08x}", stem_of(root, identity), hash & 0xffff_ffff)
 }
 
-/// The socket of the ganger with this identity in the folder `root`, as earlier versions find
-/// it: by its name. One that others could have put there is not asked.
+/// The socket of the ganger with this identity in the folder `root`, found by its name as in
+/// earlier versions. A socket that other users could have created is not used.
 pub(super) fn find(root: &AppRoot, identity: &Identity) -> Option<PathBuf> {
     let folders = runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder));
     find_in(folders, root, identity)
@@ -205,13 +206,13 @@ pub fn bind(path: &Path) -> Result<Bound, Error> {
 }
 
 impl Aliases {
-    /// None yet.
+    /// A set without paths.
     #[must_use]
     pub fn new(bound: &Bound, identity: Identity) -> Self {
         Self { socket: bound.path.clone(), identity, links: Vec::new() }
     }
 
-    /// Has the socket found by the paths of `root`, and no longer by others but its own.
+    /// Makes the socket reachable by the paths of `root`, and no longer by other paths but its own.
     pub fn set(&mut self, root: &AppRoot) -> Result<(), Error> {
         let name = |path| name_of(path, &self.identity);
         let paths: Vec<PathBuf> =
@@ -226,7 +227,7 @@ impl Aliases {
         Ok(())
     }
 
-    /// A hard link, to which all applies that applies to the socket itself.
+    /// Creates a hard link, which is treated as the socket itself.
     fn link(&self, path: PathBuf) -> Result<SocketFile, Error> {
         let lock = lock(&path)?;
         clear(&path)?;
@@ -269,7 +270,7 @@ fn lock(path: &Path) -> Result<Lock, Error> {
         let inode = file.metadata().map_err(refused)?.ino();
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
-                // Its last owner may just have taken the file away.
+                // Its last owner may just have removed the file.
                 if fs::symlink_metadata(&lock_path).is_ok_and(|found| found.ino() == inode) {
                     file.set_len(0).map_err(refused)?;
                     writeln!(file, "{}", std::process::id()).map_err(refused)?;
@@ -288,12 +289,12 @@ fn lock(path: &Path) -> Result<Lock, Error> {
     }
 }
 
-/// Opens the file, or creates it. In a folder where others can write it may be anything.
+/// Opens the file, or creates it. Where other users can write, it may be any kind of file.
 fn open_lock(path: &Path) -> Result<File, Error> {
     let foreign = || Error::ForeignLock(path.to_owned());
     let refused = |error| Error::Refused { path: path.to_owned(), error };
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    // Whatever can open it could hold it: it is for this user alone.
+    // A process that can open the file could lock it: only this user may.
     let file = File::options()
         .read(true)
         .write(true)
@@ -303,7 +304,7 @@ fn open_lock(path: &Path) -> Result<File, Error> {
         .custom_flags(flags.bits())
         .open(path);
     let is_own = |found: &fs::Metadata| {
-        // Other links to it would lead to another file of this user's.
+        // With other links, it would be another file of this user.
         found.is_file() && found.uid() == geteuid().as_raw() && found.nlink() <= 1
     };
     match file {
@@ -318,7 +319,7 @@ fn read_pid(file: &mut File) -> Option<i32> {
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
     let pid = text.strip_suffix('\n')?.parse().ok()?;
-    // A new owner may not have replaced what its dead predecessor wrote.
+    // The text may still be from an earlier owner, which has exited.
     kill(Pid::from_raw(pid), None).is_ok().then_some(pid)
 }
 
@@ -337,7 +338,7 @@ pub(super) fn connect(path: &Path, user: Uid) -> Option<UnixStream> {
     }
 }
 
-/// The process that listens there.
+/// The process that listens at the other end.
 fn listener_pid(path: &Path) -> Option<i32> {
     let stream = connect(path, geteuid())?;
     #[cfg(target_os = "linux")]

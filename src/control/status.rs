@@ -13,10 +13,10 @@ use super::usage::Survey;
 use crate::supervise::handle::Snapshot;
 use crate::supervise::supervisor::{State, Status};
 
-/// An upper estimate of what the description of a process takes, without its names.
+/// An upper estimate of the size of the description of a process, without its names.
 const DESCRIPTION_BYTES: usize = 768;
 
-/// The chosen ones, with what they use. What takes long, as looking at the whole system does, is
+/// The status of the chosen processes, with what they use. Slow work, such as reading `/proc`, is
 /// done on other threads.
 pub(super) async fn describe(
     app: &App,

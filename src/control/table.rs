@@ -10,13 +10,13 @@ use super::connection::Connection;
 /// The number of requests for room that may wait. Further ones are refused.
 const MAX_ROOM_REQUESTS: usize = 64;
 
-/// The open connections, to others than their owner.
+/// The handle of the table of open connections.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     room_requests: mpsc::Sender<RoomRequest>,
 }
 
-/// A request that a connection be closed whose client has read nothing for a while.
+/// A request to close a connection whose client has read nothing for a while.
 #[derive(Debug)]
 pub(super) struct RoomRequest {
     stalled: Duration,
@@ -30,13 +30,13 @@ impl Table {
         (Self { room_requests }, receive)
     }
 
-    /// Closes the connection with an answer that has not been read from for the longest time,
-    /// if that is long enough. Whether there is one.
+    /// Closes the connection whose client has not read its response for the longest time, if that
+    /// is long enough. Returns whether there is one.
     pub(super) async fn evict_stalled(&self, stalled: Duration) -> bool {
         self.evict(stalled, false).await
     }
 
-    /// The same, of those that follow output: they may be slow, as long as others find room.
+    /// The same for followers, which may read slowly as long as there is room for others.
     pub(super) async fn evict_follower(&self, stalled: Duration) -> bool {
         self.evict(stalled, true).await
     }
@@ -64,8 +64,8 @@ impl Connections {
         let _ = granted.send(self.evict_stalled(stalled, is_one));
     }
 
-    /// Makes room for a new connection: in place of the oldest whose request has not arrived,
-    /// or else of one whose client doesn't read.
+    /// Makes room for a new connection: closes the oldest connection whose request has not arrived,
+    /// or else one whose client does not read.
     pub(super) fn make_room(&mut self, stalled: Duration) {
         let idle = self.0.iter().filter_map(Weak::upgrade).find(|it| !it.has_request());
         if let Some(idle) = idle {

@@ -28,13 +28,13 @@ impl Thread {
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("control".into()).spawn(move || {
             let _: Result<(), _> = runtime.block_on(ended);
-            // What is still under way is not waited for.
+            // Tasks that still run are not waited for.
             runtime.shutdown_background();
         })?;
         Ok(Self { runtime: handle, _end: end })
     }
 
-    /// Has something done on it.
+    /// Runs a future on it.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }

@@ -1,18 +1,18 @@
-//! What a process and all that belongs to it use, as the system tells it.
+//! The CPU time and memory that a process and its descendants use.
 
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use tokio::task::spawn_blocking;
 
-/// What the members of one process use together.
+/// What a process and its descendants use together.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Usage {
     /// The CPU time of all live processes.
     pub(super) cpu: Duration,
     /// Resident memory in bytes; shared pages count for each process.
     pub(super) memory: u64,
-    /// Whether one of them listens on the port that the process was given.
+    /// Whether one of them listens on the PORT of the process.
     pub(super) bound: bool,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Survey {
 
 #[cfg(target_os = "linux")]
 impl Survey {
-    /// Takes a while, and is done on another thread.
+    /// Reads `/proc`, which takes a while: call it on another thread.
     pub(super) async fn take() -> Option<Self> {
         use crate::supervise::port_scan::{ProcessTable, listening};
 
@@ -33,7 +33,7 @@ impl Survey {
         spawn_blocking(take).await.ok()
     }
 
-    /// Of the process that was started as `leader`, and was given a port.
+    /// The usage of the process that was started as `leader` with this PORT.
     pub(super) fn usage(&self, leader: i32, port: Option<u16>) -> Usage {
         let mut usage = Usage::default();
         for (_, stat) in self.table.members(leader) {

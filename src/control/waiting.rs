@@ -31,7 +31,7 @@ enum For {
 #[derive(Deserialize)]
 pub(super) struct Wait {
     r#for: For,
-    /// In seconds; for ever, if not given.
+    /// In seconds. There is no limit if it is missing.
     timeout: Option<f64>,
 }
 
@@ -48,7 +48,7 @@ impl Awaited {
         Self { plan: Arc::clone(&status.plan), restarts, ran }
     }
 
-    /// A process that the client has had started.
+    /// A process that the request of the client has started.
     pub(super) fn started(status: &Status) -> Self {
         Self { ran: false, ..Self::new(status) }
     }
@@ -63,7 +63,7 @@ pub(super) async fn wait(
     Path(patterns): Path<String>,
     Query(query): Query<Wait>,
 ) -> Result<Response, Error> {
-    let longest = query.timeout.map(seconds).transpose()?;
+    let limit = query.timeout.map(seconds).transpose()?;
     let before = app.engine.snapshot().await?;
     let chosen = choose(patterns, &before).await?;
     let awaited: Vec<Awaited> =
@@ -86,7 +86,7 @@ pub(super) async fn wait(
                     status.is_ready()
                 }
                 (For::Ready, None) => return Err(is_not_in_plan(name)),
-                // Gone, or no longer what it was.
+                // It was removed, or was started again.
                 (For::Exit | For::Down, status) => status.is_none_or(|status| {
                     !status.state.is_running() || status.restarts > was.restarts
                 }),
@@ -98,7 +98,7 @@ pub(super) async fn wait(
         Ok(true)
     };
     let _room = app.acquire_stream_slot().await?;
-    wait_until(&app, longest, is_reached).await?;
+    wait_until(&app, limit, is_reached).await?;
     let now = app.engine.snapshot().await?;
     let chosen = awaited.iter().filter_map(|was| now.position(was.name())).collect();
     describe(&app, now, chosen).await
@@ -132,11 +132,11 @@ pub(super) fn seconds(seconds: f64) -> Result<Duration, Error> {
         .map_err(|_| Error::bad_request(format!("`{seconds}` is not a valid number of seconds")))
 }
 
-/// Waits until a condition is met. Fails with REQUEST TIMEOUT if it takes longer than `longest`,
+/// Waits until a condition is met. Fails with REQUEST TIMEOUT if it takes longer than `limit`,
 /// or can't be met any more.
 pub(super) async fn wait_until(
     app: &App,
-    longest: Option<Duration>,
+    limit: Option<Duration>,
     is_reached: impl Fn(&Snapshot) -> Result<bool, Error>,
 ) -> Result<(), Error> {
     let mut engine = app.engine.clone();
@@ -150,8 +150,8 @@ pub(super) async fn wait_until(
             engine.changed().await?;
         }
     };
-    let Some(longest) = longest else { return reached.await };
-    timeout(longest, reached)
+    let Some(limit) = limit else { return reached.await };
+    timeout(limit, reached)
         .await
-        .map_err(|_| Error::timed_out(format!("timed out after {}", time(longest))))?
+        .map_err(|_| Error::timed_out(format!("timed out after {}", time(limit))))?
 }

@@ -388,7 +388,7 @@ mod direct {
     }
 
     pub(super) fn write(descriptor: RawFd, bytes: &[u8]) {
-        // SAFETY: the bytes are as many as it is told.
+        // SAFETY: the pointer and the length are those of a slice.
         let _ = unsafe { syscall!(Sysno::write, descriptor, bytes.as_ptr(), bytes.len()) };
     }
 
@@ -458,7 +458,7 @@ mod direct {
     }
 
     pub(super) fn write(descriptor: RawFd, bytes: &[u8]) {
-        // SAFETY: the bytes are as many as it is told.
+        // SAFETY: the pointer and the length are those of a slice.
         unsafe { libc::write(descriptor, bytes.as_ptr().cast(), bytes.len()) };
     }
 

@@ -67,7 +67,7 @@ pub(super) fn descendants(roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat>
     found
 }
 
-/// What the environment that a process was started with says about one variable.
+/// The value of one variable in the environment that a process was started with.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Environment {
     /// The environment can't be read, or there is no such process.
@@ -169,7 +169,7 @@ mod linux {
 
     /// The variable `name` in the environment that a process was started with.
     pub(in crate::keeper) fn read_variable(pid: Pid, name: &str) -> Environment {
-        // The environment of a main thread that has ended can't be read, that of others can.
+        // The environment can't be read through a main thread that has ended, but through others.
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
         let environs = threads
             .flatten()

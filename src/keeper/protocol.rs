@@ -277,20 +277,20 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 pub struct Decoder {
     bytes: Vec<u8>,
     /// How many of `bytes` have been decoded.
-    taken: usize,
+    decoded: usize,
 }
 
 impl Decoder {
     /// Adds bytes that were read.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
+        self.bytes.drain(..self.decoded);
+        self.decoded = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
     /// The next message, if it is complete.
     pub fn take<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<T>, ProtocolError> {
-        let Some((length, rest)) = self.bytes[self.taken..].split_first_chunk() else {
+        let Some((length, rest)) = self.bytes[self.decoded..].split_first_chunk() else {
             return Ok(None);
         };
         let length = usize::try_from(u32::from_ne_bytes(*length)).map_err(|_| ProtocolError)?;
@@ -299,7 +299,7 @@ impl Decoder {
         }
         let Some(message) = rest.get(..length) else { return Ok(None) };
         let (message, after) = postcard::take_from_bytes(message).map_err(|_| ProtocolError)?;
-        self.taken += 4 + length;
+        self.decoded += 4 + length;
         if after.is_empty() { Ok(Some(message)) } else { Err(ProtocolError) }
     }
 }

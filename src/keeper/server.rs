@@ -260,7 +260,7 @@ impl Server {
         let began = Instant::now();
         let mut reports = Vec::new();
         if !process_table::can_read_proc() {
-            // No descriptor is free. A process that can't be seen must not be taken for gone.
+            // No descriptor is free. A process that can't be read must not count as gone.
             self.next_check = Some(began + CHECK_INTERVAL);
             return Ok(());
         }

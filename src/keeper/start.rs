@@ -78,7 +78,7 @@ fn kill_suspended_keeper() -> Option<Sender<()>> {
     Some(guard)
 }
 
-/// Waits for the first report, which says whether children are isolated.
+/// Waits for the first report: whether children are isolated.
 fn wait_until_isolated(mut keeper: &StdStream) -> anyhow::Result<()> {
     let (mut decoder, mut bytes) = (Decoder::default(), [0; 64]);
     loop {

@@ -118,7 +118,7 @@ impl Style {
 }
 
 impl Label {
-    /// The label with a NUL behind it: a program that reads the lines can tell it from them.
+    /// The label with a NUL behind it: a program that reads the lines can separate it.
     #[must_use]
     pub fn with_mark(mut self) -> Self {
         self.line.push(0);
@@ -147,14 +147,14 @@ pub fn assign_colors(types: &[&str], chosen: &[Color]) -> Vec<Color> {
     if !chosen.is_empty() {
         return chosen.iter().copied().cycle().take(types.len()).collect();
     }
-    let mut taken = [false; COLORS.len()];
+    let mut in_use = [false; COLORS.len()];
     let mut choose = |name: &str| {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
         let first = usize::try_from(hasher.finish() % COLORS.len() as u64).unwrap_or_default();
         let by_turns = (first..COLORS.len()).chain(0..first);
-        let at = by_turns.into_iter().find(|&at| !taken[at]).unwrap_or(first);
-        taken[at] = true;
+        let at = by_turns.into_iter().find(|&at| !in_use[at]).unwrap_or(first);
+        in_use[at] = true;
         COLORS[at]
     };
     types.iter().map(|name| choose(name)).collect()

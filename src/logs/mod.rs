@@ -89,7 +89,7 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the threads. They write output to standard output and messages to standard error.
-    /// `colored` says whether messages are coloured, `long_lines` what happens to lines that are
+    /// `colored` decides whether messages are coloured, `long_lines` what happens to lines that are
     /// longer than a row, if it is a terminal, and `recent_bytes` how much output is kept of each
     /// process.
     pub fn start(

@@ -125,7 +125,7 @@ impl Mux {
         })
     }
 
-    /// Runs until it was told to finish and everything is written.
+    /// Runs until it gets the request to finish and everything is written.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(256);
         let mut last_round = None;

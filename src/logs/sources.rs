@@ -150,7 +150,7 @@ impl Sources {
         self.text_watches.insert(id, TextWatch::new(text));
     }
 
-    /// A source is readable. `ending` says that its writers have closed it.
+    /// A source is readable. `ending` is set if its writers have closed it.
     pub(super) fn mark_readable(&mut self, token: Token, ending: bool) {
         let Some(id) = self.by_token.get(&token) else { return };
         let Some(source) = self.by_id.get_mut(id) else { return };

@@ -171,8 +171,8 @@ impl OutputQueries {
         // Dropping this unsubscribes.
         let subscription = Subscription { number, receiver, queries: self.clone() };
         let queue = Queue { sender, own: Arc::new(Semaphore::new(QUEUE_BYTES)), shared };
-        let taken = self.request_excerpt(selection, limit, Some((number, queue))).await?;
-        Ok(taken.map(|excerpt| (excerpt, subscription)))
+        let excerpt = self.request_excerpt(selection, limit, Some((number, queue))).await?;
+        Ok(excerpt.map(|excerpt| (excerpt, subscription)))
     }
 
     async fn request_excerpt(

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How much is written at once, and how much if the last write was slow. A smaller write shows
-/// progress earlier, so that a slow reader is not taken for a blocked one.
+/// progress earlier, so that a slow reader does not count as a blocked one.
 const MAX_WRITE_BYTES: usize = 64 << 10;
 const SLOW_WRITE_BYTES: usize = 4 << 10;
 const SLOW_WRITE_AFTER: Duration = Duration::from_millis(100);

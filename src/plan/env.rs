@@ -82,7 +82,7 @@ pub struct Resolved {
 
 /// Why a variable has no value. No error shows a value.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages explain them")]
 pub enum Error {
     #[error(
         "`{file}` line {line}: the value of `{key}` is longer than a variable can be ({} KiB)",

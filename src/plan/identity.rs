@@ -1,4 +1,4 @@
-//! What tells the gangers of one root apart.
+//! The identity of a ganger: what distinguishes it from others with the same root.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

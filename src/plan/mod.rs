@@ -67,7 +67,7 @@ pub struct Plan {
 
 /// Why there is no plan. No error carries a value from a `.env` file.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages explain them")]
 pub enum Error {
     #[error(transparent)]
     Read(#[from] sources::Error),

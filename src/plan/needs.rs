@@ -44,7 +44,7 @@ impl fmt::Debug for NeedText {
 
 /// Why a service can't be waited for. No error shows a value, which may hold a password.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages explain them")]
 pub enum Error {
     #[error("`{0}`, which is not set (set it in `.env` or in the environment)")]
     NotSet(String),

@@ -66,7 +66,7 @@ pub enum Error {
 
 /// Why a line defines no process type. An assignment is not shown, because it may be a secret.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages explain them")]
 pub enum Problem {
     #[error("`{0}` has no command")]
     NoCommand(String),

@@ -32,7 +32,7 @@ pub enum Target {
 
 /// Why a change can't be made.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages explain them")]
 pub enum Error {
     #[error("how many? `ganger scale {0}=2`")]
     NoCount(String),

@@ -1,6 +1,6 @@
 //! How a command is run: by the shell, unchanged.
 //!
-//! Two shortcuts are taken where they can't change the meaning of the command: a command of plain
+//! There are two shortcuts where they can't change the meaning of the command: a command of plain
 //! words is run without a shell, and `exec` before a simple command replaces the shell by the
 //! program.
 

@@ -158,7 +158,7 @@ pub enum EnvFiles {
 
 /// A file can't be read.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages explain them")]
 pub enum Error {
     #[error("failed to read `{name}`: {}{}", reason(.error), hint.as_deref().unwrap_or_default())]
     File {

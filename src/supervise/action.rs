@@ -16,7 +16,7 @@ pub enum Action {
     ProbeNeeds(ProcessId, Arc<plan::ProcessPlan>),
     /// Start a process, as the plan has it.
     Spawn(ProcessId, Arc<plan::ProcessPlan>),
-    /// Probe until the process is ready; `Ready` says so.
+    /// Probe until the process is ready, which the event `Ready` reports.
     Probe(ProcessId, Arc<plan::ProcessPlan>),
     /// End all probes for this process.
     CancelProbe(ProcessId),

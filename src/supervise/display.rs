@@ -42,8 +42,8 @@ impl Display {
         process.shown.then(|| self.show.style.label(&process.name, color))
     }
 
-    /// The size of a process's terminal beside the prefix of its lines. Without a terminal of
-    /// ganger's own, lines are taken to have the usual width.
+    /// The size of a process's terminal beside the prefix of its lines. If the output of ganger is
+    /// not a terminal, it is the usual size.
     pub(super) fn window_size(&self) -> WindowSize {
         let whole = WindowSize::of(std::io::stdout()).unwrap_or_default();
         whole.beside(self.show.style.prefix_width())

@@ -91,8 +91,8 @@ pub struct Engine {
     watch: Option<Watch>,
     file_changes: (UnboundedSender<FileChange>, UnboundedReceiver<FileChange>),
     oom: OomWatch,
-    /// The output of processes that are being started: it is read once a message has said
-    /// that they are.
+    /// The output of processes that are being started: it is read once a message has reported the
+    /// start.
     unread_output: HashMap<ProcessId, (SourceFile, Arc<plan::ProcessPlan>)>,
     /// The terminals of processes of which something is there. They hang up when they are
     /// dropped.
@@ -413,25 +413,25 @@ impl Engine {
         self.logs.add_source(ChildId::from(id).0, process.name.as_str().into(), source, label);
     }
 
-    /// Handles a report, and those that have arrived behind it: the supervisor looks at
-    /// all processes once for all of them.
+    /// Handles a report, and those that have arrived since: the supervisor checks all processes
+    /// once for all these reports.
     fn on_reports(&mut self, first: Report) -> Result<(), KeeperError> {
         let mut next = Some(first);
         let mut events = Vec::new();
-        let mut taken = 0;
+        let mut handled = 0;
         while let Some(report) = next.take() {
             if let Report::Spawned { id, pid } = report
                 && ProcessId::of_check(id).is_none()
             {
-                // Its output comes behind the message that it was started.
+                // Its output comes after the message that it was started.
                 events.push(Event::Spawned(id.into(), pid));
                 self.handle_events(std::mem::take(&mut events));
                 self.start_reading(id.into());
             } else {
                 events.extend(self.on_report(report));
             }
-            taken += 1;
-            if taken < MAX_REPORTS {
+            handled += 1;
+            if handled < MAX_REPORTS {
                 next = self.keeper.try_next_report()?;
             }
         }
@@ -468,7 +468,7 @@ impl Engine {
                 None
             }
             Report::Exited { id, wait, left } => {
-                // Its last lines come before what is said of its end.
+                // Its last lines come before the message about its exit.
                 self.logs.drain_source(id.0);
                 self.cancel_probe(id.into());
                 self.check_oom_kill(id.into(), wait.into());
@@ -485,7 +485,7 @@ impl Engine {
             Report::Orphans { left } => Some(Event::Orphans(left)),
             Report::Swept { left } => Some(Event::Swept(left)),
             Report::Pong(number) => {
-                // What came before it was reported, and is taken in before the time.
+                // Earlier reports are handled by now, so that they count before a deadline does.
                 let is_awaited = self.awaiting_pong == Some(number);
                 is_awaited.then(|| {
                     self.awaiting_pong = None;
@@ -499,7 +499,7 @@ impl Engine {
         }
     }
 
-    /// Of a command that says whether a process is ready.
+    /// Of a probe command.
     fn on_check_report(&mut self, of: ProcessId, report: &Report) {
         match report {
             Report::Exited { wait, .. } => self.on_probe_command_ended(of, (*wait).into()),
@@ -636,7 +636,7 @@ impl Engine {
         }
     }
 
-    /// Runs the command that says whether a process is ready. Its output is thrown away.
+    /// Runs the probe command of a process. Its output is discarded.
     fn run_probe_command(&mut self, id: ProcessId) -> io::Result<()> {
         let Some((process, command)) = self.probes.command(id) else { return Ok(()) };
         let null = File::options().write(true).open("/dev/null")?;

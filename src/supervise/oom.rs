@@ -10,8 +10,8 @@ use crate::exit::Exit;
 /// The number of such kills.
 #[derive(Clone, Debug)]
 struct OomKills {
-    /// The file that counts: that of ganger's control group, which its processes
-    /// share (cgroups(7)), or else that of the whole system.
+    /// The file with the counter of ganger's control group, which its processes share
+    /// (cgroups(7)), or else of the whole system.
     file: PathBuf,
     before: u64,
 }

@@ -220,7 +220,7 @@ mod linux {
             }
         }
 
-        /// Of which child of which keeper a process says that it descends.
+        /// The child and the keeper that the session marker of a process names.
         fn mark(&self, pid: i32) -> Option<OsString> {
             let (process, _) = self.all.iter().find(|(_, stat)| stat.pid == pid)?;
             process.environ().ok()?.remove(OsStr::new(SESSION_VAR))

@@ -48,7 +48,7 @@ pub(super) enum ProbeResult {
 /// All running probes.
 pub(super) struct Probes {
     tasks: HashMap<ProcessId, AbortHandle>,
-    /// The processes that are ready when a command says so.
+    /// The processes with a probe command.
     commands: HashMap<ProcessId, Arc<ProcessPlan>>,
     sender: UnboundedSender<ProbeResult>,
     results: UnboundedReceiver<ProbeResult>,
@@ -150,7 +150,7 @@ impl Probes {
     }
 }
 
-/// The pauses between attempts: a twentieth of the time that the probe has taken so far. So
+/// The pauses between attempts: a twentieth of the duration of the probe so far. So
 /// nothing waits much longer than it has to, and nothing is probed often for long.
 struct Pauses(Instant);
 
@@ -277,7 +277,7 @@ async fn await_port(mut probe: PortProbe) {
     probe.report(ProbeResult::Ready(probe.id));
 }
 
-/// Any program may respond, not only a descendant: the port of a container, say.
+/// Any program may respond, not only a descendant, for example a container.
 async fn await_response(mut probe: PortProbe, path: String, limit: Duration) {
     let pauses = Pauses::new();
     let mut reported = None;

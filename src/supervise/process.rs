@@ -498,7 +498,7 @@ impl Process {
         Some(next)
     }
 
-    /// What its policy says about an exit that ganger did not ask for, and when it is
+    /// What its policy decides about an exit that ganger did not ask for, and when it is
     /// restarted, if it is.
     fn decide_next(
         &mut self,

@@ -18,14 +18,14 @@ pub enum Readiness {
     Paused {
         /// The time that is left to it, from its next start on.
         left: Duration,
-        /// The result of the last probe that failed, if there is one to tell.
+        /// The result of the last probe that failed, if it is worth a message.
         last_failure: Option<ProbeFailure>,
     },
     /// It has been started, and is not ready yet.
     Pending {
         /// When that counts as too long.
         until: Instant,
-        /// The result of the last probe that failed, if there is one to tell.
+        /// The result of the last probe that failed, if it is worth a message.
         last_failure: Option<ProbeFailure>,
     },
     /// It was not ready in time, and is not yet.

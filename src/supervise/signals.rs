@@ -44,7 +44,7 @@ const REQUESTS: [(Signal, SignalRequest); 10] = [
     (Signal::SIGCHLD, SignalRequest::Keeper),
 ];
 
-/// Signals to come, in the order in which they are taken.
+/// The signals that ganger gets, in the order in which they are handled.
 #[derive(Debug)]
 pub struct Signals(UnboundedReceiver<SignalRequest>);
 

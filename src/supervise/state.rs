@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::exit::Exit;
 use crate::keeper::protocol::{ChildId, Descendant};
 
-/// One life of one process: nothing of an earlier life is taken for this one.
+/// One life of one process: no event of an earlier life counts for this one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ProcessId {
     /// The number of the process, which no other process ever has.
@@ -30,7 +30,7 @@ impl From<ChildId> for ProcessId {
     }
 }
 
-/// The bit that tells the probe command of a process from the process itself.
+/// The bit that distinguishes the probe command of a process from the process itself.
 const CHECK: u64 = 1 << 63;
 
 impl ProcessId {
@@ -157,7 +157,7 @@ pub struct Remainder {
 pub enum Leader {
     /// It runs, or is being started.
     Running,
-    /// It exited by itself, which a message has said.
+    /// It exited by itself, which a message has reported.
     Exited {
         /// How it ended.
         exit: Exit,
@@ -166,7 +166,7 @@ pub enum Leader {
         /// When it is restarted, if it is.
         restart_at: Option<Instant>,
     },
-    /// It ended because it was asked to; a message says so when its group is empty.
+    /// It exited after a stop; a message reports that when its group is empty.
     Stopped {
         /// How it ended.
         exit: Exit,

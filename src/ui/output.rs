@@ -40,7 +40,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// No output yet. `color` says whether colours pass.
+    /// No output yet. `color` decides whether colours pass.
     pub(super) fn new(color: bool) -> Self {
         let layout = Layout { columns: None, long_lines: LongLines::Wrap, color };
         Self {
@@ -57,7 +57,7 @@ impl Output {
         }
     }
 
-    /// Forgets the output, and keeps the settings. `has_names` says whether the lines to come
+    /// Forgets the output, and keeps the settings. `has_names` decides whether the lines to come
     /// begin with the names of processes.
     pub(super) fn clear(&mut self, color: bool, has_names: bool) {
         let (long_lines, rows) = (self.long_lines, self.rows);

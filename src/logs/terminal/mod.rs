@@ -26,7 +26,7 @@ const REPEAT_DELAY: Duration = Duration::from_secs(1);
 /// How lines are shown on a terminal.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Layout {
-    /// The width of the terminal; unknown, if it has none to tell.
+    /// The width of the terminal, if it is known.
     pub columns: Option<usize>,
     /// What happens to lines that are longer than that.
     pub long_lines: LongLines,

@@ -165,7 +165,7 @@ impl Row<'_, '_> {
 /// ASCII, stands before each but the first.
 #[must_use]
 pub fn wrap_line(line: &[u8], layout: Layout, wrapped: &[u8]) -> Vec<Vec<u8>> {
-    // A line has no newline in it, so the rows can be told apart by that.
+    // A line has no newline in it, so a newline separates rows.
     let width = wrapped.len();
     let prefix = Prefix { stamp: b"", line: b"", continuation: b"", wrapped, width };
     let (rows, mut out) = (Rows { layout, prefix }, Vec::new());

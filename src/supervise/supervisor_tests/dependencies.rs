@@ -221,11 +221,7 @@ fn late_dependency_fails_its_dependents_and_keeps_running() {
     assert_eq!(b.exited(1, Exit::Code(0)), [StopOrphans]);
     b.on(Event::Orphans(vec![]));
     b.on(Event::Swept(vec![]));
-    assert_eq!(
-        b.code(),
-        Some(1),
-        "the exit code is that of the first process that was not started"
-    );
+    assert_eq!(b.code(), Some(1), "the exit code is set by the first process that was not started");
 }
 
 #[test]

@@ -329,7 +329,7 @@ fn restarted_process_no_longer_decides_the_exit_code() {
     assert_eq!(
         b.code(),
         Some(8),
-        "the exit code is that of the first failed process that was not restarted"
+        "the exit code is set by the first failed process that was not restarted"
     );
 }
 

@@ -237,9 +237,9 @@ fn run_uses_the_terminal_with_job_control() {
 fn run_suspends_ganger_only_after_its_command() {
     // As an editor does, which restores the screen before it suspends itself.
     let script = "trap 'echo saving; until test -e go; do sleep 0.01; done; echo saved; \
-                  kill -STOP $$' TSTP\n\
+                  kill -STOP $$; kill $!' TSTP\n\
                   sleep 1000 & echo up; wait\n\
-                  echo resumed; kill $!\n";
+                  echo resumed\n";
     let scenario = Scenario::of("bash").file("Procfile", "a: true\n").file("editor.sh", script);
     let mut screen = Screen::new(24, 80);
     let mut running = start_shell(&mut screen, scenario);

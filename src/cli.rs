@@ -11,9 +11,10 @@ use nix::sys::signal::Signal;
 use regex::Regex;
 
 use crate::notice::escape_controls;
-use crate::plan::config::{parse_duration, parse_port, parse_signal, parse_size};
+use crate::plan::config::{parse_duration, parse_signal, parse_size};
 use crate::plan::formation::Formation;
 use crate::plan::identity::parse_name;
+use crate::plan::port::{Base, parse_port};
 use crate::plan::scale::Change;
 
 /// The headings under which `--help` groups the options.
@@ -210,7 +211,7 @@ pub struct PlanArgs {
 /// The flags that decide on ports.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct PortArgs {
-    /// The base port, or `auto` for a base where all ports are free [default: PORT, else 5000]
+    /// The base port, or `auto` for free ports, the same in each run [default: PORT, else 5000]
     #[arg(help_heading = PORTS, short = 'p', long, env = "GANGER_PORT", value_parser = Base::parse)]
     pub port: Option<Base>,
     /// The distance between the ports of two process types [default: 100]
@@ -219,30 +220,6 @@ pub struct PortArgs {
     /// Set no PORT
     #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
     pub no_port: bool,
-}
-
-/// The base port.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Base {
-    /// The base without a flag, or another one if a port is in use.
-    Auto,
-    /// This one.
-    At(u16),
-}
-
-impl Base {
-    fn parse(text: &str) -> Result<Self, String> {
-        if text == "auto" { Ok(Self::Auto) } else { parse_port(text).map(Self::At) }
-    }
-
-    /// The port, if it is fixed.
-    #[must_use]
-    pub fn port(self) -> Option<u16> {
-        match self {
-            Self::Auto => None,
-            Self::At(port) => Some(port),
-        }
-    }
 }
 
 /// The flags that `start` and `run` share.

@@ -53,10 +53,10 @@ pub enum Notice {
         /// The port, and what uses it.
         conflict: PortConflict,
     },
-    /// The ports have moved, because some were in use.
+    /// Other ports than usual were chosen, because some were in use.
     PortsMoved {
-        /// The first of them.
-        conflict: PortConflict,
+        /// Why.
+        reason: PortsTaken,
         /// The first port now.
         base: u16,
     },
@@ -383,6 +383,15 @@ pub struct PortConflict {
     pub owner: Option<String>,
     /// Whether the process is useless without it.
     pub required: bool,
+}
+
+/// Why a block of ports can't be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PortsTaken {
+    /// Another program uses one of them.
+    InUse(PortConflict),
+    /// Another ganger of this user has reserved some of them. Holds the first port of the block.
+    Reserved(u16),
 }
 
 /// The state of a process, for a message.

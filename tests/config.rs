@@ -15,7 +15,7 @@ fn config_error_names_the_line() {
     start("formation = 'web=2'\nprot = 1\n", "")
         .refused("`ganger.toml` line 2: unknown key `prot` (did you mean `port`?)");
     start("port = 'x'\n", "")
-        .refused("`ganger.toml` line 1: `port` must be a whole number, not a string");
+        .refused("`ganger.toml` line 1: `port` must be a port or `auto`, not a string");
     start("\n[process.wroker]\n", "").refused(
         "`ganger.toml` line 2: process `wroker` is not in `Procfile` (did you mean `worker`?)",
     );

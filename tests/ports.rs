@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::control::{ClientOutput, run_client};
-use crate::scenario::{Scenario, wait_until};
+use crate::scenario::{Running, Scenario, wait_until};
 
 /// nginx on a free port.
 struct Nginx {
@@ -61,33 +61,122 @@ fn port_in_use_is_an_error_for_a_type_that_is_ready_by_port() {
     start("web: true\n", "-N").code(0);
 }
 
+/// The ports of web and worker, which print them.
+const PRINT_PORTS: &str =
+    "web: echo $PORT; exec sleep 1000\nworker: echo $PORT $URL; exec sleep 1000\n";
+
+/// The first port that `--port auto` chooses in this folder, while it is free.
+fn auto_port(folder: &std::path::Path, args: &str) -> u16 {
+    let scenario = Scenario::new().in_folder(folder).args("start --port auto").args(args);
+    let mut running = scenario.start();
+    running.wait_for("web.1    | ").wait_for("worker.1 | ").signal(Signal::SIGTERM);
+    running.finish().code(0).lines_of("web.1")[0].parse().unwrap()
+}
+
 #[test]
-#[cfg_attr(not(feature = "system-tests"), ignore = "needs nginx")]
-fn auto_ports_skip_ports_in_use() {
-    let nginx = Nginx::start();
-    let (port, next) = (nginx.port, nginx.port + 1000);
-    // The port of the worker there is in use, too.
-    let above = TcpListener::bind(("127.0.0.1", next + 100));
-    let expected = if above.is_ok() { next + 1000 } else { next };
-    let procfile = "web: echo $PORT; sleep 1000\nworker: echo $PORT; sleep 1000\n";
-    let mut running = Scenario::procfile(procfile)
-        .env("PORT", &port.to_string())
-        .args("start --port auto")
-        .start();
-    let message = format!("nginx (pid {}) is using: ports begin at {expected}\n", nginx.child.id());
-    running.wait_for(&message).wait_for(&format!("web.1    | {expected}\n"));
-    running.wait_for(&format!("worker.1 | {}\n", expected + 100));
+fn auto_port_stays_the_same_from_run_to_run() {
+    let scenario = Scenario::procfile(PRINT_PORTS).file("Procfile.dev", PRINT_PORTS);
+    let folder = scenario.folder();
+    let port = auto_port(folder, "");
+    assert!((10_000..32_000).contains(&port) && port.is_multiple_of(100), "{port}");
+    assert_eq!(auto_port(folder, ""), port);
+    assert_ne!(auto_port(folder, "-f Procfile.dev"), port);
+    let config = "port = 'auto'\n";
+    let env = "URL=http://localhost:$GANGER_PROCESS_web_PORT/$PORT\n";
+    let mut running = scenario.file("ganger.toml", config).file(".env", env).args("start").start();
+    running.wait_for("web.1    | ").wait_for("worker.1 | ");
+    let worker = port + 100;
+    running.wait_for(&format!("worker.1 | {worker} http://localhost:{port}/{worker}\n"));
+    let run = running.run_client("run printenv GANGER_PROCESS_web_PORT");
+    assert_eq!(run, ClientOutput(format!("{port}\n"), 0));
     running.signal(Signal::SIGTERM);
     running.finish().code(0);
-    // Ports that are free are not changed.
-    drop((nginx, above));
-    let mut running =
-        Scenario::procfile(procfile).env("GANGER_PORT", "auto").env("PORT", &port.to_string());
-    running = running.args("start");
-    let mut running = running.start();
-    running.wait_for(&format!("web.1    | {port}\n"));
+}
+
+#[test]
+fn auto_port_in_use_is_replaced_by_the_next_free_one() {
+    let scenario = Scenario::procfile(PRINT_PORTS).file("x", "");
+    let folder = scenario.folder().to_owned();
+    let port = auto_port(&folder, "");
+    // The worker's.
+    let owner = TcpListener::bind(("127.0.0.1", port + 100)).unwrap();
+    let mut running = scenario.args("start -p auto").start();
+    running.wait_for("web.1    | ").wait_for("worker.1 | ");
+    running.wait_until("both", |running| running.count_in_output(", port ") == 2);
+    let output = running.output();
+    let moved = output.lines().find_map(|line| line.split_once(": ports begin at ")).unwrap();
+    let expected = format!("ganger   | worker.1 needs port {}, which ", port + 100);
+    assert!(moved.0.starts_with(&expected), "{output}");
+    let base: u16 = moved.1.parse().unwrap();
+    assert!(base != port && output.contains(&format!("web.1    | {base}\n")), "{output}");
+    assert_eq!(running.processes()[0]["port"], base);
+    drop(owner);
+    // Another ganger with the same usual ports gets others, though no program listens there.
+    let second = Scenario::new().in_folder(&folder).args("start -p auto -s second.sock");
+    let mut second = second.start();
+    second.wait_until("both", |second| second.count_in_output(", port ") == 2);
+    let ports = |running: &Running| {
+        let ports = running.output();
+        let ports = ports.lines().filter_map(|line| line.split_once(", port "));
+        ports.map(|(_, port)| port.to_owned()).collect::<Vec<_>>()
+    };
+    let (one, other) = (ports(&running), ports(&second));
+    assert!(one.len() == 2 && other.len() == 2, "{one:?} {other:?}");
+    assert!(one.iter().all(|port| !other.contains(port)), "{one:?} {other:?}");
+    for running in [second, running] {
+        running.signal(Signal::SIGTERM);
+        running.finish().code(0);
+    }
+}
+
+#[test]
+fn auto_ports_of_a_listening_type_agree() {
+    let procfile =
+        "web: exec $HOSTILE serve\nworker: echo $GANGER_PROCESS_web_PORT; exec sleep 1000\n";
+    let mut running = Scenario::procfile(procfile).args("start -p auto --listen web").start();
+    running.wait_for("worker.1 | ");
+    let port = running.processes()[0]["port"].as_u64().unwrap();
+    running.wait_for(&format!("worker.1 | {port}\n"));
+    running.wait_for(&format!("http://localhost:{port}\n"));
+    let port = u16::try_from(port).unwrap();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     running.signal(Signal::SIGTERM);
-    running.finish().code(0);
+    running.finish();
+}
+
+#[test]
+fn two_clones_started_at_the_same_moment_run_side_by_side() {
+    let web = "web: exec python3 -m http.server $PORT\nworker: exec sleep 1000\n";
+    for round in 0..10 {
+        let scenario = Scenario::new();
+        let folder = scenario.folder().to_owned();
+        for clone in ["one", "two"] {
+            fs::create_dir(folder.join(clone)).unwrap();
+            for procfile in ["Procfile", "Procfile.dev"] {
+                fs::write(folder.join(clone).join(procfile), web).unwrap();
+            }
+        }
+        // Two clones, one of which runs two Procfiles.
+        let apps = [("one", "Procfile"), ("two", "Procfile"), ("two", "Procfile.dev")];
+        let start = |(clone, procfile): (&str, &str)| {
+            let scenario = Scenario::new().in_folder(&folder.join(clone)).beside(&folder);
+            scenario.args(&format!("start -p auto -f {procfile}")).start()
+        };
+        let mut all = apps.map(start);
+        let mut ports = Vec::new();
+        for running in &mut all {
+            running.wait_for("web.1 is ready, http://localhost:");
+            let output = running.output();
+            let found = output.lines().filter_map(|line| line.split_once(", port "));
+            ports.extend(found.map(|(_, port)| port.to_owned()));
+        }
+        let different: std::collections::HashSet<&String> = ports.iter().collect();
+        assert_eq!((ports.len(), different.len()), (6, 6), "{round}: {ports:?}");
+        for running in all {
+            running.signal(Signal::SIGTERM);
+            running.finish();
+        }
+    }
 }
 
 #[test]

@@ -81,7 +81,13 @@ pub fn dotenv(bytes: &[u8]) {
     let layer = Layer { file: ".env".into(), assignments };
     let real = [("HOME".into(), "/".into())];
     for files_win in [false, true] {
-        let Ok(resolved) = env::resolve(&real, std::slice::from_ref(&layer), files_win) else {
+        let sources = env::EnvSources {
+            real: &real,
+            layers: vec![layer.clone()],
+            files_win,
+            own: env::Env::new(),
+        };
+        let Ok(resolved) = sources.resolve() else {
             continue;
         };
         assert!(keys.iter().all(|key| resolved.env.contains_key(std::ffi::OsStr::new(key))));

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{file_locations, json, names, print_error, read};
+use super::{file_locations, identity, json, names, print_error, read};
 use crate::cli::{Check, Global};
 use crate::notice::escape_controls;
 use crate::plan::env::Origin;
 use crate::plan::needs::Need;
 use crate::plan::ready::Ready;
-use crate::plan::{self, Plan, ProcessPlan, formation};
+use crate::plan::{self, Options, Plan, ProcessPlan, formation};
 
 pub(super) fn check(global: &Global, check: Check) -> anyhow::Result<u8> {
-    let (sources, options) = (read(&file_locations(global))?, check.plan.options()?);
+    let locations = file_locations(global);
+    let sources = read(&locations)?;
+    let identity = identity(global, &locations, &sources.root);
+    let options = Options { identity, ..check.plan.options()? };
     let plan = match Plan::new(&sources, &options) {
         // It is valid, though there is nothing to start.
         Err(plan::Error::Formation(formation::Error::OnlyRelease)) => {

@@ -5,6 +5,7 @@ mod client_commands;
 mod daemon;
 mod json;
 mod logs;
+mod port_block;
 mod ports;
 mod ps;
 mod ps_all;
@@ -23,9 +24,10 @@ use anyhow::{Context, bail};
 use clap::CommandFactory;
 use nix::errno::Errno;
 
-use crate::cli::{self, Base, Cli, Command, CommonArgs, Global, PlanArgs, PortArgs, When};
+use crate::cli::{self, Cli, Command, CommonArgs, Global, PlanArgs, PortArgs, When};
 use crate::notice::escape_controls;
 use crate::plan::formation::{RELEASE, did_you_mean, nearest};
+use crate::plan::identity::Identity;
 use crate::plan::sources::{FileLocations, Sources};
 use crate::plan::{Options, Plan};
 
@@ -154,6 +156,11 @@ fn file_locations(global: &Global) -> FileLocations {
     }
 }
 
+/// What tells the ganger of these flags from others with this root.
+fn identity(global: &Global, locations: &FileLocations, root: &Path) -> Identity {
+    Identity { procfile: locations.procfile_from(root), name: global.name.clone() }
+}
+
 /// Reads all files; the Procfile may be missing.
 fn read_for_run(global: &Global) -> anyhow::Result<Sources> {
     Ok(Sources::read_for_run(&file_locations(global), std::env::vars_os().collect())?)
@@ -188,8 +195,7 @@ impl PlanArgs {
 impl PortArgs {
     /// These options, with the port flags.
     fn options(self, options: Options) -> Options {
-        let port = self.port.and_then(Base::port);
-        Options { port, port_step: self.port_step, no_port: self.no_port, ..options }
+        Options { port: self.port, port_step: self.port_step, no_port: self.no_port, ..options }
     }
 }
 

@@ -1,76 +1,91 @@
 //! Checks that the ports of a plan are free, before anything starts.
 
-use crate::notice::Notice;
+use std::path::Path;
+
+use super::port_block::PortBlock;
+use crate::notice::{Notice, PortsTaken};
+use crate::plan::port::AutoBlock;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan};
 use crate::supervise::port_conflict::port_conflicts;
 use crate::supervise::port_scan::{Listening, listening};
 
-/// Checks the ports of the plan, and with `anywhere` moves them to a base where all are free.
-/// Returns the plan and the messages about conflicts. Fails if a process needs a port in use.
+/// A plan whose ports may be used.
+pub(super) struct ResolvedPorts {
+    pub(super) plan: Plan,
+    /// Messages about ports.
+    pub(super) notices: Vec<Notice>,
+    /// The ports that are reserved as long as ganger runs.
+    pub(super) block: Option<PortBlock>,
+}
+
+/// Checks the ports of the plan. If the base port is `auto`, it is moved to a block of free ports,
+/// which is reserved in the runtime folder `folder`. Fails if a process needs a port in use.
 pub(super) fn resolve_ports(
     plan: Plan,
     sources: &Sources,
     options: &mut Options,
-    anywhere: bool,
-) -> anyhow::Result<(Plan, Vec<Notice>)> {
+    folder: Option<&Path>,
+) -> anyhow::Result<ResolvedPorts> {
     if plan.processes.iter().all(|process| process.port.is_none()) {
-        return Ok((plan, Vec::new()));
+        return Ok(ResolvedPorts { plan, notices: Vec::new(), block: None });
     }
     let listening = listening();
-    let all = port_conflicts(&plan.processes, &listening);
-    let Some(first) = all.iter().find(|conflict| conflict.required).or(all.first()) else {
-        return Ok((plan, Vec::new()));
-    };
-    if anywhere {
-        let conflict = first.clone();
-        let (plan, base) = find_free_base(&plan, sources, options, &listening)?;
-        return Ok((plan, vec![Notice::PortsMoved { conflict, base }]));
+    if let Some(block) = plan.auto_block {
+        return choose_block(block, sources, options, &listening, folder);
     }
-    if first.required {
+    let all = port_conflicts(&plan.processes, &listening);
+    if let Some(first) = all.iter().find(|conflict| conflict.required) {
         anyhow::bail!(
             "{first} (free it, choose others with `--port`, or let ganger: `--port auto`)"
         );
     }
     let notices = all.into_iter().map(|conflict| Notice::PortConflict { conflict }).collect();
-    Ok((plan, notices))
+    Ok(ResolvedPorts { plan, notices, block: None })
 }
 
-/// How far the base moves at a time, and the lowest base: ports below need a privilege.
-const BLOCK_SIZE: u32 = 1000;
-const MIN_PORT: u32 = 1024;
-
-/// The first higher base at which all ports are free, or else the first lower one.
-fn find_free_base(
-    plan: &Plan,
+/// The first block, from this one on, that no program uses and no ganger of this user has.
+fn choose_block(
+    usual: AutoBlock,
     sources: &Sources,
     options: &mut Options,
     listening: &Listening,
-) -> anyhow::Result<(Plan, u16)> {
-    let first = u32::from(plan.base_port.unwrap_or_default());
-    let above = (first + BLOCK_SIZE..=u32::from(u16::MAX)).step_by(BLOCK_SIZE as usize);
-    let lowest = MIN_PORT + (first + BLOCK_SIZE - MIN_PORT % BLOCK_SIZE) % BLOCK_SIZE;
-    let below = (lowest..first).step_by(BLOCK_SIZE as usize);
-    for base in above.chain(below).filter_map(|base| u16::try_from(base).ok()) {
-        options.port = Some(base);
-        // Near 65535 there may not be enough ports for all.
-        let Ok(moved) = Plan::new(sources, options) else { continue };
-        let mut ports = moved.processes.iter().filter_map(|process| process.port);
-        if ports.all(|port| !listening.contains_key(&port)) {
-            return Ok((moved, base));
+    folder: Option<&Path>,
+) -> anyhow::Result<ResolvedPorts> {
+    let mut reason = None;
+    for block in usual.and_others() {
+        let base = block.base();
+        options.auto_base = Some(base);
+        let plan = Plan::new(sources, options)?;
+        if let Some(conflict) = port_conflicts(&plan.processes, listening).into_iter().next() {
+            reason.get_or_insert(PortsTaken::InUse(conflict));
+            continue;
         }
+        let reserved = folder.map(|folder| PortBlock::reserve(folder, block)).transpose();
+        let Some(block) = reserved? else {
+            return Ok(ResolvedPorts { plan, notices: moved(reason, base), block: None });
+        };
+        if block.is_some() {
+            return Ok(ResolvedPorts { plan, notices: moved(reason, base), block });
+        }
+        reason.get_or_insert(PortsTaken::Reserved(usual.base()));
     }
     anyhow::bail!("there is no free block of ports (choose one with `--port`)")
+}
+
+fn moved(reason: Option<PortsTaken>, base: u16) -> Vec<Notice> {
+    reason.map(|reason| Notice::PortsMoved { reason, base }).into_iter().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::port::Base;
     use crate::plan::sources::{EnvFiles, SourceFile};
     use crate::supervise::port_scan::Socket;
 
     #[test]
-    fn ports_move_up_and_then_begin_again_below() {
+    fn block_in_use_or_reserved_is_skipped() {
         let text = |name: &str, text: &str| SourceFile { name: name.into(), bytes: text.into() };
         let sources = Sources {
             root: "/app".into(),
@@ -82,17 +97,34 @@ mod tests {
             other_runner_files: Vec::new(),
             environment: Vec::new(),
         };
-        let moved = |base: u16, in_use: &[u16]| {
-            let mut options = Options { port: Some(base), ..Options::default() };
-            let plan = Plan::new(&sources, &options).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let resolve = |taken: &[u16]| {
+            let mut options = Options { port: Some(Base::Auto), ..Options::default() };
+            let usual = Plan::new(&sources, &options).unwrap().auto_block.unwrap();
             let socket = vec![Socket { inode: 1, uid: 0 }];
-            let listening = in_use.iter().map(|port| (*port, socket.clone())).collect();
-            find_free_base(&plan, &sources, &mut options, &listening).ok().map(|(_, base)| base)
+            let listening = taken.iter().map(|port| (*port, socket.clone())).collect();
+            choose_block(usual, &sources, &mut options, &listening, Some(folder.path()))
         };
-        assert_eq!(moved(5000, &[5000]), Some(6000));
-        assert_eq!(moved(5000, &[5000, 6100]), Some(7000));
-        assert_eq!(moved(64_900, &[64_900]), Some(1900), "the worker's would be past the end");
-        assert_eq!(moved(64_000, &[64_000, 65_000]), Some(2000));
-        assert_eq!(moved(5000, &(1024..=u16::MAX).collect::<Vec<_>>()), None);
+        let first = resolve(&[]).unwrap();
+        let usual = first.plan.base_port.unwrap();
+        assert_eq!(first.notices, []);
+        let next = |base: u16| if base + 300 < 32_000 { base + 100 } else { 10_000 };
+        let second = resolve(&[]).unwrap();
+        // The second hundred belongs to the first one, too.
+        let base = next(next(usual));
+        let reason = PortsTaken::Reserved(usual);
+        assert_eq!(second.notices, [Notice::PortsMoved { reason, base }]);
+        assert_eq!(second.plan.base_port, Some(base));
+        drop((first, second));
+        let third = resolve(&[usual + 100]).unwrap();
+        let [Notice::PortsMoved { reason: PortsTaken::InUse(conflict), .. }] = &third.notices[..]
+        else {
+            panic!("{:?}", third.notices)
+        };
+        assert_eq!((&*conflict.process, conflict.port), ("worker.1", usual + 100));
+        assert_eq!(third.plan.base_port, Some(next(next(usual))));
+        drop(third);
+        assert!(resolve(&(1024..=u16::MAX).collect::<Vec<_>>()).is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

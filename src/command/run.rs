@@ -18,8 +18,9 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{print_error, read_for_run};
+use super::{file_locations, identity, print_error, read_for_run};
 use crate::cli::{Global, Run};
+use crate::control::run_file;
 use crate::plan::env::{Env, Variable};
 use crate::plan::formation::{did_you_mean, nearest};
 use crate::plan::program::exec_error;
@@ -31,7 +32,11 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
         bail!("`run` has no flag `{flag}`: see `ganger help run`");
     }
     let sources = read_for_run(global)?;
-    let options = run.ports.options(run.common.options()?);
+    let locations = file_locations(global);
+    let identity = identity(global, &locations, &sources.root);
+    // With `auto`, its ports are those of the app that runs.
+    let auto_base = run_file::find(&sources.root, &identity).and_then(|run| run.base_port);
+    let options = Options { auto_base, identity, ..run.ports.options(run.common.options()?) };
     let process_type = match run.command.as_slice() {
         [single] => single.to_str(),
         _ => None,
@@ -89,7 +94,7 @@ impl Program {
             _ => None,
         };
         let mut env = identity_variables(RUN_NAME, &plan.root, options.compat_env);
-        if let Some(port) = options.port.filter(|_| !options.no_port) {
+        if let Some(port) = plan.base_port.filter(|_| options.port.is_some()) {
             env.insert("PORT".into(), Variable::from_ganger(port.to_string()));
         }
         let argv = argv.map_or_else(|| command.to_vec(), through_shell);

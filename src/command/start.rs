@@ -9,8 +9,10 @@ use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::daemon::{self, Background, ForkSide, Started};
-use super::{file_locations, ports, read, ui, use_color};
-use crate::cli::{Base, Global, Start, When};
+use super::port_block::PortBlock;
+use super::ports::{self, ResolvedPorts};
+use super::{file_locations, identity, read, ui, use_color};
+use crate::cli::{Global, Start, When};
 use crate::control::app::SelfDescription;
 use crate::control::app_root::AppRoot;
 use crate::control::planner::{Planner, PlannerHandle};
@@ -62,7 +64,6 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         }
         Some(ForkSide::Foreground(Started::Released(ganger))) => return Ok(ganger.code),
     };
-    let anywhere = start.plan.ports.port == Some(Base::Auto);
     let options = Options {
         grace: start.timeout,
         auto_restart: start.auto_restart,
@@ -81,12 +82,11 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let locations = file_locations(global);
     let sources = read(&locations)?;
     let root = AppRoot::new(&locations.root(), sources.root.clone());
-    let name = global.name.clone();
-    let identity = Identity { procfile: locations.procfile_from(&root.real), name };
-    let Control { bound, registration, runtime_dir, notices: first } =
+    let identity = identity(global, &locations, &root.real);
+    let Control { bound, mut registration, runtime_dir, notices: first } =
         listen(global.socket.as_deref(), &root, &identity, background.is_some())?;
     let path = bound.as_ref().map(|bound| bound.path.clone());
-    let mut options = Options { control: path, ..options };
+    let mut options = Options { control: path, identity: identity.clone(), ..options };
     let plan = Plan::new(&sources, &options)?;
     plan.check_folders()?;
     // It starts while ganger does the following.
@@ -95,7 +95,10 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
     let stale_sessions: Vec<_> = runtime_dir::search_path()
         .flat_map(|folder| stale_sessions::kill_stale_orphans(&folder))
         .collect();
-    let (plan, on_ports) = ports::resolve_ports(plan, &sources, &mut options, anywhere)?;
+    let folder = runtime_dir.as_ref().map(|dir| dir.path.as_path());
+    let ResolvedPorts { plan, notices: on_ports, block } =
+        ports::resolve_ports(plan, &sources, &mut options, folder)?;
+    registration.set_base_port(plan.base_port);
     let mut notices = first;
     if !stale_sessions.is_empty() {
         notices.push(Notice::StaleSessions { members: stale_sessions });
@@ -129,6 +132,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         has_screen: start.ui,
         runtime_dir,
         identity,
+        _ports: block,
         notices,
     };
     supervise(run, planner, bound)
@@ -157,6 +161,7 @@ struct Run {
     has_screen: bool,
     runtime_dir: Option<RuntimeDir>,
     identity: Identity,
+    _ports: Option<PortBlock>,
     /// Messages to print before anything runs.
     notices: Vec<Notice>,
 }

@@ -24,4 +24,10 @@ impl Registration {
             run_file.set_root(root).unwrap_or_else(|error| tracing::debug!(%error));
         }
     }
+    /// Tells clients the base port.
+    pub fn set_base_port(&mut self, base: Option<u16>) {
+        if let Some(run_file) = &mut self.run_file {
+            run_file.set_base_port(base).unwrap_or_else(|error| tracing::debug!(%error));
+        }
+    }
 }

@@ -32,6 +32,9 @@ pub struct Run {
     pub procfile: String,
     /// `--name`.
     pub name: Option<String>,
+    /// The base port.
+    #[serde(default)]
+    pub base_port: Option<u16>,
     /// The hashes of the paths of the root.
     roots: Vec<String>,
     /// The path of its socket, if it is not beside the file.
@@ -96,6 +99,7 @@ impl RunFile {
             root: root.real.display().to_string(),
             procfile: procfile.display().to_string(),
             name: identity.name.clone(),
+            base_port: None,
             roots: Vec::new(),
             socket: own_socket,
         };
@@ -108,6 +112,16 @@ impl RunFile {
     pub fn set_root(&mut self, root: &AppRoot) -> io::Result<()> {
         self.run.root = root.real.display().to_string();
         self.run.roots = root.paths().map(socket::hash_of).collect();
+        self.write()
+    }
+
+    /// Tells clients the base port.
+    pub fn set_base_port(&mut self, base: Option<u16>) -> io::Result<()> {
+        self.run.base_port = base;
+        self.write()
+    }
+
+    fn write(&self) -> io::Result<()> {
         replace(&self.path, &serde_json::to_vec(&self.run)?)
     }
 }
@@ -136,6 +150,18 @@ pub struct Running {
     pub run: Run,
     /// Its socket.
     pub socket: PathBuf,
+}
+
+/// The ganger of this user that runs this Procfile of the app at this path, by this name.
+#[must_use]
+pub fn find(root: &Path, identity: &Identity) -> Option<Run> {
+    let name = format!("{}.{RUNNING}", socket::stem_of(root, identity));
+    let folders = runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder));
+    let paths: Vec<PathBuf> = folders.map(|folder| folder.join(&name)).collect();
+    paths.into_iter().find_map(|path| {
+        let run = read(&path)?;
+        socket::connect(&path.with_extension("sock"), geteuid()).map(|_| run)
+    })
 }
 
 /// All running gangers of this user.

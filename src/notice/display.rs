@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::escape::{escape_controls, escape_controls_in_lines};
 use super::{
-    Cause, Chain, DiscardReason, FailureReason, Next, Notice, PortConflict, ProbeFailure,
-    ProcessSummary, StateSummary, StoppingProcess, members, time,
+    Cause, Chain, DiscardReason, FailureReason, Next, Notice, PortConflict, PortsTaken,
+    ProbeFailure, ProcessSummary, StateSummary, StoppingProcess, members, time,
 };
 use crate::changes::Changes;
 use crate::exit::Exit;
@@ -51,7 +51,12 @@ impl fmt::Display for Words<'_> {
                 Ok(())
             }
             Notice::PortConflict { conflict } => write!(f, "{conflict}"),
-            Notice::PortsMoved { conflict, base } => write!(f, "{conflict}: ports begin at {base}"),
+            Notice::PortsMoved { reason: PortsTaken::InUse(conflict), base } => {
+                write!(f, "{conflict}: ports begin at {base}")
+            }
+            Notice::PortsMoved { reason: PortsTaken::Reserved(usual), base } => {
+                write!(f, "another ganger has ports from {usual}: ports begin at {base}")
+            }
             Notice::FileChanged { file, names } => {
                 let file = escape_controls(file);
                 write!(f, "`{file}` has changed, restarting {}", names.join(", "))

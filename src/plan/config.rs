@@ -13,6 +13,7 @@ use toml::Spanned;
 use super::formation::{Formation, RELEASE, check_name, did_you_mean, nearest};
 use super::needs::NeedText;
 use super::policy::{OnExit, Stdin};
+use super::port::Base;
 use super::ready::{Ready, find_cycle};
 
 /// The parsed file.
@@ -23,8 +24,8 @@ pub struct Config {
     #[serde(default, deserialize_with = "deserialize_formation")]
     formation: Option<Spanned<Formation>>,
     /// The base port.
-    #[serde(default, deserialize_with = "deserialize_port")]
-    pub port: Option<u16>,
+    #[serde(default, deserialize_with = "deserialize_base")]
+    pub port: Option<Base>,
     /// The `.env` files, relative to the root; later files win.
     pub env: Option<Vec<PathBuf>>,
     /// The table of each process type.
@@ -381,14 +382,6 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is not a size; expected `256K` or `1M`"))
 }
 
-/// Parses a port from 1 to 65535.
-pub fn parse_port(text: &str) -> Result<u16, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err(format!("`{text}` is not a port; expected 1 to 65535")),
-        Ok(port) => Ok(port),
-    }
-}
-
 fn deserialize_formation<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Spanned<Formation>>, D::Error> {
@@ -451,10 +444,17 @@ impl de::Visitor<'_> for DurationVisitor {
     }
 }
 
-fn deserialize_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
-    let port = i64::deserialize(deserializer)?;
-    let error = |_| de::Error::custom(format!("must be a port from 1 to 65535, not `{port}`"));
-    parse_port(&port.to_string()).map(Some).map_err(error)
+fn deserialize_base<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Base>, D::Error> {
+    let text = match toml::Value::deserialize(deserializer)? {
+        toml::Value::Integer(port) => port.to_string(),
+        toml::Value::String(text) if text == "auto" => text,
+        other => {
+            let found = type_found(other.type_str());
+            return Err(de::Error::custom(format!("must be a port or `auto`, not {found}")));
+        }
+    };
+    let error = |_| de::Error::custom(format!("must be a port from 1 to 65535, not `{text}`"));
+    Base::parse(&text).map(Some).map_err(error)
 }
 
 #[cfg(test)]
@@ -492,7 +492,7 @@ mod tests {
                 "[process.web]\n\non_exti = 'restart'",
                 "line 3: unknown key `on_exti` (did you mean `on_exit`?)",
             ),
-            ("port = 'x'", "line 1: `port` must be a whole number, not a string"),
+            ("port = 'x'", "line 1: `port` must be a port or `auto`, not a string"),
             ("\nenv = 's3cret'", "line 2: `env` must be a list of strings, not a string"),
             (
                 "port = 1\nformation = 'wep=2'",

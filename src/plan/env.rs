@@ -97,15 +97,62 @@ pub enum Error {
 /// Without this limit, a value that doubles on each line would use all memory.
 const MAX_VALUE_BYTES: usize = 128 << 10;
 
+/// Everything that the environment is made from.
+#[derive(Clone, Debug)]
+pub struct EnvSources<'a> {
+    /// The real environment.
+    pub real: &'a [(OsString, OsString)],
+    /// The files, in order.
+    pub layers: Vec<Layer>,
+    /// Whether the files win over the real environment.
+    pub files_win: bool,
+    /// The variables that ganger sets. They win over all others.
+    pub own: Env,
+}
+
+impl EnvSources<'_> {
+    /// The environment, without ganger's own variables: only references see these.
+    pub fn resolve(&self) -> Result<Resolved, Error> {
+        resolve(self.real, &self.layers, self.files_win, |name| self.own.get(OsStr::new(name)))
+    }
+
+    /// The variables of the files as a process with this PORT sees them, if any depends on it.
+    pub fn resolve_for_port(&self, port: &Variable) -> Result<Env, Error> {
+        if !self.refer_to(|name| name == "PORT") {
+            return Ok(Env::new());
+        }
+        let own = |name: &str| {
+            if name == "PORT" { Some(port) } else { self.own.get(OsStr::new(name)) }
+        };
+        let mut env = resolve(self.real, &self.layers, self.files_win, own)?.env;
+        env.retain(|_, var| matches!(var.origin, Origin::File { .. }));
+        Ok(env)
+    }
+
+    /// Whether the files refer to one of these variables.
+    pub fn refer_to(&self, is_one: impl Fn(&str) -> bool) -> bool {
+        let mut values =
+            self.layers.iter().flat_map(|layer| &layer.assignments).map(|it| &it.value);
+        values.any(|value| match value {
+            Value::Inherited => false,
+            Value::Pieces(pieces) => pieces.iter().any(|piece| match piece {
+                Piece::Text(_) => false,
+                Piece::Reference { name, .. } => is_one(name),
+            }),
+        })
+    }
+}
+
 /// Layers the files, the later over the earlier, under the real environment, or over it if
 /// `files_win`.
 ///
-/// `${X}` is the value of `X` in the real environment where that wins, else the last value that
-/// the files set before the reference.
-pub fn resolve(
+/// `${X}` is the value of `X` that `own` has, else that of the real environment where that wins,
+/// else the last value that the files set before the reference.
+fn resolve<'a>(
     real: &[(OsString, OsString)],
     layers: &[Layer],
     files_win: bool,
+    own: impl Fn(&str) -> Option<&'a Variable>,
 ) -> Result<Resolved, Error> {
     let mut env: Env = real
         .iter()
@@ -120,7 +167,7 @@ pub fn resolve(
         let (file, line) = (layer.file.clone(), *line);
         let find = |name: &str| {
             let (real, file) = (env.get(OsStr::new(name)), from_files.get(name));
-            if files_win { file.or(real) } else { real.or(file) }
+            own(name).or(if files_win { file.or(real) } else { real.or(file) })
         };
         match value {
             Value::Inherited if find(key).is_some() => {}
@@ -168,6 +215,15 @@ fn join_pieces<'a>(pieces: &[Piece], find: impl Fn(&str) -> Option<&'a OsStr>) -
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn resolve(
+        real: &[(OsString, OsString)],
+        layers: &[Layer],
+        files_win: bool,
+    ) -> Result<Resolved, Error> {
+        let own = Env::new();
+        EnvSources { real, layers: layers.to_vec(), files_win, own }.resolve()
+    }
 
     fn layer(file: &str, text: &str) -> Layer {
         Layer { file: file.to_owned(), assignments: dotenv::parse(text.as_bytes()).unwrap() }

@@ -20,15 +20,15 @@ pub mod scale;
 pub mod shell;
 pub mod sources;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::Config;
-use env::{Env, Layer, Origin, Variable};
+use env::{Env, EnvSources, Layer, Origin, Variable};
 use formation::FormationRequest;
 use needs::Need;
-use port::Ports;
+use port::{AutoBlock, Base, Ports};
 use ready::Ready;
 use sources::{EnvFiles, SourceFile, Sources};
 
@@ -61,6 +61,8 @@ pub struct Plan {
     pub unlisted: Vec<String>,
     /// The port of the first type's first instance, if there are ports.
     pub base_port: Option<u16>,
+    /// The block of ports around it, if it is `auto`.
+    pub auto_block: Option<AutoBlock>,
     /// Facts that the user may not expect.
     pub advice: Vec<Advice>,
 }
@@ -111,7 +113,7 @@ const TERMINAL_VARIABLES: [(&str, &str); 1] = [("TERM", "xterm-256color")];
 impl Plan {
     /// Resolves everything. Precedence: flags, `ganger.toml`, defaults.
     pub fn new(sources: &Sources, options: &Options) -> Result<Self, Error> {
-        let (mut plan, config, ports) =
+        let (mut plan, config, ports, files) =
             Self::new_without_processes(sources, options, parse_process_types(sources)?)?;
         let types = plan.types();
         let request = FormationRequest {
@@ -139,7 +141,7 @@ impl Plan {
                     .map(|ports| ports.port(&process_type.name, index, port_instance))
                     .transpose()?;
                 let name = format!("{}.{instance}", process_type.name);
-                let mut process = plan.plan_process(index, name, port, &config, options);
+                let mut process = plan.plan_process(index, name, port, &config, options, &files)?;
                 process.needs = resolve_needs(&process, &config, sources)?;
                 plan.processes.push(Arc::new(process));
             }
@@ -161,14 +163,15 @@ impl Plan {
         } else {
             parse_process_types(sources)?
         };
-        let (mut plan, config, ports) =
+        let (mut plan, config, ports, files) =
             Self::new_without_processes(sources, options, process_types)?;
         if let Some(index) =
             plan.process_types.iter().position(|it| Some(it.name.as_str()) == process_type)
         {
             let port = |ports: Ports| ports.port(&plan.process_types[index].name, index, 1);
             let port = ports.map(port).transpose()?;
-            let process = plan.plan_process(index, name.to_owned(), port, &config, options);
+            let process =
+                plan.plan_process(index, name.to_owned(), port, &config, options, &files)?;
             plan.processes.push(Arc::new(process));
         }
         Ok(plan)
@@ -180,11 +183,11 @@ impl Plan {
         Ok(process_types.into_iter().map(|process_type| process_type.name).collect())
     }
 
-    fn new_without_processes(
-        sources: &Sources,
+    fn new_without_processes<'a>(
+        sources: &'a Sources,
         options: &Options,
         process_types: Vec<procfile::ProcessType>,
-    ) -> Result<(Self, Config, Option<Ports>), Error> {
+    ) -> Result<(Self, Config, Option<Ports>, EnvSources<'a>), Error> {
         let procfile = sources.procfile.name.clone();
         let types: Vec<&str> =
             process_types.iter().map(|process_type| process_type.name.as_str()).collect();
@@ -194,16 +197,27 @@ impl Plan {
                 .map_err(|error| Error::Config { file: text.name.clone(), error })?,
         };
         options.check_names(&types, &procfile)?;
-        let layers = env_layers(sources, &config)?;
-        let mut resolved = env::resolve(&sources.environment, &layers, options.env_override)?;
-        let ports = resolve_ports(&config, options, &resolved.env)?;
+        let mut files = EnvSources {
+            real: &sources.environment,
+            layers: env_layers(sources, &config)?,
+            files_win: options.env_override,
+            own: Env::new(),
+        };
+        let mut resolved = files.resolve()?;
+        let auto_block = auto_block(&config, options, sources, &resolved.env, types.len());
+        let ports = resolve_ports(&config, options, &resolved.env, auto_block)?;
+        add_port_variables(&mut files.own, &process_types, ports);
+        if files.refer_to(|name| files.own.contains_key(OsStr::new(name))) {
+            // The ports depend on PORT of the files, and other variables on the ports.
+            resolved = files.resolve()?;
+        }
         if options.port.is_some() && ports.is_some() {
             // `-p` overrides both values of PORT.
             resolved.env_conflicts.retain(|key| key != "PORT");
         }
         let advice = advice::on_files(sources, &config, options, &resolved.env);
         let mut env = resolved.env;
-        add_port_variables(&mut env, &process_types, ports);
+        env.extend(files.own.clone());
         if let Some(path) = &options.control {
             let control = Variable { value: path.into(), origin: Origin::Ganger };
             env.insert("GANGER_CONTROL".into(), control);
@@ -218,10 +232,11 @@ impl Plan {
             files_win: options.env_override,
             unlisted: Vec::new(),
             base_port: ports.map(|ports| ports.base),
+            auto_block,
             advice,
             process_types,
         };
-        Ok((plan, config, ports))
+        Ok((plan, config, ports, files))
     }
 
     /// Fails if a process would be started in a folder that does not exist.
@@ -242,7 +257,8 @@ impl Plan {
         port: Option<u16>,
         config: &Config,
         options: &Options,
-    ) -> ProcessPlan {
+        files: &EnvSources,
+    ) -> Result<ProcessPlan, Error> {
         let process_type = &self.process_types[index];
         let from_file = config.process(&process_type.name);
         let mut env = Env::new();
@@ -264,10 +280,17 @@ impl Plan {
             }
         }
         if let Some(port) = port {
-            env.insert("PORT".into(), Variable::from_ganger(port.to_string()));
+            let port = Variable::from_ganger(port.to_string());
+            for (key, var) in files.resolve_for_port(&port)? {
+                let shared = self.env.get(&key);
+                if shared.is_some_and(|shared| shared.value != var.value) {
+                    env.entry(key).or_insert(var);
+                }
+            }
+            env.insert(PORT.into(), port);
         }
         let ready = choose_probe(process_type, port, config, options);
-        ProcessPlan {
+        Ok(ProcessPlan {
             process_type: process_type.name.clone(),
             command: process_type.command.clone(),
             dir,
@@ -296,7 +319,7 @@ impl Plan {
                 .map(Into::into)
                 .collect(),
             name,
-        }
+        })
     }
 }
 
@@ -393,21 +416,55 @@ fn env_layers(sources: &Sources, config: &Config) -> Result<Vec<Layer>, Error> {
     texts.into_iter().map(parse).collect()
 }
 
-fn resolve_ports(config: &Config, options: &Options, env: &Env) -> Result<Option<Ports>, Error> {
+/// The block of ports that is derived from the app, if the base port is `auto`.
+fn auto_block(
+    config: &Config,
+    options: &Options,
+    sources: &Sources,
+    env: &Env,
+    types: usize,
+) -> Option<AutoBlock> {
+    let is_auto = match (options.port, port_variable(env)) {
+        (Some(base), _) => base == Base::Auto,
+        (None, Some(_)) => false,
+        (None, None) => config.port == Some(Base::Auto),
+    };
+    let step = options.port_step.unwrap_or(port::DEFAULT.step);
+    let derive = || AutoBlock::derive(options.identity.hash(&sources.root), types, step);
+    (is_auto && !options.no_port).then(derive)
+}
+
+fn port_variable(env: &Env) -> Option<&Variable> {
+    env.get(OsStr::new(PORT)).filter(|var| !var.value.is_empty())
+}
+
+fn resolve_ports(
+    config: &Config,
+    options: &Options,
+    env: &Env,
+    auto_block: Option<AutoBlock>,
+) -> Result<Option<Ports>, Error> {
     if options.no_port {
         return Ok(None);
     }
     let step = options.port_step.unwrap_or(port::DEFAULT.step);
-    let base = match (options.port, env.get(std::ffi::OsStr::new("PORT"))) {
-        (Some(port), _) => port,
-        (None, Some(var)) if !var.value.is_empty() => {
-            let parsed = var.value.to_str().and_then(|text| config::parse_port(text).ok());
+    let base = match (auto_block, options.port, port_variable(env)) {
+        (Some(block), _, _) => options.auto_base.unwrap_or_else(|| block.base()),
+        (None, Some(Base::At(port)), _) => port,
+        (None, Some(Base::Auto) | None, Some(var)) => {
+            let parsed = var.value.to_str().and_then(|text| port::parse_port(text).ok());
             parsed.ok_or_else(|| Error::BasePort { origin: var.origin.clone() })?
         }
-        (None, Some(_) | None) => config.port.unwrap_or(port::DEFAULT.base),
+        (None, Some(Base::Auto) | None, None) => match config.port {
+            Some(Base::At(port)) => port,
+            Some(Base::Auto) | None => port::DEFAULT.base,
+        },
     };
     Ok(Some(Ports { base, step }))
 }
+
+/// The name of the variable with the port of a process.
+const PORT: &str = "PORT";
 
 #[cfg(test)]
 mod tests {
@@ -417,6 +474,7 @@ mod tests {
 
     use super::*;
     use formation::Formation;
+    use identity::Identity;
 
     const PROCFILE: &str = "web: serve\nrelease: migrate\nmy-worker: work\nclock: tick\n";
 
@@ -460,7 +518,10 @@ mod tests {
             let options = Options { port, ..Options::default() };
             resolve_ports(&sources(config, env, real), &options).map(|found| found[0].1.unwrap())
         };
-        assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], Some(1000)), Ok(1000));
+        assert_eq!(
+            base("port = 2000", "PORT=4000", &[("PORT", "3000")], Some(Base::At(1000))),
+            Ok(1000)
+        );
         assert_eq!(base("port = 2000", "PORT=4000", &[("PORT", "3000")], None), Ok(3000));
         assert_eq!(base("port = 2000", "PORT=4000", &[], None), Ok(4000));
         assert_eq!(base("port = 2000", "PORT=", &[], None), Ok(2000));
@@ -468,6 +529,49 @@ mod tests {
         assert_eq!(base("", "PORT=", &[], None), Ok(5000));
         let error = base("", "A=1\nPORT=hunter2", &[], None).unwrap_err();
         assert_eq!(error, "`PORT` (.env:2) is not a port; expected 1 to 65535");
+    }
+
+    #[test]
+    fn auto_base_depends_on_root_procfile_and_name() {
+        let base = |config: &str, env: &str, options: &Options| {
+            resolve_ports(&sources(config, env, &[]), options).unwrap()[0].1.unwrap()
+        };
+        let auto = Options { port: Some(Base::Auto), ..Options::default() };
+        let derived = base("", "", &auto);
+        assert!((10_000..32_000).contains(&derived) && derived.is_multiple_of(100), "{derived}");
+        assert_eq!(base("", "PORT=3000", &auto), derived, "the flag wins");
+        assert_eq!(base("port = 'auto'", "", &Options::default()), derived);
+        assert_eq!(base("port = 'auto'", "PORT=3000", &Options::default()), 3000);
+        let named = |name: &str| {
+            let identity = Identity { name: Some(name.into()), ..Identity::default() };
+            base("", "", &Options { identity, ..auto.clone() })
+        };
+        let bases: std::collections::HashSet<u16> =
+            ["a", "b", "c", "d"].map(named).into_iter().chain([derived]).collect();
+        assert!(bases.len() > 3, "{bases:?}");
+        assert_eq!(base("", "", &Options { auto_base: Some(12_300), ..auto }), 12_300);
+    }
+
+    #[test]
+    fn reference_to_a_port_sees_the_port_of_the_process() {
+        let env = "WEB=http://localhost:$GANGER_PROCESS_web_PORT\nMINE=:${PORT}\nDEEP=$MINE/x\n";
+        let value = |sources: &Sources, process: usize, key: &str| {
+            let options = Options { port: Some(Base::At(7000)), ..Options::default() };
+            let plan = Plan::new(sources, &options).unwrap();
+            let env = plan.processes[process].environment();
+            env[OsStr::new(key)].value.to_str().unwrap().to_owned()
+        };
+        for real in [&[][..], &[("PORT", "3000")]] {
+            let sources = sources("", env, real);
+            for process in [0, 1] {
+                assert_eq!(value(&sources, process, "WEB"), "http://localhost:7000");
+            }
+            assert_eq!(value(&sources, 0, "DEEP"), ":7000/x");
+            assert_eq!(value(&sources, 1, "DEEP"), ":7200/x");
+        }
+        let sources = sources("[process.web]\nenv = { MINE = 'own' }", env, &[("DEEP", "real")]);
+        assert_eq!(value(&sources, 0, "MINE"), "own");
+        assert_eq!(value(&sources, 0, "DEEP"), "real");
     }
 
     #[test]

@@ -7,7 +7,9 @@ use nix::sys::signal::Signal;
 
 use super::config;
 use super::formation::{Formation, RELEASE, Term, did_you_mean, nearest};
+use super::identity::Identity;
 use super::policy::{Backoff, OnExit, Policy};
+use super::port::Base;
 use super::scale::Scaled;
 
 /// The flags.
@@ -22,7 +24,11 @@ pub struct Options {
     /// `--ignored-processes`.
     pub ignored: Vec<String>,
     /// `--port`.
-    pub port: Option<u16>,
+    pub port: Option<Base>,
+    /// The base that `auto` means, if it is not the one that is derived from the app.
+    pub auto_base: Option<u16>,
+    /// The Procfile and `--name`, from which `auto` derives the base.
+    pub identity: Identity,
     /// `--port-step`.
     pub port_step: Option<u16>,
     /// `--no-port`.

@@ -51,6 +51,7 @@ fn plan(policies: &[Policy]) -> Plan {
         files_win: false,
         unlisted: Vec::new(),
         base_port: None,
+        auto_block: None,
         advice: Vec::new(),
     }
 }

@@ -496,6 +496,9 @@ pub struct Logs {
     #[arg(help_heading = FILES, long = "procfile", id = "procfile", value_name = "FILE")]
     #[arg(env = "GANGER_PROCFILE")]
     procfile: Option<PathBuf>,
+    /// Follow until ganger ends, and exit with its exit code
+    #[arg(long, requires = "follow")]
+    pub exit_code: bool,
     /// Print the time before each line
     #[arg(short = 'T', long)]
     pub timestamp: bool,

@@ -191,6 +191,11 @@ pub enum Notice {
         /// The result of the last probe, if it is worth a message.
         tried: Option<ProbeFailure>,
     },
+    /// `start -D` returns, and the app is up.
+    DaemonIsUp {
+        /// The flags by which commands find it, each followed by a blank.
+        flags: String,
+    },
     /// `start -D` returns though not all is ready.
     DaemonStaysUp {
         /// The processes that are not ready.

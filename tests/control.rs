@@ -342,7 +342,7 @@ fn requests_to_a_stopping_ganger_are_refused() {
         assert_eq!(running.run_client(command), stopping, "{command}");
     }
     assert_eq!(running.states(), ["a.1 stopping"]);
-    assert_eq!(running.run_client("logs -n 1 --no-prefix").0, "set\n");
+    assert_eq!(running.run_client("logs -n 1 --no-prefix a").0, "set\n");
     // A signal is still sent: the user could send it from a terminal, too.
     assert_eq!(running.run_client("signal KILL a").0, "signalled a.1\n");
     running.finish().code(0);
@@ -999,7 +999,7 @@ fn unterminated_last_line_ends_when_the_process_exits() {
     let mut running = scenario.args("start -r a").start();
     running.wait_until("three lives", |running| running.count_in_output("a.1    | a.1\n") == 3);
     std::fs::write(running.folder().join("go"), "").unwrap();
-    let lines = |running: &Running| running.run_client("logs --no-prefix").0;
+    let lines = |running: &Running| running.run_client("logs --no-prefix a").0;
     running.wait_until("all lines", |it| {
         it.run_client("ps").0.contains(" up ") && lines(it).len() > 15
     });
@@ -1029,7 +1029,9 @@ fn client_that_does_not_read_logs_does_not_block_others() {
 fn recent_output_keeps_the_end() {
     let mut running = up("a: $HOSTILE lines 20000 100; echo end; exec sleep 1000\n", "");
     running.wait_for("| end\n");
-    let ClientOutput(text, 0) = running.run_client("logs --no-prefix") else { panic!("no answer") };
+    let ClientOutput(text, 0) = running.run_client("logs --no-prefix a") else {
+        panic!("no answer")
+    };
     assert!(text.ends_with("\nend\n") && text.len() <= 256 << 10 && text.len() > 250 << 10);
     assert!(text.lines().next().unwrap().starts_with("000"), "begins with a whole line");
     running.quit();
@@ -1041,7 +1043,7 @@ fn size_of_recent_output_is_configurable() {
     for (size, expected) in [("10K", 8000..=10 << 10), ("0", 0..=0)] {
         let mut running = up(procfile, &format!("--recent {size}"));
         running.wait_for("| end\n");
-        let ClientOutput(text, 0) = running.run_client("logs --no-prefix") else {
+        let ClientOutput(text, 0) = running.run_client("logs --no-prefix a") else {
             panic!("no answer")
         };
         assert!(expected.contains(&text.len()), "{size}: {}", text.len());
@@ -1069,7 +1071,7 @@ fn follower_gets_all_output_and_ends_with_ganger() {
         "a: echo ready; until test -e go; do sleep 0.01; done; $HOSTILE lines 5000 100; exit 0\n";
     let running = up(procfile, "");
     let mut follower =
-        Scenario::new().in_folder(running.folder()).args("logs --no-prefix -f").start();
+        Scenario::new().in_folder(running.folder()).args("logs --no-prefix -f a").start();
     follower.wait_for("ready\n");
     std::fs::write(running.folder().join("go"), "").unwrap();
     let received = follower.finish().code(0).stdout();

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::control::request;
-use crate::scenario::{Running, Scenario, is_alive, runtime_files, tag, tagged};
+use crate::scenario::{Running, Scenario, is_alive, running_files, tag, tagged};
 
 /// Output goes to a file: a pipe would not end before the daemon does.
 fn start(procfile: &str, args: &str) -> Scenario {
@@ -47,7 +47,7 @@ fn daemon_returns_when_all_is_up_and_stops_on_quit() {
     assert_eq!(running.run_client("quit").1, 0);
     running.wait_until("ganger's exit", |_| !is_alive(pid));
     assert_eq!(tagged(&tag), []);
-    running.wait_until("no file", |running| runtime_files(running.folder()).is_empty());
+    running.wait_until("no file", |running| running_files(running.folder()).is_empty());
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn daemon_survives_the_reader_of_its_output() {
     running.wait();
     running.wait_until("an answer", |running| running.run_client("ps").1 == 0);
     let pid = pid(&running);
-    let lines = |running: &Running| running.run_client("logs").0.lines().count();
+    let lines = |running: &Running| running.run_client("logs a").0.lines().count();
     let before = lines(&running);
     running.wait_until("more lines", |running| lines(running) > before + 10);
     assert_eq!(running.run_client("quit").1, 0);
@@ -205,7 +205,7 @@ fn captured_output_ends_when_all_is_up() {
         let open = std::fs::read_link(format!("/proc/{pid}/fd/{stream}")).unwrap();
         assert_eq!(open.to_str(), Some("/dev/null"), "stream {stream}");
     }
-    assert_eq!(running.run_client("logs --no-prefix").0, "early\nlate\n");
+    assert_eq!(running.run_client("logs --no-prefix a").0, "early\nlate\n");
     assert_eq!(running.run_client("quit").1, 0);
     let stdout = running.finish().code(0).stdout();
     assert!(stdout.contains("a.1 started") && stdout.contains("early"), "{stdout}");
@@ -236,7 +236,7 @@ fn daemon_releases_the_terminal() {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let open: Vec<_> = open.map(|it| std::fs::read_link(it.path()).unwrap_or_default()).collect();
     assert!(open.iter().all(|path| !path.starts_with("/dev/pts")), "{open:?}");
-    assert_eq!(running.run_client("logs --no-prefix").0, "early\nlate\n");
+    assert_eq!(running.run_client("logs --no-prefix a").0, "early\nlate\n");
     assert_eq!(running.run_client("quit").1, 0);
     let stdout = running.finish().stdout();
     assert!(stdout.contains("a.1 started") && !stdout.contains("late"), "{stdout}");

@@ -104,9 +104,9 @@ fn grep_matches_lines_without_their_prefix() {
     write(&mut running, "a.1", 1, "GET /a 200\nGET /b 500\n");
     write(&mut running, "b.1", 1, "\x1b[31mE\x1b[0mrror: a.1 is \u{ff}\n");
     let logs = |args: &str| running.run_client(&format!("logs {args}"));
-    assert_eq!(logs("--grep 5..$").0, "a.1    | GET /b 500\n");
+    assert_eq!(logs("--grep 5..$ a b").0, "a.1    | GET /b 500\n");
     assert_eq!(logs("--grep ^Error: --no-prefix").0, "\u{1b}[31mE\u{1b}[0mrror: a.1 is \u{ff}\n");
-    assert_eq!(logs("-g a.1").0.lines().count(), 1, "the names of processes are no output");
+    assert_eq!(logs("-g a.1 a b").0.lines().count(), 1, "the names of processes are no output");
     assert_eq!(logs("-g nothing"), client_output("", 0));
     let ClientOutput(error, 2) = logs("--grep (") else { panic!("accepted") };
     assert!(error.contains("it is not a regular expression: unclosed group"), "{error}");

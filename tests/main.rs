@@ -3,11 +3,13 @@
 
 mod attacks;
 mod bytes;
+mod callers;
 mod check;
 mod config;
 mod control;
 mod control_limits;
 mod daemon;
+mod ended;
 mod env;
 mod escapes;
 mod escaping;

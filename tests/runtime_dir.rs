@@ -16,8 +16,8 @@ use nix::unistd::mkfifo;
 use crate::attacks::{Cleanup, kill_both};
 use crate::control::{ClientOutput, run_client};
 use crate::scenario::{
-    GANGER, NOBODY, Running, Scenario, TEST_TIMEOUT, User, runtime_files, socket_path, tag, tagged,
-    use_runtime_dir, wait_until,
+    GANGER, NOBODY, Running, Scenario, TEST_TIMEOUT, User, running_files, runtime_files,
+    socket_path, tag, tagged, use_runtime_dir, wait_until,
 };
 
 const SLEEPER: &str = "a: exec sleep 1000\n";
@@ -237,7 +237,10 @@ fn ganger_is_found_in_any_environment() {
             );
             running.wait();
             assert!(!output().contains("no `ganger ps`"), "{}", output());
-            running.wait_until("ganger's exit", |_| entries(&user.runtime_dir()).is_empty());
+            // A daemon leaves how it ended.
+            let is_left = |path: &PathBuf| path.extension().is_some_and(|it| it == "last");
+            let is_over = || entries(&user.runtime_dir()).iter().all(is_left);
+            running.wait_until("ganger's exit", |_| is_over());
             for folder in [&own, &of_root] {
                 assert_eq!(entries(folder), Vec::<PathBuf>::new());
             }
@@ -376,7 +379,7 @@ fn only_one_of_two_concurrent_starts_runs() {
         assert_runs_already(&ClientOutput(output, 2), pid.unwrap());
         assert_eq!(run_client(&folder, "quit"), ClientOutput(String::new(), 0), "{round}");
         assert_eq!(both[winner].wait().unwrap().code(), Some(0), "{round}");
-        wait_until("no file in the runtime folder", || runtime_files(&folder).is_empty());
+        wait_until("no file in the runtime folder", || running_files(&folder).is_empty());
     }
 }
 

@@ -78,6 +78,13 @@ pub fn socket_path(folder: &Path) -> PathBuf {
     runtime_dir(folder).join(ganger::control::socket::name(&fs::canonicalize(folder).unwrap()))
 }
 
+/// The files in the runtime folder of a ganger that runs and whose root is a test's folder: without
+/// what an earlier one has left.
+pub fn running_files(folder: &Path) -> Vec<PathBuf> {
+    let is_left = |path: &PathBuf| path.extension().is_some_and(|it| it == "last");
+    runtime_files(folder).into_iter().filter(|path| !is_left(path)).collect()
+}
+
 /// The files in the runtime folder that belong to a ganger whose root is a test's folder.
 pub fn runtime_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(runtime_dir(folder)).into_iter().flatten().flatten();

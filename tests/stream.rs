@@ -107,7 +107,7 @@ fn recent_output_is_shown_on_a_terminal_as_by_start() {
     running.wait_for("100%");
     let folder = running.folder().to_owned();
     let mut screen = Screen::new(24, 80);
-    screen.show(Scenario::new().in_folder(&folder).args("logs")).run().code(0);
+    screen.show(Scenario::new().in_folder(&folder).args("logs a")).run().code(0);
     screen.wait_for("100%");
     assert_eq!(screen.text().trim_end(), "a.1    | one\na.1    | two\na.1    | 100%");
     let written = screen.raw();
@@ -137,7 +137,8 @@ fn messages_are_read_by_the_name_of_ganger() {
     assert_eq!(own.lines().count(), 1);
     let all = logs("a ganger");
     assert!(all.contains("ganger | a.1 started") && all.contains("a.1    | up\n"), "{all}");
-    for names in ["", "*", "all", "a"] {
+    assert_eq!(logs(""), all);
+    for names in ["*", "all", "a"] {
         assert_eq!(logs(names), "a.1    | up\n", "{names}");
     }
 }

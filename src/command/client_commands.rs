@@ -11,12 +11,14 @@ use super::{file_locations, json, print_error};
 use crate::cli::{Global, NameArgs, OutputArgs, Reload, Restart, Scale, SignalArgs, Stop};
 use crate::control::api::{Changes, FormationChange};
 use crate::control::client::{Client, Error, processes_uri};
+use crate::control::last_run::LastRun;
+use crate::notice::escape_controls;
 use crate::plan::formation::ALL;
 
 /// The request failed for another reason than the following.
-const FAILED: u8 = 1;
+pub(super) const FAILED: u8 = 1;
 /// No ganger runs here, or it is shutting down.
-const NOT_RUNNING: u8 = 3;
+pub(super) const NOT_RUNNING: u8 = 3;
 /// A wait timed out.
 pub(super) const TIMED_OUT: u8 = 4;
 
@@ -26,13 +28,23 @@ pub(super) fn run_client(
     global: &Global,
     request: impl AsyncFnOnce(Client) -> Result<String, Error>,
 ) -> anyhow::Result<u8> {
-    run_with_client(global, async |client| Ok(request(client).await?))
+    run_client_or(global, async |client| Ok(request(client).await?), |_| Ok(NOT_RUNNING))
 }
 
 /// The same, for what can fail in other ways as well.
 pub(super) fn run_with_client(
     global: &Global,
     request: impl AsyncFnOnce(Client) -> anyhow::Result<String>,
+) -> anyhow::Result<u8> {
+    run_client_or(global, request, |_| Ok(NOT_RUNNING))
+}
+
+/// The same. If none runs any more, that is printed, and the exit code is that of `on_ended`, which
+/// gets what the last one left.
+pub(super) fn run_client_or(
+    global: &Global,
+    request: impl AsyncFnOnce(Client) -> anyhow::Result<String>,
+    on_ended: impl FnOnce(&LastRun) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answer = runtime.context("failed to start the client")?.block_on(async {
@@ -55,6 +67,13 @@ pub(super) fn run_with_client(
         Err(error) => error,
     };
     let code = match error.downcast_ref() {
+        Some(Error::HasEnded { last, .. }) => {
+            print_error(&error);
+            for line in last.ending.iter().flat_map(|ending| &ending.report) {
+                eprintln!("  {}", escape_controls(line));
+            }
+            return on_ended(last);
+        }
         Some(Error::NotRunning(_) | Error::RunsAbove { .. } | Error::ShuttingDown) => NOT_RUNNING,
         Some(Error::TimedOut(_)) => TIMED_OUT,
         Some(Error::NoAnswer(..) | Error::Failed { .. }) => FAILED,

@@ -133,7 +133,8 @@ impl Background {
     }
 
     /// Releases the standard streams and the foreground process when all processes are ready.
-    pub(super) async fn release(self, mut engine: Handle) -> Result<(), Stopping> {
+    /// `flags` are those by which commands find the app.
+    pub(super) async fn release(self, mut engine: Handle, flags: String) -> Result<(), Stopping> {
         let mut start = StartProgress::default();
         let code = loop {
             let snapshot = engine.snapshot().await?;
@@ -143,9 +144,12 @@ impl Background {
                 match start.check(&snapshot.processes, snapshot.now) {
                     Progress::Done { code, not_ready, late } => {
                         late.into_iter().try_for_each(|notice| engine.print(notice))?;
-                        if !not_ready.is_empty() {
-                            engine.print(Notice::DaemonStaysUp { names: not_ready })?;
-                        }
+                        let flags = flags.clone();
+                        engine.print(if not_ready.is_empty() {
+                            Notice::DaemonIsUp { flags }
+                        } else {
+                            Notice::DaemonStaysUp { names: not_ready }
+                        })?;
                         break code;
                     }
                     Progress::CheckAt(at) => {

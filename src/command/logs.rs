@@ -4,22 +4,33 @@ use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 use hyper::Method;
 use hyper::body::Bytes;
 use memchr::memchr;
 use regex::Regex;
 
-use super::client_commands::run_client;
+use super::client_commands::{FAILED, NOT_RUNNING, run_client_or};
 use super::use_color;
 use crate::cli::{Global, Logs};
-use crate::control::api::{CURSOR_MARK, LogLine};
-use crate::control::client::percent_encode;
+use crate::control::api::{AppExit, CURSOR_MARK, LogLine};
+use crate::control::client::{Client, percent_encode};
+use crate::control::last_run::{LastRun, LineQuery};
+use crate::logs::format::{OWN_NAME, Style};
 use crate::logs::lines::plain_text;
+use crate::plan::formation::ALL;
 
 pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
     let uri = uri(logs, use_color(global.color, &std::io::stdout()));
-    run_client(global, async |client| {
+    let mut exit_code = 0;
+    let request = async |client: Client| -> anyhow::Result<String> {
+        // It is there before the output can end.
+        let exit = if logs.exit_code {
+            Some(client.send(Method::GET, "/exit", Vec::new()).await?)
+        } else {
+            None
+        };
         let mut answer = client.send(Method::GET, &uri, Vec::new()).await?;
         let output = if logs.follow { Output::Direct } else { Output::behind() };
         let mut filter = logs.grep.as_ref().map(|pattern| Filter::new(pattern, logs));
@@ -36,12 +47,39 @@ pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
                     }
                 }
                 Ok(None) => break Ok(String::new()),
-                Err(error) => break Err(error),
+                Err(error) => break Err(error.into()),
             }
         };
         output.finish();
+        if let Some(exit) = exit {
+            let AppExit { exit_code: code } = exit.json().await?;
+            exit_code = code;
+        }
         ended
-    })
+    };
+    let code = run_client_or(global, request, |last| print_last(global, logs, last))?;
+    Ok(if code == 0 { exit_code } else { code })
+}
+
+/// Prints the last lines of a ganger that has ended.
+fn print_last(global: &Global, logs: &Logs, last: &LastRun) -> anyhow::Result<u8> {
+    let style = Style {
+        color: use_color(global.color, &std::io::stdout()),
+        timestamp: logs.timestamp,
+        prefix: !logs.no_prefix,
+        width: 0,
+    };
+    let query = LineQuery {
+        names: &logs.names,
+        max_lines: logs.lines,
+        since: logs.since.and_then(|age| SystemTime::now().checked_sub(age)),
+        matches: &|line| logs.grep.as_ref().is_none_or(|pattern| pattern.is_match(line)),
+        style: (!logs.json).then_some(style),
+    };
+    let lines = last.format_lines(&query).map_err(anyhow::Error::msg)?;
+    write(&lines);
+    let exit_code = last.ending.as_ref().map_or(FAILED, |ending| ending.exit_code);
+    Ok(if logs.exit_code { exit_code } else { NOT_RUNNING })
 }
 
 fn uri(logs: &Logs, color: bool) -> String {
@@ -54,7 +92,11 @@ fn uri(logs: &Logs, color: bool) -> String {
         "/logs?format={format}&color={color}&follow={}&timestamp={}&no_prefix={}&this_run={}",
         logs.follow, logs.timestamp, logs.no_prefix, logs.this_run
     );
-    let names = percent_encode(&logs.names.join(","));
+    // Without names, also the messages of ganger itself; programs name what they want.
+    let everything = [ALL.to_owned(), OWN_NAME.to_owned()];
+    let is_everything = logs.names.is_empty() && !logs.json;
+    let names = if is_everything { &everything[..] } else { &logs.names };
+    let names = percent_encode(&names.join(","));
     // The last lines of those that match are not known before they are read.
     let lines = logs.lines.filter(|_| logs.grep.is_none());
     let more = [

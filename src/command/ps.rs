@@ -1,15 +1,17 @@
 //! `ganger ps`: shows the processes of the running app.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::client_commands::{path, run_client};
+use super::client_commands::{NOT_RUNNING, path, run_client_or};
 use super::json;
 use crate::cli::{Global, Ps};
 use crate::control::api::{ProcessStatus, State};
+use crate::control::client::Client;
+use crate::control::last_run::LastRun;
 use crate::notice::escape_controls;
 use crate::plan::OnExit;
 
@@ -20,7 +22,7 @@ const HEADER: [&str; COLUMNS] =
 
 pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
     let uri = if ps.names.is_empty() { "/processes".to_owned() } else { path(&ps.names, "") };
-    run_client(global, async |client| {
+    let request = async |client: Client| -> anyhow::Result<String> {
         if !ps.output.json {
             let all: Vec<ProcessStatus> = client.ask(Method::GET, &uri, Vec::new()).await?;
             return Ok(table(&all, terminal_width()));
@@ -28,6 +30,31 @@ pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
         let mut answer: Value = client.ask(Method::GET, "/", Vec::new()).await?;
         answer["processes"] = client.ask(Method::GET, &uri, Vec::new()).await?;
         Ok(json::to_text(answer))
+    };
+    run_client_or(global, request, |last| {
+        if ps.output.json {
+            let text = json::to_text(describe_last(last));
+            std::io::stdout().write_all(text.as_bytes())?;
+        }
+        Ok(NOT_RUNNING)
+    })
+}
+
+/// A ganger that has ended, as `ps --json` shows it.
+fn describe_last(last: &LastRun) -> Value {
+    let LastRun { run, ending, .. } = last;
+    let ending = ending.as_ref();
+    json!({
+        "processes": [],
+        "last_run": {
+            "root": run.root,
+            "procfile": run.procfile,
+            "name": run.name,
+            "pid": run.pid,
+            "ended_at": ending.map(|ending| ending.at),
+            "exit_code": ending.map(|ending| ending.exit_code),
+            "report": ending.map(|ending| &ending.report),
+        },
     })
 }
 

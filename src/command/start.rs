@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -15,6 +15,7 @@ use super::{file_locations, identity, read, ui, use_color};
 use crate::cli::{Global, Start, When};
 use crate::control::app::SelfDescription;
 use crate::control::app_root::AppRoot;
+use crate::control::last_run;
 use crate::control::planner::{Planner, PlannerHandle};
 use crate::control::registration::Registration;
 use crate::control::revisions::Revisions;
@@ -35,7 +36,7 @@ use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan, other_runners};
 use crate::runtime_dir::{self, RuntimeDir};
 use crate::supervise::display::Show;
-use crate::supervise::engine::Engine;
+use crate::supervise::engine::{Ended, Engine};
 use crate::supervise::handle::Handle;
 use crate::supervise::listeners::Listeners;
 use crate::supervise::signals::Signals;
@@ -132,6 +133,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         has_screen: start.ui,
         runtime_dir,
         identity,
+        own_socket: global.socket.clone(),
         _ports: block,
         notices,
     };
@@ -161,6 +163,8 @@ struct Run {
     has_screen: bool,
     runtime_dir: Option<RuntimeDir>,
     identity: Identity,
+    /// `-s`.
+    own_socket: Option<PathBuf>,
     _ports: Option<PortBlock>,
     /// Messages to print before anything runs.
     notices: Vec<Notice>,
@@ -215,7 +219,8 @@ fn listen(
     };
     let run_file = bound.as_ref().zip(dir.as_ref().ok()).and_then(|(bound, dir)| {
         let created = RunFile::create(&dir.path, root, identity, &bound.path);
-        created.inspect_err(|error| tracing::debug!(%error)).ok()
+        let created = created.inspect_err(|error| tracing::debug!(%error)).ok();
+        created.inspect(|file| last_run::forget(file.path()))
     });
     let registration = Registration { aliases, run_file };
     Ok(Control { bound, registration, runtime_dir: dir.ok(), notices })
@@ -232,9 +237,27 @@ fn bind(
     Ok((bound, aliases))
 }
 
+/// The flags by which commands find this ganger, each followed by a blank.
+fn flags(identity: &Identity, own_socket: Option<&Path>) -> String {
+    let path = |flag: &str, path: &Path| format!("{flag} {} ", path.display());
+    let socket = own_socket.map(|socket| path("-s", socket));
+    let procfile = identity.procfile.as_deref().filter(|procfile| procfile.as_os_str() != "-");
+    let procfile = procfile.map(|procfile| path("-f", procfile));
+    let name = identity.name.as_ref().map(|name| format!("--name {name} "));
+    match socket {
+        Some(socket) => socket,
+        None => procfile.into_iter().chain(name).collect(),
+    }
+}
+
 /// Runs the plan to its end, and returns the exit code.
 fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
-    let Run { plan, sockets, show, keeper, background, runtime_dir, identity, .. } = run;
+    let run_path = planner.registration.run_file.as_ref().map(|file| file.path().to_owned());
+    // What it leaves is only kept for an app in the background.
+    let run_path = run_path.filter(|_| run.background.is_some() && !run.has_screen);
+    let Run { plan, sockets, show, keeper, background, runtime_dir, identity, own_socket, .. } =
+        run;
+    let flags = flags(&identity, own_socket.as_deref());
     let about = SelfDescription {
         root: plan.root.clone(),
         identity,
@@ -273,25 +296,30 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
             if run.has_screen {
                 tokio::spawn(background.release_for_screen(handle.clone()));
             } else {
-                tokio::spawn(background.release(handle.clone()));
+                tokio::spawn(background.release(handle.clone(), flags));
             }
         }
         let serve = |bound: Bound| serve(bound, &clients, handle, requests, about);
         let control = control.map(serve).transpose()?;
-        let code = engine.run().await;
-        let mut server = None;
-        if let Some((_bound, control)) = control {
-            control.finish().await;
-            server = Some(control);
+        let Ended { code, report, recent } = engine.run().await;
+        if let Some(path) = run_path {
+            last_run::leave(&path, code, report, recent.as_ref())
+                .unwrap_or_else(|error| tracing::debug!(%error));
         }
+        let (bound, server) = control.unzip();
+        if let Some(server) = &server {
+            server.finish().await;
+        }
+        // The run file goes before the socket: the next ganger may have the same names.
         planner.finish().await;
+        drop(bound);
         Ok((code, server, clients))
     });
     // Nothing but this process is left now.
     let code = ended.map(|(code, server, _clients)| {
         runtime.block_on(async {
             if let Some(server) = server {
-                server.tell_end().await;
+                server.tell_end(code).await;
             }
         });
         code

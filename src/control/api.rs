@@ -229,6 +229,13 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// What stands before a cursor in `GET /logs?format=marked`.
 pub const CURSOR_MARK: char = '\u{1e}';
 
+/// `GET /exit`: how ganger has ended.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct AppExit {
+    /// Its exit code.
+    pub exit_code: u8,
+}
+
 /// The body of every response that is not 2xx.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ErrorBody {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -16,7 +16,9 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::api::ErrorBody;
+use super::last_run::LastRun;
 use super::{find, peer};
+use crate::notice::time;
 use crate::plan::sources::FileLocations;
 use crate::runtime_dir::{self, is_private};
 
@@ -33,6 +35,14 @@ pub enum Error {
         place: String,
         /// The folder above.
         above: String,
+    },
+    /// None runs there any more.
+    #[error("no ganger runs {place}; {}", describe_last(.last))]
+    HasEnded {
+        /// The folder.
+        place: String,
+        /// The one that ran there.
+        last: Box<LastRun>,
     },
     /// It is shutting down, or has just exited.
     #[error("ganger is shutting down")]
@@ -75,6 +85,19 @@ pub fn percent_encode(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
+/// How it ended.
+fn describe_last(last: &LastRun) -> String {
+    let Some(ending) = &last.ending else {
+        return format!("the last one (pid {}) was killed", last.run.pid);
+    };
+    let ago = last.age(SystemTime::now()).unwrap_or_default();
+    format!(
+        "the last one ended {} ago with exit code {} (`ganger logs` shows its last lines)",
+        time(Duration::from_secs(ago.as_secs())),
+        ending.exit_code
+    )
+}
+
 /// If there is no response after this time, the client checks whether ganger responds at all: an
 /// operation such as `restart --wait` may take much longer.
 const SLOW_ANSWER_AFTER: Duration = Duration::from_secs(2);
@@ -110,9 +133,9 @@ impl Client {
         locations: &FileLocations,
         name: Option<&str>,
     ) -> Result<(Self, Option<String>), Error> {
-        let (root, above) = match find::find(locations, name) {
+        let (root, above, last) = match find::find(locations, name) {
             Ok(found) => return Ok((Self { path: found.socket }, found.notice)),
-            Err(find::Error::NotRunning { root, above }) => (root, above),
+            Err(find::Error::NotRunning { root, above, last }) => (root, above, last),
             Err(other) => return Err(Error::Refused(other.to_string())),
         };
         let mut place = format!("in `{}`", root.display());
@@ -121,9 +144,10 @@ impl Client {
             let _ =
                 write!(place, ", as far as it can be known: other users can write to `{folder}`");
         }
-        Err(match above {
-            Some(above) => Error::RunsAbove { place, above },
-            None => Error::NotRunning(place),
+        Err(match (last, above) {
+            (Some(last), _) => Error::HasEnded { place, last },
+            (None, Some(above)) => Error::RunsAbove { place, above },
+            (None, None) => Error::NotRunning(place),
         })
     }
 
@@ -297,6 +321,13 @@ impl Answer<'_> {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Reads the rest, which is JSON.
+    pub async fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
+        let client = self.client;
+        // A ganger that is killed breaks off.
+        serde_json::from_slice(&self.read().await?).map_err(|error| client.failed(&error))
     }
 
     async fn read(self) -> Result<Bytes, Error> {

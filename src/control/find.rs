@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, geteuid};
 
 use super::app_root::AppRoot;
+use super::last_run::{self, LastRun};
 use super::run_file::{self, Run, Running};
 use super::socket;
 use crate::plan::identity::Identity;
@@ -36,6 +37,8 @@ pub enum Error {
         root: PathBuf,
         /// A root above in which a ganger runs.
         above: Option<String>,
+        /// The one that ran last in this root, if it left something.
+        last: Option<Box<LastRun>>,
     },
     /// Several gangers run in this root, and none of them is the default.
     #[error("several gangers run in `{root}`: choose one with {}", .flags.join(" or "))]
@@ -64,6 +67,8 @@ pub fn find(locations: &FileLocations, name: Option<&str>) -> Result<Found, Erro
         procfile.as_ref().is_none_or(|it| *it == run.procfile)
             && name.is_none_or(|name| run.name.as_deref() == Some(name))
     };
+    let mut ended = last_run::list();
+    ended.retain(|it| !it.run.has_own_socket());
     // The nearest root, if no ganger runs there.
     let mut nearest = None;
     for root in roots(&start, locations) {
@@ -76,12 +81,20 @@ pub fn find(locations: &FileLocations, name: Option<&str>) -> Result<Found, Erro
         match (here, &nearest) {
             (Some(here), None) => return choose(&here),
             (Some(here), Some(nearest)) => {
-                return Err(not_running(nearest, here.first().map(|it| it.run.root.clone())));
+                let above = here.first().map(|it| it.run.root.clone());
+                return Err(not_running(nearest, above, None));
             }
             (None, Some(_)) => {}
             (None, None) => {
                 if let Some(socket) = find_by_name(&root, procfile.as_deref(), name) {
                     return Ok(Found { socket, notice: None });
+                }
+                let last = |path: &Path| {
+                    let here = ended.iter().filter(|it| it.run.has_root(path) && is_meant(&it.run));
+                    choose_last(&here.collect::<Vec<_>>())
+                };
+                if let Some(last) = root.paths().find_map(last) {
+                    return Err(not_running(&root, None, Some(last)));
                 }
                 if locations.names_root() || root.paths().any(|path| locations.is_root(path)) {
                     nearest = Some(root);
@@ -89,11 +102,21 @@ pub fn find(locations: &FileLocations, name: Option<&str>) -> Result<Found, Erro
             }
         }
     }
-    Err(not_running(nearest.as_ref().unwrap_or(&start), None))
+    Err(not_running(nearest.as_ref().unwrap_or(&start), None, None))
 }
 
-fn not_running(root: &AppRoot, above: Option<String>) -> Error {
-    Error::NotRunning { root: root.real.clone(), above }
+fn not_running(root: &AppRoot, above: Option<String>, last: Option<LastRun>) -> Error {
+    Error::NotRunning { root: root.real.clone(), above, last: last.map(Box::new) }
+}
+
+/// Of these, which ran in one root, the one that is meant: the default one, or the latest.
+fn choose_last(here: &[&LastRun]) -> Option<LastRun> {
+    let default = here.iter().find(|it| it.run.is_default());
+    let latest = || {
+        let ended_at = |it: &&&LastRun| it.ending.as_ref().map(|ending| ending.at.to_bits());
+        here.iter().max_by_key(ended_at)
+    };
+    default.or_else(latest).map(|it| LastRun::clone(it))
 }
 
 /// The folders in which a ganger is searched for, the nearest first: the folders above by the path

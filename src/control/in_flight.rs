@@ -21,8 +21,8 @@ pub(super) enum Phase {
     Serving,
     /// Connected clients get the rest of their responses.
     Draining,
-    /// Only the process of ganger is left.
-    Over,
+    /// All that ganger has left is its process. Holds its exit code.
+    Over(u8),
 }
 
 /// The numbers of connections with a request or a response.

@@ -63,8 +63,7 @@ impl JsonLines {
 
     fn write_line(&mut self, name: &Arc<str>, at: SystemTime, line: &[u8]) {
         let partial = !line.ends_with(b"\n");
-        let (time, line) = (format_time(at), plain_text(line));
-        self.write(&LogLine { time, name: name.to_string(), line, partial });
+        self.write(&to_record(name, at, line, partial));
     }
 
     fn write(&mut self, record: &impl Serialize) {
@@ -73,6 +72,11 @@ impl JsonLines {
             let _ = self.out.write_all(b"\n");
         }
     }
+}
+
+/// A line as a record.
+pub(super) fn to_record(name: &str, at: SystemTime, line: &[u8], partial: bool) -> LogLine {
+    LogLine { time: format_time(at), name: name.to_owned(), line: plain_text(line), partial }
 }
 
 /// The time in UTC, to a millisecond (RFC 3339).

@@ -16,6 +16,7 @@ mod error;
 mod find;
 mod in_flight;
 mod json_lines;
+pub mod last_run;
 mod lines;
 mod logs;
 mod memory;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -57,6 +57,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/formation", get(formation).patch(scale))
         .route("/reload", post(reload))
         .route("/quit", post(quit))
+        .route("/exit", get(exit))
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
         .with_state(app)
@@ -238,12 +239,38 @@ async fn quit(
     // If the engine has ended already, there is nothing to stop.
     let _ = app.engine.quit();
     let mut phase = app.phase;
-    let end = async move { drop(phase.wait_for(|phase| *phase == Phase::Over).await.map(drop)) };
-    Body::new(Until(Box::pin(end))).into_response()
+    let end = async move {
+        drop(phase.wait_for(|phase| matches!(phase, Phase::Over(_))).await.map(drop));
+        Bytes::new()
+    };
+    Body::new(Until(Some(Box::pin(end)))).into_response()
 }
 
-/// An empty body that ends after an event.
-struct Until(Pin<Box<dyn Future<Output = ()> + Send>>);
+/// The response begins now, and has the exit code when nothing is left of ganger but a process
+/// that exits.
+async fn exit(
+    State(app): State<App>,
+    Extension(connection): Extension<Arc<Connection>>,
+) -> Result<Response, Error> {
+    let stream = app.acquire_stream_slot().await?;
+    connection.wait_for_end();
+    connection.follow();
+    let mut phase = app.phase;
+    let end = async move {
+        let _stream = stream;
+        let over = phase.wait_for(|phase| matches!(phase, Phase::Over(_))).await;
+        let over = over.map(|phase| *phase);
+        match over {
+            Ok(Phase::Over(code)) => Bytes::from(format!("{{\"exit_code\":{code}}}")),
+            Ok(Phase::Serving | Phase::Draining) | Err(_) => Bytes::new(),
+        }
+    };
+    let content_type = [(CONTENT_TYPE, "application/json")];
+    Ok((content_type, Body::new(Until(Some(Box::pin(end))))).into_response())
+}
+
+/// A body that is known at a certain moment, and ends then.
+struct Until(Option<Pin<Box<dyn Future<Output = Bytes> + Send>>>);
 
 impl hyper::body::Body for Until {
     type Data = Bytes;
@@ -253,6 +280,9 @@ impl hyper::body::Body for Until {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.as_mut().poll(context).map(|()| None)
+        let Some(end) = &mut self.0 else { return Poll::Ready(None) };
+        let bytes = ready!(end.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
     }
 }

@@ -17,7 +17,7 @@ use crate::plan::sources::PROCFILE;
 use crate::runtime_dir;
 
 /// The extension of a run file.
-const RUNNING: &str = "run";
+pub(super) const RUNNING: &str = "run";
 /// The limit of the size of a run file.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
@@ -108,6 +108,12 @@ impl RunFile {
         Ok(file)
     }
 
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes this ganger reachable by the paths of this root.
     pub fn set_root(&mut self, root: &AppRoot) -> io::Result<()> {
         self.run.root = root.real.display().to_string();
@@ -133,7 +139,7 @@ impl Drop for RunFile {
 }
 
 /// Writes a file for this user alone. A reader gets the old file or the complete new one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let new = PathBuf::from(name);
@@ -179,18 +185,22 @@ pub fn list_of(user: Uid) -> Vec<Running> {
 
 fn list_in(folder: &Path, user: Uid) -> Vec<Running> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    paths.sort();
-    let running = paths.into_iter().filter(|path| path.extension().is_some_and(|it| it == RUNNING));
+    let paths = entries.map(|entry| entry.path());
+    let running = paths.filter(|path| path.extension().is_some_and(|it| it == RUNNING));
     let running = running.filter_map(|path| {
         let run = read(&path)?;
         let socket = run.socket.as_ref().map_or_else(|| path.with_extension("sock"), PathBuf::from);
         Some(Running { run, socket })
     });
-    running.filter(|it| socket::connect(&it.socket, user).is_some()).collect()
+    let running = running.filter(|it| socket::connect(&it.socket, user).is_some());
+    let mut running: Vec<Running> = running.collect();
+    running.sort_by_cached_key(|Running { run, .. }| {
+        (run.root.clone(), run.procfile.clone(), run.name.clone())
+    });
+    running
 }
 
-fn read(path: &Path) -> Option<Run> {
+pub(super) fn read(path: &Path) -> Option<Run> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()

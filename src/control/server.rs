@@ -42,8 +42,8 @@ impl Server {
 
     /// Ends the responses to the clients that wait for the exit of ganger: only this process is
     /// left, which is about to exit.
-    pub async fn tell_end(&self) {
-        self.phase.send_replace(Phase::Over);
+    pub async fn tell_end(&self, code: u8) {
+        self.phase.send_replace(Phase::Over(code));
         self.in_flight.wait_for_readers_of_end().await;
     }
 }

@@ -58,7 +58,7 @@ impl Style {
         name + time
     }
 
-    /// The label of a process.
+    /// The label of a process, or of ganger itself.
     #[must_use]
     pub fn label(&self, name: &str, color: Color) -> Label {
         if !self.prefix {
@@ -66,7 +66,9 @@ impl Style {
         }
         let label = |name: &str, bar: &str| {
             let text = format!("{name:<width$} {bar}", width = self.width);
-            if self.color {
+            if self.color && name == OWN_NAME {
+                format!("\x1b[1m{text}\x1b[0m").into_bytes()
+            } else if self.color {
                 format!("\x1b[38;5;{color}m{text}\x1b[0m").into_bytes()
             } else {
                 text.into_bytes()

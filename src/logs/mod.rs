@@ -21,7 +21,7 @@ use std::io;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::{Poll, Token, Waker};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -29,6 +29,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::notice::Notice;
 use format::{Label, Style};
 use mux::{Mux, MuxSetup};
+use recent::RecentOutput;
 use subscribers::OutputQueries;
 use terminal::{Layout, LongLines};
 
@@ -85,6 +86,7 @@ pub struct Logs {
     waker: Arc<Waker>,
     events: UnboundedReceiver<LogEvent>,
     queries: OutputQueries,
+    recent: Receiver<RecentOutput>,
 }
 
 impl Logs {
@@ -102,6 +104,7 @@ impl Logs {
         let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let (commands, receive) = channel();
         let (query, queries) = channel();
+        let (give, recent) = channel();
         let (send, events) = unbounded_channel();
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let layout = Layout { columns: None, long_lines, color: style.color };
@@ -111,6 +114,7 @@ impl Logs {
             commands: receive,
             queries,
             events: send,
+            recent: give,
             style,
             notice_style: Style { color: colored, ..style },
             terminal: stdout.is_terminal().then_some(layout),
@@ -120,7 +124,7 @@ impl Logs {
         let mux = Mux::new(setup, stdout.as_fd(), separate.then(|| stderr.as_fd()))?;
         std::thread::Builder::new().name("mux".into()).stack_size(128 << 10).spawn(|| mux.run())?;
         let queries = OutputQueries::new(query, Arc::clone(&waker));
-        Ok(Self { commands, waker, events, queries })
+        Ok(Self { commands, waker, events, queries, recent })
     }
 
     /// Reads from `source` until its end. Without a label, its output is kept but not shown.
@@ -176,6 +180,12 @@ impl Logs {
     /// Waits for the next event. Nothing is lost if this is cancelled.
     pub async fn next_event(&mut self) -> LogEvent {
         self.events.recv().await.unwrap_or(LogEvent::Finished)
+    }
+
+    /// The recent output, once everything is finished.
+    #[must_use]
+    pub fn take_recent(&self) -> Option<RecentOutput> {
+        self.recent.try_recv().ok()
     }
 
     /// A mux that has ended has sent `Finished`.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::format::{OWN_NAME, Style};
+use super::recent::RecentOutput;
 use super::sink::{Sink, WriteError};
 use super::sources::{MAX_PIPE_BYTES, Sources};
 use super::subscribers::LogQuery;
@@ -43,6 +44,8 @@ pub(super) struct MuxSetup {
     pub(super) commands: Receiver<Command>,
     pub(super) queries: Receiver<LogQuery>,
     pub(super) events: UnboundedSender<LogEvent>,
+    /// What gets recent output at the end.
+    pub(super) recent: Sender<RecentOutput>,
     pub(super) style: Style,
     /// The style of messages, which may go to another file.
     pub(super) notice_style: Style,
@@ -57,6 +60,7 @@ pub(super) struct Mux {
     waker: Arc<Waker>,
     commands: Receiver<Command>,
     events: UnboundedSender<LogEvent>,
+    recent: Sender<RecentOutput>,
     style: Style,
     notice_style: Style,
     /// The name of ganger's messages.
@@ -112,6 +116,7 @@ impl Mux {
             waker: setup.waker,
             commands: setup.commands,
             events: setup.events,
+            recent: setup.recent,
             style: setup.style,
             notice_style: setup.notice_style,
             own_name: OWN_NAME.into(),
@@ -174,6 +179,7 @@ impl Mux {
                 last_round = Some(Instant::now());
             }
         }
+        let _ = self.recent.send(self.sources.subscribers.take_recent());
         let _ = self.events.send(LogEvent::Finished);
     }
 

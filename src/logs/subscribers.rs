@@ -287,6 +287,11 @@ impl Subscribers {
         self.recent.begin_run(name);
     }
 
+    /// The recent output, at the end.
+    pub(super) fn take_recent(&mut self) -> RecentOutput {
+        std::mem::replace(&mut self.recent, RecentOutput::new(0))
+    }
+
     /// A process has exited: ends its last line.
     pub(super) fn end_process(&mut self, name: &Arc<str>) {
         if self.recent.is_open(name) {

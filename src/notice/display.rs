@@ -143,6 +143,11 @@ impl fmt::Display for Words<'_> {
                 }
                 tried.as_ref().map_or(Ok(()), |tried| write!(f, ": {tried}"))
             }
+            Notice::DaemonIsUp { flags } => write!(
+                f,
+                "up in the background: `ganger {flags}logs -f` follows its output, \
+                 `ganger {flags}quit` stops it"
+            ),
             Notice::DaemonStaysUp { names } => {
                 let verb = if names.len() == 1 { "is" } else { "are" };
                 write!(

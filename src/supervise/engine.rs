@@ -31,6 +31,7 @@ use crate::changes::Changes;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::protocol::{ChildId, Report, Request, Scope, SpawnStep};
+use crate::logs::recent::RecentOutput;
 use crate::logs::{self, Logs, SourceFile};
 use crate::notice::{Notice, PortConflict, ProbeFailure, ProcessSummary, StateSummary};
 use crate::plan::program::exec_error;
@@ -74,6 +75,17 @@ struct Output {
     process_end: OwnedFd,
     /// The terminal, if it is one.
     pty: Option<Pty>,
+}
+
+/// How the app has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// ganger's exit code.
+    pub code: u8,
+    /// What failed, as lines.
+    pub report: Vec<String>,
+    /// The last output, unless it could not be written to its end.
+    pub recent: Option<RecentOutput>,
 }
 
 /// The running app.
@@ -169,11 +181,13 @@ impl Engine {
         self.watch_files();
     }
 
-    /// Runs everything to its end, and returns ganger's exit code.
-    pub async fn run(mut self) -> u8 {
+    /// Runs everything to its end.
+    pub async fn run(mut self) -> Ended {
+        let mut report = Vec::new();
         let code = loop {
             if let Some(outcome) = self.supervisor.outcome() {
-                break self.report(&outcome).await;
+                report = self.report(&outcome).await;
+                break outcome.code();
             }
             let handled = match self.next().await {
                 Occurrence::Signal(SignalRequest::Suspend) => self.suspend().await,
@@ -201,7 +215,7 @@ impl Engine {
             }
         }
         self.keeper.shut_down();
-        code
+        Ended { code, report, recent: self.logs.take_recent() }
     }
 
     /// Waits for the next thing to happen.
@@ -800,8 +814,9 @@ impl Engine {
         self.logs.print_message(Notice::Status { processes });
     }
 
-    /// Prints what went wrong, if something did, and returns the exit code.
-    async fn report(&mut self, outcome: &Outcome) -> u8 {
+    /// Prints what went wrong, if something did, and returns it as lines.
+    async fn report(&mut self, outcome: &Outcome) -> Vec<String> {
+        let mut report = Vec::new();
         if let Some(Failure { name, exit }) = outcome.first_failure() {
             // A single process has just shown its last lines.
             let alone = matches!(self.plan.processes.as_slice(), [only] if only.shown);
@@ -812,12 +827,15 @@ impl Engine {
             };
             let no_memory = self.oom.has_killed(name);
             let others = outcome.stopped.clone();
-            if !lines.is_empty() || !others.is_empty() || no_memory {
-                let (name, exit) = (name.clone(), *exit);
-                self.logs.print_message(Notice::Report { name, exit, no_memory, lines, others });
+            let is_news = !lines.is_empty() || !others.is_empty() || no_memory;
+            let (name, exit) = (name.clone(), *exit);
+            let notice = Notice::Report { name, exit, no_memory, lines, others };
+            report = notice.to_string().lines().map(str::to_owned).collect();
+            if is_news {
+                self.logs.print_message(notice);
             }
         }
-        outcome.code()
+        report
     }
 
     /// Prints a message if memory ran out when a process was killed.

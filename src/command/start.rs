@@ -274,8 +274,9 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         let keeper = Keeper::new(keeper).context("failed to talk to the keeper")?;
         let signals =
             Signals::listen(background.is_some()).context("failed to listen for signals")?;
-        let logs = Logs::start(show.style, run.colored_notices, run.long_lines, run.recent)
-            .context("failed to start the output")?;
+        let (logs, threads) =
+            Logs::new(show.style, run.colored_notices, run.long_lines, run.recent)
+                .context("failed to prepare the output")?;
         for notice in run.notices {
             logs.print_message(notice);
         }
@@ -287,6 +288,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         // The keeper starts processes while ganger does the following.
         let _trace =
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
+        threads.start().context("failed to start the output")?;
         let handle = engine.handle();
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let (requests, planner) = planner.start(&clients, handle.clone());

@@ -84,7 +84,9 @@ pub(super) const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Reserves descriptors for a sweep, which reads `/proc`. Without a free descriptor it would
 /// find no process and take that for success.
 pub(super) fn reserve_descriptors() -> Vec<File> {
-    (0..8).filter_map(|_| File::open("/dev/null").ok()).collect()
+    let null = File::open("/dev/null").ok();
+    let copies = (1..8).filter_map(|_| null.as_ref()?.try_clone().ok()).collect::<Vec<_>>();
+    null.into_iter().chain(copies).collect()
 }
 
 /// The descendants that this process had before its keeper was started, such as the jobs of a
@@ -100,6 +102,11 @@ pub(super) struct ExistingDescendants {
 }
 
 impl ExistingDescendants {
+    /// Their process ids.
+    pub(super) fn pids(&self) -> HashSet<Pid> {
+        self.processes.iter().map(|(pid, _)| *pid).collect()
+    }
+
     /// All current descendants of this process, which has no keeper yet.
     pub(super) fn before_keeper() -> Self {
         let found = descendants(children(getpid()));

@@ -1,5 +1,6 @@
 //! Starting the keeper.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
@@ -39,7 +40,7 @@ pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
     } else {
         std::env::current_exe()?
     };
-    let _guard = kill_suspended_keeper();
+    let _guard = kill_suspended_keeper(existing.pids());
     let keeper = Command::new(program)
         .arg0(NAME)
         .args(isolate.then_some(ISOLATE))
@@ -59,10 +60,9 @@ pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
 }
 
 /// Kills a keeper that is suspended before it runs, until the returned value is dropped: to
-/// start a program waits until it runs. Other children of this process are left alone.
-fn kill_suspended_keeper() -> Option<Sender<()>> {
+/// start a program waits until it runs. The `others` are left alone.
+fn kill_suspended_keeper(others: HashSet<Pid>) -> Option<Sender<()>> {
     let (guard, dropped) = channel();
-    let others = process_table::children(getpid());
     let kill_if_suspended = move || {
         while dropped.recv_timeout(REPLY_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             let children = process_table::children(getpid());

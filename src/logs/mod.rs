@@ -89,24 +89,38 @@ pub struct Logs {
     recent: Receiver<RecentOutput>,
 }
 
+/// The mux and its writers, which are not started yet. To start a thread takes time, which the
+/// start of the first process must not wait for.
+pub struct OutputThreads(MuxSetup);
+
+impl OutputThreads {
+    /// Starts the threads.
+    pub fn start(self) -> io::Result<()> {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let separate = !mux::is_same_file(&stdout, &stderr);
+        let mux = Mux::new(self.0, stdout.as_fd(), separate.then(|| stderr.as_fd()))?;
+        std::thread::Builder::new().name("mux".into()).stack_size(128 << 10).spawn(|| mux.run())?;
+        Ok(())
+    }
+}
+
 impl Logs {
-    /// Starts the threads. They write output to standard output and messages to standard error.
-    /// `colored` decides whether messages are coloured, `long_lines` what happens to lines that are
-    /// longer than a row, if it is a terminal, and `recent_bytes` how much output is kept of each
-    /// process.
-    pub fn start(
+    /// The handle, and the threads, which do what they are asked once they are started. They
+    /// write output to standard output and messages to standard error. `colored` decides whether
+    /// messages are coloured, `long_lines` what happens to lines that are longer than a row, if
+    /// it is a terminal, and `recent_bytes` how much output is kept of each process.
+    pub fn new(
         style: Style,
         colored: bool,
         long_lines: LongLines,
         recent_bytes: usize,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, OutputThreads)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let (commands, receive) = channel();
         let (query, queries) = channel();
         let (give, recent) = channel();
         let (send, events) = unbounded_channel();
-        let (stdout, stderr) = (io::stdout(), io::stderr());
         let layout = Layout { columns: None, long_lines, color: style.color };
         let setup = MuxSetup {
             poll,
@@ -117,14 +131,11 @@ impl Logs {
             recent: give,
             style,
             notice_style: Style { color: colored, ..style },
-            terminal: stdout.is_terminal().then_some(layout),
+            terminal: io::stdout().is_terminal().then_some(layout),
             recent_bytes,
         };
-        let separate = !mux::is_same_file(&stdout, &stderr);
-        let mux = Mux::new(setup, stdout.as_fd(), separate.then(|| stderr.as_fd()))?;
-        std::thread::Builder::new().name("mux".into()).stack_size(128 << 10).spawn(|| mux.run())?;
         let queries = OutputQueries::new(query, Arc::clone(&waker));
-        Ok(Self { commands, waker, events, queries, recent })
+        Ok((Self { commands, waker, events, queries, recent }, OutputThreads(setup)))
     }
 
     /// Reads from `source` until its end. Without a label, its output is kept but not shown.

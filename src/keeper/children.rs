@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getpid};
 
+use super::exec::ExecOutcome;
 use super::isolation::Isolation;
 use super::kill::{self, ExistingDescendants, send, send_to_child, send_to_group};
 use super::process_table::{self, Environment, Identity, ProcStat, descendants};
 use super::protocol::{ChildId, Descendant, Report, SESSION_VAR, Scope, SpawnRequest, WaitStatus};
 use super::snapshot::{DescendantSnapshot, find_owners};
-use super::spawn::{self, ExecOutcome, SpawnContext};
+use super::spawn::{self, SpawnContext};
 use super::stop::{OrphanPolicy, OrphanStop, StopProgress, StopState};
 use super::wait;
 

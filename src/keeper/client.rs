@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::unistd::{Pid, getpid};
@@ -12,6 +13,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::exec::ExecOutcome;
 use super::kill::{self, ExistingDescendants, SWEEP_TIMEOUT};
 use super::protocol::{Decoder, Descendant, REPLY_TIMEOUT, Report, Request, encode};
 use super::queue::{Queue, Queued};
@@ -29,6 +31,8 @@ const MAX_PENDING_SPAWNS: u64 = 16;
 /// Why the keeper can no longer be used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum KeeperError {
+    /// The system could not execute it.
+    NotExecuted(Errno),
     /// It has exited.
     Died,
     /// It has made no progress for [`REPLY_TIMEOUT`].
@@ -42,6 +46,8 @@ pub enum KeeperError {
 pub struct Keeper {
     stream: UnixStream,
     pid: Pid,
+    /// Whether it was executed; none once it has sent something.
+    outcome: Option<ExecOutcome>,
     existing: ExistingDescendants,
     decoder: Decoder,
     /// Reports on requests that were never sent.
@@ -119,6 +125,7 @@ impl Keeper {
         Ok(Self {
             stream: UnixStream::from_std(started.stream)?,
             pid: started.pid,
+            outcome: started.outcome,
             existing: started.existing,
             decoder: Decoder::default(),
             reports: VecDeque::new(),
@@ -240,8 +247,13 @@ impl Keeper {
     fn read(&mut self) -> Result<bool, KeeperError> {
         let mut bytes = [0; 16 << 10];
         match self.stream.try_read(&mut bytes) {
-            Ok(0) => Err(KeeperError::Died),
+            Ok(0) => Err(match self.outcome.take().map(ExecOutcome::wait) {
+                Some(Err(error)) => KeeperError::NotExecuted(error.errno),
+                Some(Ok(())) | None => KeeperError::Died,
+            }),
             Ok(count) => {
+                // It is known to be executed, so that this does not wait.
+                let _ = self.outcome.take().map(ExecOutcome::wait);
                 self.decoder.push(&bytes[..count]);
                 Ok(true)
             }
@@ -313,7 +325,8 @@ mod tests {
                 let (ours, theirs) = StdStream::pair().unwrap();
                 ours.set_nonblocking(true).unwrap();
                 let existing = ExistingDescendants::default();
-                let started = StartedKeeper { stream: ours, pid: Pid::this(), existing };
+                let started =
+                    StartedKeeper { stream: ours, pid: Pid::this(), outcome: None, existing };
                 let mut keeper = Keeper::new(started).unwrap();
                 // Nothing can be read yet, and the socket is writable.
                 let _ = tokio::time::timeout(Duration::from_millis(10), keeper.next_report()).await;

@@ -1,13 +1,14 @@
 //! Executing a program: what a child does between clone(2) and execve(2).
 //!
-//! On Linux, the child shares the keeper's memory until it executes its program, as after
-//! vfork(2), but the keeper does not wait for it. So nothing is copied: no page tables, and no
-//! pages that are written meanwhile. In return, the child must not disturb the keeper. It
-//! doesn't allocate, it can't panic, and its system calls don't go through the C library, which
-//! would change the keeper's `errno`.
+//! The keeper starts its children like this, and ganger its keeper. On Linux, the child shares
+//! its parent's memory until it executes its program, as after vfork(2), but the parent does not
+//! wait for it. So nothing is copied: no page tables, and no pages that are written meanwhile.
+//! In return, the child must not disturb its parent. It doesn't allocate, it can't panic, and
+//! its system calls don't go through the C library, which would change the parent's `errno`.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::io::{PipeReader, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -15,14 +16,14 @@ use nix::unistd::Pid;
 use super::protocol::SpawnStep;
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use copied::SharedMemory;
+use copied::SharedMemory;
 #[cfg(target_os = "linux")]
-pub(super) use shared::SharedMemory;
+use shared::SharedMemory;
 
 /// Soft and hard limit of open files.
 pub(super) type FileLimits = (u64, u64);
 
-/// Everything that the child needs.
+/// Everything that the child needs. It gets a session of its own, and default signals.
 pub(super) struct ChildSetup {
     /// The paths at which the program is tried.
     pub(super) programs: Vec<CString>,
@@ -41,10 +42,16 @@ pub(super) struct ChildSetup {
     /// The mount namespace that it enters.
     pub(super) mounts: Option<RawFd>,
     pub(super) limits: FileLimits,
-    /// The keeper's process id as the child sees it: 0 if the child is in a namespace.
-    pub(super) keeper: Pid,
+    /// The parent with which the child dies, by its process id as the child sees it: 0 if the
+    /// child is in a namespace. None if it outlives its parent.
+    pub(super) parent: Option<Pid>,
+}
+
+/// A child, as it sees itself.
+struct Child {
+    setup: ChildSetup,
     /// Closed by execve(2), or written to when a step fails.
-    pub(super) failure: RawFd,
+    failure: RawFd,
 }
 
 /// An array of C strings, terminated by a null pointer, as execve(2) takes it.
@@ -100,17 +107,18 @@ impl InheritedSocket {
     }
 }
 
-/// Why the child could not execute its program.
-pub(super) struct Failure {
+/// Why a child could not be started.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct SpawnError {
     pub(super) step: SpawnStep,
     pub(super) errno: Errno,
 }
 
-impl Failure {
+impl SpawnError {
     /// The length of the message about it: a step, and an errno.
-    pub(super) const BYTES: usize = 5;
+    const BYTES: usize = 5;
 
-    fn encode(&self) -> [u8; Self::BYTES] {
+    fn encode(self) -> [u8; Self::BYTES] {
         let step = match self.step {
             SpawnStep::Fork => 0,
             SpawnStep::Dir => 1,
@@ -121,7 +129,7 @@ impl Failure {
     }
 
     /// Reads the message; none if it is not complete.
-    pub(super) fn decode(message: &[u8]) -> Option<Self> {
+    fn decode(message: &[u8]) -> Option<Self> {
         let (step, errno) = message.split_first()?;
         let step = match step {
             0 => SpawnStep::Fork,
@@ -133,28 +141,91 @@ impl Failure {
     }
 }
 
-impl ChildSetup {
-    /// Executes the program, or reports the failure and exits.
-    fn exec(&mut self) -> ! {
-        let failure = match self.set_up() {
-            Err(failure) => failure,
-            Ok(()) => Failure { step: SpawnStep::Exec, errno: self.try_programs() },
-        };
-        direct::write(self.failure, &failure.encode());
-        direct::exit(127)
+/// The pipe that shows whether the program of a child was executed.
+#[derive(Debug)]
+pub(super) struct ExecOutcome {
+    pipe: PipeReader,
+    /// What has arrived of a failure.
+    failure: Vec<u8>,
+    /// What the child uses until the pipe ends.
+    memory: Option<SharedMemory>,
+}
+
+impl ExecOutcome {
+    /// The descriptor that becomes readable when something of the outcome is known.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
     }
 
-    fn set_up(&mut self) -> Result<(), Failure> {
-        self.enter_session().map_err(|errno| Failure { step: SpawnStep::Exec, errno })?;
-        direct::chdir(&self.dir).map_err(|errno| Failure { step: SpawnStep::Dir, errno })
+    /// Reads what has arrived of the outcome; none if it is not known yet. Waits unless the
+    /// descriptor is readable.
+    pub(super) fn read(&mut self) -> Option<Result<(), SpawnError>> {
+        let mut message = [0; SpawnError::BYTES];
+        match self.pipe.read(&mut message) {
+            Ok(0) => {}
+            Ok(count) => {
+                self.failure.extend(&message[..count]);
+                return None;
+            }
+            Err(_) => return None,
+        }
+        // At its end, the child has executed its program or has exited: the system first lets
+        // go of the memory, and then closes the descriptors.
+        if let Some(memory) = self.memory.take() {
+            memory.free();
+        }
+        // Without a failure, the program was executed, or the child was killed before that.
+        Some(SpawnError::decode(&self.failure).map_or(Ok(()), Err))
+    }
+
+    /// Waits until the outcome is known.
+    pub(super) fn wait(mut self) -> Result<(), SpawnError> {
+        loop {
+            if let Some(outcome) = self.read() {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl ChildSetup {
+    /// Starts a child, which executes its program.
+    pub(super) fn start(self) -> nix::Result<(Pid, ExecOutcome)> {
+        let (pipe, failure) = std::io::pipe()
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE)))?;
+        // The child has its own copy of the descriptors. `failure` is closed here.
+        let child = Child { setup: self, failure: failure.as_raw_fd() };
+        let (pid, memory) = child.start()?;
+        Ok((pid, ExecOutcome { pipe, failure: Vec::new(), memory: Some(memory) }))
+    }
+}
+
+impl Child {
+    /// Executes the program, or reports the failure and exits.
+    fn exec(&mut self) -> ! {
+        let error = match self.setup.apply() {
+            Err(error) => error,
+            Ok(()) => SpawnError { step: SpawnStep::Exec, errno: self.setup.try_programs() },
+        };
+        direct::write(self.failure, &error.encode());
+        direct::exit(127)
+    }
+}
+
+impl ChildSetup {
+    fn apply(&mut self) -> Result<(), SpawnError> {
+        self.enter_session().map_err(|errno| SpawnError { step: SpawnStep::Exec, errno })?;
+        direct::chdir(&self.dir).map_err(|errno| SpawnError { step: SpawnStep::Dir, errno })
     }
 
     fn enter_session(&mut self) -> nix::Result<()> {
         #[cfg(target_os = "linux")]
         {
-            direct::die_with_parent()?;
-            if direct::getppid() != self.keeper.as_raw() {
-                return Err(Errno::ESRCH);
+            if let Some(parent) = self.parent {
+                direct::die_with_parent()?;
+                if direct::getppid() != parent.as_raw() {
+                    return Err(Errno::ESRCH);
+                }
             }
             if let Some(mounts) = self.mounts {
                 direct::enter_mount_namespace(mounts)?;
@@ -202,7 +273,7 @@ mod shared {
     use nix::errno::Errno;
     use nix::unistd::Pid;
 
-    use super::ChildSetup;
+    use super::Child;
 
     /// The size of a child's stack. Few functions are called on it, and none recursively.
     const STACK_BYTES: usize = 32 << 10;
@@ -211,42 +282,43 @@ mod shared {
     #[repr(align(16))]
     struct Stack(#[expect(dead_code, reason = "for its size")] [u8; STACK_BYTES]);
 
-    /// The memory that a child uses and the keeper must not touch. It is leaked unless it is
+    /// The memory that a child uses and its parent must not touch. It is leaked unless it is
     /// freed.
-    pub(in crate::keeper) struct SharedMemory {
-        setup: *mut ChildSetup,
+    #[derive(Debug)]
+    pub(super) struct SharedMemory {
+        child: *mut Child,
         stack: *mut MaybeUninit<Stack>,
     }
 
     impl SharedMemory {
-        fn new(setup: ChildSetup) -> Self {
-            let setup = Box::into_raw(Box::new(setup));
-            Self { setup, stack: Box::into_raw(Box::new_uninit()) }
+        fn new(child: Child) -> Self {
+            let child = Box::into_raw(Box::new(child));
+            Self { child, stack: Box::into_raw(Box::new_uninit()) }
         }
 
         /// Frees the memory of a child that has executed its program or has exited.
-        pub(in crate::keeper) fn free(self) {
+        pub(super) fn free(self) {
             #[expect(unsafe_code, reason = "the memory was lent to a process")]
             // SAFETY: both were made by `Box::into_raw` in `new`, and `self` is consumed.
             unsafe {
-                drop(Box::from_raw(self.setup));
+                drop(Box::from_raw(self.child));
                 drop(Box::from_raw(self.stack));
             }
         }
     }
 
-    impl ChildSetup {
-        /// Starts a child, which executes its program. It uses the memory until then.
-        pub(in crate::keeper) fn start(self) -> nix::Result<(Pid, SharedMemory)> {
+    impl Child {
+        /// Starts the child. It uses the memory until it executes its program.
+        pub(super) fn start(self) -> nix::Result<(Pid, SharedMemory)> {
             let memory = SharedMemory::new(self);
             // The stack grows from its end downwards.
             let stack = memory.stack.wrapping_add(1).cast();
             let flags = libc::CLONE_VM | libc::SIGCHLD;
             #[expect(unsafe_code, reason = "this is how a process is made")]
-            // SAFETY: the child writes only to its stack and its setup, which are not used here
+            // SAFETY: the child writes only to its stack and its `Child`, which are not used here
             // before it has executed its program or exited. It makes its own copy of
             // everything else but the memory: descriptors, signals, working directory.
-            let pid = unsafe { libc::clone(run_child, stack, flags, memory.setup.cast()) };
+            let pid = unsafe { libc::clone(run_child, stack, flags, memory.child.cast()) };
             match Errno::result(pid) {
                 Ok(pid) => Ok((Pid::from_raw(pid), memory)),
                 Err(errno) => {
@@ -257,11 +329,11 @@ mod shared {
         }
     }
 
-    extern "C" fn run_child(setup: *mut libc::c_void) -> libc::c_int {
+    extern "C" fn run_child(child: *mut libc::c_void) -> libc::c_int {
         #[expect(unsafe_code, reason = "clone(2) passes an untyped pointer")]
         // SAFETY: it is what `start` passed, and nothing else uses it.
-        let setup = unsafe { &mut *setup.cast::<ChildSetup>() };
-        setup.exec()
+        let child = unsafe { &mut *child.cast::<Child>() };
+        child.exec()
     }
 }
 
@@ -269,21 +341,22 @@ mod shared {
 mod copied {
     use nix::unistd::{ForkResult, Pid, fork};
 
-    use super::ChildSetup;
+    use super::Child;
 
     /// A child has a copy of all memory, so nothing is shared.
-    pub(in crate::keeper) struct SharedMemory;
+    #[derive(Debug)]
+    pub(super) struct SharedMemory;
 
     impl SharedMemory {
         #[expect(clippy::unused_self, reason = "there is something to free on Linux")]
-        pub(in crate::keeper) fn free(self) {}
+        pub(super) fn free(self) {}
     }
 
-    impl ChildSetup {
-        /// Starts a child, which executes its program.
-        pub(in crate::keeper) fn start(mut self) -> nix::Result<(Pid, SharedMemory)> {
+    impl Child {
+        /// Starts the child.
+        pub(super) fn start(mut self) -> nix::Result<(Pid, SharedMemory)> {
             #[expect(unsafe_code, reason = "this is how a process is made")]
-            // SAFETY: the keeper has one thread, so the child may do whatever it could.
+            // SAFETY: the child calls nothing that a lock in another thread could block.
             match unsafe { fork() }? {
                 ForkResult::Child => self.exec(),
                 ForkResult::Parent { child } => Ok((child, SharedMemory)),
@@ -322,7 +395,7 @@ mod direct {
         process_id(unsafe { syscall!(Sysno::getppid) })
     }
 
-    /// Asks the system for SIGKILL when the keeper dies.
+    /// Asks the system for SIGKILL when the parent dies.
     pub(super) fn die_with_parent() -> nix::Result<()> {
         // SAFETY: it takes two numbers.
         checked(unsafe { syscall!(Sysno::prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })
@@ -394,7 +467,7 @@ mod direct {
 
     pub(super) fn exit(status: i32) -> ! {
         loop {
-            // SAFETY: it takes a number. What the keeper registered for its exit does not run.
+            // SAFETY: it takes a number. What the parent registered for its exit does not run.
             let _ = unsafe { syscall!(Sysno::exit_group, status) };
         }
     }

@@ -102,11 +102,6 @@ pub(super) struct ExistingDescendants {
 }
 
 impl ExistingDescendants {
-    /// Their process ids.
-    pub(super) fn pids(&self) -> HashSet<Pid> {
-        self.processes.iter().map(|(pid, _)| *pid).collect()
-    }
-
     /// All current descendants of this process, which has no keeper yet.
     pub(super) fn before_keeper() -> Self {
         let found = descendants(children(getpid()));

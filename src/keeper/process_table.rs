@@ -162,11 +162,6 @@ mod linux {
         files.iter().all(Result::is_ok)
     }
 
-    /// Whether a process is suspended by a signal.
-    pub(in crate::keeper) fn is_suspended(pid: Pid) -> bool {
-        read(Path::new(&format!("/proc/{pid}/stat"))).is_some_and(|stat| stat.state == 'T')
-    }
-
     /// The variable `name` in the environment that a process was started with.
     pub(in crate::keeper) fn read_variable(pid: Pid, name: &str) -> Environment {
         // The environment can't be read through a main thread that has ended, but through others.
@@ -228,7 +223,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{can_read_proc, children, is_suspended, pid_namespace, read_variable, stat};
+pub(super) use linux::{can_read_proc, children, pid_namespace, read_variable, stat};
 
 #[cfg(not(target_os = "linux"))]
 mod other_systems {
@@ -246,10 +241,6 @@ mod other_systems {
         true
     }
 
-    pub(in crate::keeper) fn is_suspended(_pid: Pid) -> bool {
-        false
-    }
-
     pub(in crate::keeper) fn read_variable(_pid: Pid, _name: &str) -> Environment {
         Environment::Unknown
     }
@@ -260,6 +251,4 @@ mod other_systems {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use other_systems::{
-    can_read_proc, children, is_suspended, pid_namespace, read_variable, stat,
-};
+pub(super) use other_systems::{can_read_proc, children, pid_namespace, read_variable, stat};

@@ -12,12 +12,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::children::{Children, SignalRequest, StopRequest};
@@ -80,11 +79,10 @@ fn is_isolation_requested() -> bool {
     std::env::args_os().nth(1).is_some_and(|word| word == ISOLATE)
 }
 
-/// Sets up this process as a keeper. Returns the socket to ganger and the limits of open files
+/// Sets up this process as a keeper. It has a session of its own, so that it gets no signal from
+/// a terminal, and `/dev/null` as output. Returns the socket to ganger and the limits of open files
 /// that children get.
 fn set_up_process() -> nix::Result<(UnixStream, FileLimits)> {
-    // Outside of the terminal's session, the keeper gets no signal from the terminal.
-    nix::unistd::setsid()?;
     #[cfg(target_os = "linux")]
     {
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -115,11 +113,7 @@ fn set_up_process() -> nix::Result<(UnixStream, FileLimits)> {
     // SAFETY: the descriptor was just returned to us.
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(raw) });
     socket.set_nonblocking(true).map_err(|_| Errno::EBADF)?;
-    let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
-    nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
-    nix::unistd::dup2_stderr(&null)?;
-    nix::unistd::chdir("/")?;
+    nix::unistd::dup2_stdin(std::io::stdout())?;
     let limits = getrlimit(Resource::RLIMIT_NOFILE)?;
     // Each start takes a few descriptors for a moment. If the limit stays, a start may fail,
     // which is reported.

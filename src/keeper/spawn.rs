@@ -5,9 +5,7 @@
 //! through a pipe that execve(2) closes.
 
 use std::ffi::CString;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -15,7 +13,7 @@ use nix::sys::signal::{SigHandler, SigSet};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use super::exec::{CStringArray, ChildSetup, Failure, FileLimits, InheritedSocket, SharedMemory};
+use super::exec::{CStringArray, ChildSetup, ExecOutcome, FileLimits, InheritedSocket, SpawnError};
 use super::isolation::Isolation;
 use super::protocol::{SESSION_VAR, SpawnRequest, SpawnStep, Stdin};
 
@@ -24,52 +22,6 @@ pub(super) struct Spawned {
     /// Its process id.
     pub(super) pid: Pid,
     pub(super) outcome: ExecOutcome,
-}
-
-/// The pipe that shows whether the program of a child was executed.
-pub(super) struct ExecOutcome {
-    pipe: File,
-    /// What has arrived of a failure.
-    failure: Vec<u8>,
-    /// What the child uses until the pipe ends.
-    memory: Option<SharedMemory>,
-}
-
-impl ExecOutcome {
-    /// The descriptor that becomes readable when something of the outcome is known.
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
-    }
-
-    /// Reads what has arrived of the outcome; none if it is not known yet. Waits unless the
-    /// descriptor is readable.
-    pub(super) fn read(&mut self) -> Option<Result<(), SpawnError>> {
-        let mut message = [0; Failure::BYTES];
-        match self.pipe.read(&mut message) {
-            Ok(0) => {}
-            Ok(count) => {
-                self.failure.extend(&message[..count]);
-                return None;
-            }
-            Err(_) => return None,
-        }
-        // At its end, the child has executed its program or has exited: the system first lets
-        // go of the memory, and then closes the descriptors.
-        if let Some(memory) = self.memory.take() {
-            memory.free();
-        }
-        Some(match Failure::decode(&self.failure) {
-            // The child was killed before it could execute its program, or has executed it.
-            None => Ok(()),
-            Some(Failure { step, errno }) => Err(SpawnError { step, errno }),
-        })
-    }
-}
-
-/// Why a child could not be started.
-pub(super) struct SpawnError {
-    pub(super) step: SpawnStep,
-    pub(super) errno: Errno,
 }
 
 /// What all children have in common.
@@ -159,7 +111,6 @@ pub(super) fn spawn(
     let stdin = stdin.map_err(in_fork)?;
     let argv = texts(&request.argv)?;
     let script = [c"sh".into(), c"".into()].into_iter().chain(argv.iter().skip(1).cloned());
-    let (read, failure) = pipe().map_err(in_fork)?;
     let is_isolated = context.isolation.is_some();
     let mut env = CStringArray::new(env);
     let inherited = listener.map(AsRawFd::as_raw_fd);
@@ -176,12 +127,9 @@ pub(super) fn spawn(
         listener: inherited,
         mounts: context.isolation.as_ref().map(|isolation| isolation.mounts.as_raw_fd()),
         limits: context.limits,
-        keeper: if is_isolated { Pid::from_raw(0) } else { nix::unistd::getpid() },
-        failure: failure.as_raw_fd(),
+        parent: Some(if is_isolated { Pid::from_raw(0) } else { nix::unistd::getpid() }),
     };
-    // The child has its own copy of the descriptors, which are closed here.
-    let (pid, memory) = setup.start().map_err(in_fork)?;
-    let outcome = ExecOutcome { pipe: File::from(read), failure: Vec::new(), memory: Some(memory) };
+    let (pid, outcome) = setup.start().map_err(in_fork)?;
     Ok(Spawned { pid, outcome })
 }
 

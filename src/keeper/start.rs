@@ -1,31 +1,34 @@
 //! Starting the keeper.
 
-use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream as StdStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::Pid;
 
+use super::exec::{CStringArray, ChildSetup, ExecOutcome};
 use super::kill::ExistingDescendants;
 use super::protocol::{Decoder, REPLY_TIMEOUT, Report};
-use super::{ISOLATE, NAME, process_table};
+use super::{ISOLATE, NAME};
 
 /// A keeper that was started, before there is a runtime to communicate with it.
 #[derive(Debug)]
 pub struct StartedKeeper {
     pub(super) stream: StdStream,
     pub(super) pid: Pid,
+    /// Whether it was executed.
+    pub(super) outcome: Option<ExecOutcome>,
     pub(super) existing: ExistingDescendants,
 }
 
 /// Starts a keeper, and makes this process a subreaper, to which the keeper's descendants fall
-/// when it dies.
+/// when it dies. Does not wait until the keeper runs.
 ///
 /// This process must raise its own limit of open files only afterwards: children get the limit
 /// that the keeper inherits. Fails if `isolate` is requested and the system forbids it.
@@ -34,55 +37,46 @@ pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut existing = ExistingDescendants::before_keeper();
     let (ours, theirs) = StdStream::pair()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     let program = if cfg!(target_os = "linux") {
         // This works even if the file has been replaced by a newer version.
-        "/proc/self/exe".into()
+        c"/proc/self/exe".into()
     } else {
-        std::env::current_exe()?
+        CString::new(std::env::current_exe()?.into_os_string().into_vec())?
     };
-    let _guard = kill_suspended_keeper(existing.pids());
-    let keeper = Command::new(program)
-        .arg0(NAME)
-        .args(isolate.then_some(ISOLATE))
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let args = [Some(NAME), isolate.then_some(ISOLATE)].into_iter().flatten();
+    let setup = ChildSetup {
+        programs: vec![program],
+        argv: CStringArray::new(args.map(CString::new).collect::<Result<_, _>>()?),
+        script: CStringArray::new(Vec::new()),
+        env: CStringArray::new(Vec::new()),
+        dir: c"/".into(),
+        stdin: theirs.as_raw_fd(),
+        output: null.as_raw_fd(),
+        terminal: false,
+        listener: None,
+        mounts: None,
+        limits: getrlimit(Resource::RLIMIT_NOFILE)?,
+        parent: None,
+    };
+    let (pid, outcome) = setup.start()?;
+    drop(theirs);
     if isolate {
-        wait_until_isolated(&ours)?;
+        wait_until_isolated(&ours).inspect_err(|_| {
+            let _ = kill(pid, Signal::SIGKILL);
+        })?;
     }
     ours.set_nonblocking(true)?;
-    let pid = i32::try_from(keeper.id()).expect("a process id is an i32");
-    let pid = Pid::from_raw(pid);
     existing.set_keeper(pid);
-    Ok(StartedKeeper { stream: ours, pid, existing })
-}
-
-/// Kills a keeper that is suspended before it runs, until the returned value is dropped: to
-/// start a program waits until it runs. The `others` are left alone.
-fn kill_suspended_keeper(others: HashSet<Pid>) -> Option<Sender<()>> {
-    let (guard, dropped) = channel();
-    let kill_if_suspended = move || {
-        while dropped.recv_timeout(REPLY_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
-            let children = process_table::children(getpid());
-            for keeper in children.into_iter().filter(|pid| !others.contains(pid)) {
-                if process_table::is_suspended(keeper) {
-                    let _ = kill(keeper, Signal::SIGKILL);
-                }
-            }
-        }
-    };
-    // If there is no thread for it, ganger waits as long as the keeper is suspended.
-    std::thread::Builder::new().stack_size(32 << 10).spawn(kill_if_suspended).ok()?;
-    Some(guard)
+    Ok(StartedKeeper { stream: ours, pid, outcome: Some(outcome), existing })
 }
 
 /// Waits for the first report: whether children are isolated.
 fn wait_until_isolated(mut keeper: &StdStream) -> anyhow::Result<()> {
+    keeper.set_read_timeout(Some(REPLY_TIMEOUT))?;
     let (mut decoder, mut bytes) = (Decoder::default(), [0; 64]);
     loop {
-        match keeper.read(&mut bytes)? {
+        match keeper.read(&mut bytes).context("the keeper does not respond")? {
             0 => bail!("the keeper has died"),
             count => decoder.push(&bytes[..count]),
         }

@@ -216,11 +216,14 @@ impl fmt::Display for Words<'_> {
                 write!(f, "could not kill {}: still running", members(left))
             }
             Notice::KeeperLost { lost } => {
-                f.write_str(match lost {
-                    KeeperError::Died => "the keeper has died",
-                    KeeperError::Unresponsive => "the keeper does not respond",
-                    KeeperError::Protocol => "the keeper sent an invalid message",
-                })?;
+                match lost {
+                    KeeperError::NotExecuted(errno) => {
+                        write!(f, "failed to execute the keeper: {}", errno.desc())?;
+                    }
+                    KeeperError::Died => f.write_str("the keeper has died")?,
+                    KeeperError::Unresponsive => f.write_str("the keeper does not respond")?,
+                    KeeperError::Protocol => f.write_str("the keeper sent an invalid message")?,
+                }
                 f.write_str(": killing all")
             }
             Notice::RuntimeDirFallback { reason, path } => {

@@ -14,6 +14,8 @@ pub enum Exit {
     Code(i32),
     /// By the signal of this number.
     Signal(i32),
+    /// It ran, and wrote a line that says that it has failed.
+    FailureLogged,
     /// It never ran, because what it waited for did not come.
     DependencyFailed,
     /// It never ran, because it was stopped before.
@@ -34,7 +36,10 @@ impl Exit {
         match self {
             Self::Code(code) => code != 0,
             Self::Cancelled => false,
-            Self::Signal(_) | Self::DependencyFailed | Self::NotStarted { .. } => true,
+            Self::Signal(_)
+            | Self::FailureLogged
+            | Self::DependencyFailed
+            | Self::NotStarted { .. } => true,
         }
     }
 
@@ -45,7 +50,7 @@ impl Exit {
         let code = match self {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal,
-            Self::DependencyFailed => 1,
+            Self::FailureLogged | Self::DependencyFailed => 1,
             Self::Cancelled => 0,
             Self::NotStarted { step: SpawnStep::Exec, errno: Errno::ENOENT } => 127,
             Self::NotStarted { .. } => 126,
@@ -68,6 +73,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exited ({code})"),
             Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::FailureLogged => f.write_str("wrote a line that matches `fail`"),
             Self::DependencyFailed | Self::Cancelled => f.write_str("was not started"),
             Self::NotStarted { step, errno } => {
                 let what = match step {
@@ -117,6 +123,8 @@ pub struct Failure {
     pub name: String,
     /// How it ended.
     pub exit: Exit,
+    /// The line in which it said that it has failed, if it did.
+    pub line: Option<String>,
 }
 
 /// What a process that was killed because it did not go counts as.
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn first_failure_decides_the_exit_code() {
         let outcome = |exit: Option<Exit>, killed| {
-            let failure = exit.map(|exit| Failure { name: "a.1".into(), exit });
+            let failure = exit.map(|exit| Failure { name: "a.1".into(), exit, line: None });
             Outcome { failures: failure.into_iter().collect(), killed, ..Outcome::default() }.code()
         };
         assert_eq!(outcome(None, false), 0);

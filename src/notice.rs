@@ -83,6 +83,8 @@ pub enum Notice {
         name: String,
         /// How it ended.
         exit: Exit,
+        /// The line in which it said that it has failed, if it did.
+        line: Option<String>,
         /// Whether the kernel killed something for lack of memory.
         no_memory: bool,
         /// Its last lines.
@@ -223,6 +225,15 @@ pub enum Notice {
         exit: Exit,
         /// The descendants that outlived it, and are stopped now.
         left: Vec<Descendant>,
+        /// What ganger does about it.
+        next: Next,
+    },
+    /// A process has written a line that says that it has failed, and is stopped.
+    FailureLogged {
+        /// `web.1`.
+        name: String,
+        /// The line.
+        line: String,
         /// What ganger does about it.
         next: Next,
     },

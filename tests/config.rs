@@ -47,7 +47,8 @@ fn documented_config_example_is_valid() {
     let text = scenario.args("check --explain").run().code(0).stdout();
     let web = "web.1\n  command  bin/web\n";
     let conditions = "  after    db\n  needs    `REDIS_URL` (cache:6379), localhost:25, \
-                      /run/search.sock\n  watches  app/**/*.rb, config/*.yml\n";
+                      /run/search.sock\n  fails    when it writes `EADDRINUSE|FATAL`\n  \
+                      watches  app/**/*.rb, config/*.yml\n";
     assert!(text.starts_with(web) && text.contains(conditions), "{text}");
     assert!(text.contains("  ready    when `pg_isready -q -h localhost -p $PORT` exits with 0\n"));
 }

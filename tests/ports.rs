@@ -223,3 +223,36 @@ fn process_gets_the_ports_of_other_types() {
     let finished = Scenario::procfile(procfile).args("start --any-can-die -p 41000").run();
     assert_eq!(finished.lines_of("web.1"), ["41000 41100"]);
 }
+
+#[test]
+fn fixed_port_is_kept_whatever_else_changes() {
+    let config = "[process.api]\nport = 3000\n";
+    let scenario = || {
+        let procfile = "web: echo $PORT $GANGER_PROCESS_api_PORT\napi: echo $PORT\n";
+        Scenario::procfile(procfile).file("ganger.toml", config)
+    };
+    let finished = scenario().args("start --any-can-die -p 12990 -m api=2").run().code(0);
+    assert_eq!(finished.lines_of("web.1"), ["12990 3000"]);
+    assert_eq!(finished.lines_of("api.1"), ["3000"]);
+    assert_eq!(finished.lines_of("api.2"), ["3001"]);
+    let finished = scenario().args("start -N").run().code(0);
+    assert!(!finished.stdout().contains("3000"), "{}", finished.stdout());
+}
+
+#[test]
+fn same_port_for_two_processes_is_refused_before_anything_starts() {
+    let config = "[process.api]\nport = 5000\n";
+    for command in ["check", "start"] {
+        let scenario = Scenario::procfile("web: true\napi: true\n").file("ganger.toml", config);
+        scenario.args(command).run().refused(
+            "`web.1` and `api.1` would both get port 5000 (change `port` of one of them in \
+             `ganger.toml`)",
+        );
+    }
+    let config = "[process.api]\nport = 3000\n[process.web]\nport = 3001\n";
+    let scenario = Scenario::procfile("web: true\napi: true\n").file("ganger.toml", config);
+    scenario.args("check -m api=2").run().refused(
+        "`web.1` and `api.2` would both get port 3001 (change `port` of one of them in \
+         `ganger.toml`)",
+    );
+}

@@ -51,11 +51,13 @@ fn conditions(process: &ProcessPlan) -> impl Iterator<Item = String> {
         Ready::Command(command) => Some(format!("`{command}` exits with 0")),
         Ready::Exit => Some("it has exited with 0".to_owned()),
     };
+    let fail = process.fail.as_ref().map(|pattern| format!("it writes `{}`", pattern.regex()));
     let list = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
     [
         ("after", list(process.after.clone())),
         ("needs", list(process.needs.iter().map(Need::to_string).collect())),
         ("ready", ready.map(|when| format!("when {when}"))),
+        ("fails", fail.map(|when| format!("when {when}"))),
         ("watches", list(process.watch.clone())),
     ]
     .into_iter()
@@ -82,6 +84,7 @@ fn describe(plan: &Plan) -> Value {
             "after": process.after,
             "needs": process.needs.iter().map(Need::to_string).collect::<Vec<_>>(),
             "ready": ready,
+            "fail": process.fail.as_ref().map(|pattern| json!({ "log": pattern.regex().as_str() })),
             "watch": process.watch,
         })
     };

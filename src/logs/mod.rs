@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::{Poll, Token, Waker};
+use regex::bytes::Regex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::notice::Notice;
@@ -41,6 +42,7 @@ pub type SourceId = u64;
 enum Command {
     Add(Box<Addition>),
     WatchForText { id: SourceId, text: Box<[u8]> },
+    WatchForLine { id: SourceId, pattern: Regex },
     Drain { id: SourceId },
     Print(Notice),
     ReleaseOutput,
@@ -67,12 +69,14 @@ pub enum SourceFile {
 }
 
 /// An event from the mux to the engine.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum LogEvent {
     /// The reader of standard output has closed it.
     StdoutClosed,
     /// This source has written the text that was watched for.
     TextMatched(SourceId),
+    /// This source has written a line that matches the pattern that was watched for.
+    LineMatched(SourceId, String),
     /// Only regular files are still used.
     OutputReleased,
     /// Everything is written or given up. No event follows.
@@ -153,6 +157,12 @@ impl Logs {
     /// [`LogEvent::TextMatched`] when it appears. Replaces an earlier text.
     pub fn watch_for_text(&self, id: SourceId, text: &str) {
         self.send(Command::WatchForText { id, text: text.as_bytes().into() });
+    }
+
+    /// Watches for a line that matches in the output of a source, which is added later, and sends
+    /// [`LogEvent::LineMatched`] once.
+    pub fn watch_for_line(&self, id: SourceId, pattern: Regex) {
+        self.send(Command::WatchForLine { id, pattern });
     }
 
     /// A handle for queries about the output. They are answered even if the stream is blocked.

@@ -163,6 +163,9 @@ impl Mux {
             for matched in self.sources.matched.drain(..) {
                 let _ = self.events.send(LogEvent::TextMatched(matched));
             }
+            for (id, line) in self.sources.matched_lines.drain(..) {
+                let _ = self.events.send(LogEvent::LineMatched(id, line));
+            }
             let now = Instant::now();
             self.sources.show_prompts(now, &stamp, &mut self.output);
             for hint in self.sources.hints.take_due(now) {
@@ -214,6 +217,9 @@ impl Mux {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Add(addition)) => self.tasks.push_back(Task::Add(addition)),
+                Ok(Command::WatchForLine { id, pattern }) => {
+                    self.sources.watch_for_line(id, pattern);
+                }
                 Ok(Command::WatchForText { id, text }) => self.sources.watch_for_text(id, text),
                 Ok(Command::Drain { id }) => {
                     self.tasks.push_back(Task::Drain { id, max_bytes: MAX_PIPE_BYTES });

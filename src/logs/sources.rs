@@ -10,6 +10,7 @@ use std::time::Instant;
 use anstream::adapter::StripBytes;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use regex::bytes::Regex;
 
 use super::format::Label;
 use super::hints::Hints;
@@ -67,6 +68,44 @@ impl TextWatch {
     }
 }
 
+/// How much of a line is matched: more would cost time that the output of others needs.
+const MAX_MATCHED_BYTES: usize = 4 << 10;
+
+/// A pattern to find in the lines of a source. Escape sequences are left out of the search.
+struct LineWatch {
+    pattern: Regex,
+    /// The beginning of the current line.
+    line: Vec<u8>,
+    strip: StripBytes,
+}
+
+impl LineWatch {
+    fn new(pattern: Regex) -> Self {
+        Self { pattern, line: Vec::new(), strip: StripBytes::new() }
+    }
+
+    /// The first line that ends in these bytes and matches.
+    fn find(&mut self, bytes: &[u8]) -> Option<String> {
+        for plain in self.strip.strip_next(bytes) {
+            for part in plain.split_inclusive(|byte| *byte == b'\n') {
+                let room = MAX_MATCHED_BYTES.saturating_sub(self.line.len());
+                self.line.extend_from_slice(&part[..part.len().min(room)]);
+                if !part.ends_with(b"\n") {
+                    continue;
+                }
+                let line = self.line.trim_ascii_end();
+                let is_match = self.pattern.is_match(line);
+                let text = is_match.then(|| String::from_utf8_lossy(line).into_owned());
+                self.line.clear();
+                if text.is_some() {
+                    return text;
+                }
+            }
+        }
+        None
+    }
+}
+
 /// All sources.
 pub(super) struct Sources {
     by_id: HashMap<SourceId, Source>,
@@ -87,6 +126,10 @@ pub(super) struct Sources {
     pub(super) hints: Hints,
     /// The sources that have written their text.
     pub(super) matched: Vec<SourceId>,
+    /// The patterns to watch for.
+    line_watches: HashMap<SourceId, LineWatch>,
+    /// The sources that have written a line that matches, with the line.
+    pub(super) matched_lines: Vec<(SourceId, String)>,
     /// The clients, and the recent output.
     pub(super) subscribers: Subscribers,
 }
@@ -104,6 +147,8 @@ impl Sources {
             text_watches: HashMap::new(),
             hints: Hints::default(),
             matched: Vec::new(),
+            line_watches: HashMap::new(),
+            matched_lines: Vec::new(),
             subscribers: Subscribers::new(recent_bytes),
         }
     }
@@ -148,6 +193,10 @@ impl Sources {
 
     pub(super) fn watch_for_text(&mut self, id: SourceId, text: Box<[u8]>) {
         self.text_watches.insert(id, TextWatch::new(text));
+    }
+
+    pub(super) fn watch_for_line(&mut self, id: SourceId, pattern: Regex) {
+        self.line_watches.insert(id, LineWatch::new(pattern));
     }
 
     /// A source is readable. `ending` is set if its writers have closed it.
@@ -274,6 +323,11 @@ impl Sources {
                     self.text_watches.remove(&id);
                     self.matched.push(id);
                 }
+                let line = self.line_watches.get_mut(&id).and_then(|watch| watch.find(bytes));
+                if let Some(line) = line {
+                    self.line_watches.remove(&id);
+                    self.matched_lines.push((id, line));
+                }
                 self.split_lines(id, count, stamp, to);
                 Some(count)
             }
@@ -315,6 +369,7 @@ impl Sources {
         }
         self.text_watches.remove(&id);
         self.hints.remove(id);
+        self.line_watches.remove(&id);
         self.ready.retain(|ready| *ready != id);
     }
 

@@ -67,8 +67,11 @@ impl fmt::Display for Words<'_> {
             Notice::OutOfMemory { name } => {
                 write!(f, "{name}: the system ran out of memory and killed a process")
             }
-            Notice::Report { name, exit, no_memory, lines, others } => {
-                write!(f, "{name} failed first: it {exit}")?;
+            Notice::Report { name, exit, line, no_memory, lines, others } => {
+                match line {
+                    Some(line) => write!(f, "{name} failed first: it wrote `{line}`")?,
+                    None => write!(f, "{name} failed first: it {exit}")?,
+                }
                 if *no_memory {
                     f.write_str("\nthe system ran out of memory and killed a process")?;
                 }
@@ -168,21 +171,15 @@ impl fmt::Display for Words<'_> {
             Notice::Exited { name, exit, left, next } => {
                 write!(f, "{name} {exit}")?;
                 leaving(f, left)?;
-                match next {
-                    Next::StopAll => f.write_str(", stopping all"),
-                    Next::Restart(pause) => write!(f, ", restarting in {}", time(*pause)),
-                    Next::StayDown => Ok(()),
-                    Next::GiveUp(crashes) => {
-                        let crashes = match crashes {
-                            1 => "1 crash".to_owned(),
-                            more => format!("{more} crashes in a row"),
-                        };
-                        write!(f, ", {crashes}: GIVING UP, it stays down")
-                    }
-                }
+                describe_next(f, *next)
+            }
+            Notice::FailureLogged { name, line, next } => {
+                write!(f, "{name} has failed: it wrote `{}`", escape_controls(line))?;
+                describe_next(f, *next)
             }
             Notice::Stopped { name, exit } => match exit {
                 Exit::Code(_)
+                | Exit::FailureLogged
                 | Exit::DependencyFailed
                 | Exit::Cancelled
                 | Exit::NotStarted { .. } => {
@@ -385,6 +382,21 @@ impl fmt::Display for DiscardReason {
             Self::Blocked => f.write_str("nothing read them"),
             Self::SlowReader => f.write_str("they were not read in time"),
             Self::WriteFailed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+fn describe_next(f: &mut fmt::Formatter<'_>, next: Next) -> fmt::Result {
+    match next {
+        Next::StopAll => f.write_str(", stopping all"),
+        Next::Restart(pause) => write!(f, ", restarting in {}", time(pause)),
+        Next::StayDown => Ok(()),
+        Next::GiveUp(crashes) => {
+            let crashes = match crashes {
+                1 => "1 crash".to_owned(),
+                more => format!("{more} crashes in a row"),
+            };
+            write!(f, ", {crashes}: GIVING UP, it stays down")
         }
     }
 }

@@ -10,10 +10,11 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
+use super::fail::FailPattern;
 use super::formation::{Formation, RELEASE, check_name, did_you_mean, nearest};
 use super::needs::NeedText;
 use super::policy::{OnExit, Stdin};
-use super::port::Base;
+use super::port::{Base, parse_port};
 use super::ready::{Ready, find_cycle};
 
 /// The parsed file.
@@ -57,6 +58,11 @@ pub struct ProcessConfig {
     /// How long it may take to become ready, and to wait for its dependencies.
     #[serde(default, deserialize_with = "deserialize_duration")]
     pub ready_timeout: Option<Duration>,
+    /// The line that says that it has failed.
+    pub fail: Option<FailPattern>,
+    /// The port of its first instance.
+    #[serde(default, deserialize_with = "deserialize_port")]
+    pub port: Option<u16>,
     /// Dependencies: types that are ready before it starts, and stop after it.
     #[serde(default)]
     after: Vec<Spanned<String>>,
@@ -223,6 +229,12 @@ impl Config {
     #[must_use]
     pub fn formation(&self) -> Option<&Formation> {
         self.formation.as_ref().map(Spanned::get_ref)
+    }
+
+    /// The port of the first instance of a type, if it is fixed.
+    #[must_use]
+    pub fn fixed_port(&self, name: &str) -> Option<u16> {
+        self.process(name).and_then(|process| process.port)
     }
 
     /// Whether another type depends on this one.
@@ -442,6 +454,12 @@ impl de::Visitor<'_> for DurationVisitor {
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Duration, E> {
         Err(E::custom(format!("needs a unit, as in `{KEY_PLACEHOLDER} = \"{number}s\"`")))
     }
+}
+
+fn deserialize_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let port = i64::deserialize(deserializer)?;
+    let error = |_| de::Error::custom(format!("must be a port from 1 to 65535, not `{port}`"));
+    parse_port(&port.to_string()).map(Some).map_err(error)
 }
 
 fn deserialize_base<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Base>, D::Error> {

@@ -5,6 +5,7 @@ mod advice;
 pub mod config;
 pub mod dotenv;
 pub mod env;
+pub mod fail;
 pub mod formation;
 pub mod identity;
 pub mod needs;
@@ -20,6 +21,7 @@ pub mod scale;
 pub mod shell;
 pub mod sources;
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -98,6 +100,11 @@ pub enum Error {
     Need { config: String, line: usize, name: String, error: needs::Error },
     #[error("`dir` of `{name}`: {reason}")]
     Folder { name: String, reason: String },
+    #[error(
+        "`{first}` and `{second}` would both get port {port} (change `port` of one of them in \
+         `ganger.toml`)"
+    )]
+    SamePort { first: String, second: String, port: u16 },
     #[error("`{name}` is configured to listen, but `--no-port` leaves it without a port")]
     NothingToListenOn { name: String },
 }
@@ -131,14 +138,15 @@ impl Plan {
             if listen && count > 0 {
                 check_listen(process_type, ports)?;
             }
-            if let Some(ports) = ports.filter(|_| !listen) {
+            let is_fixed = config.fixed_port(&process_type.name).is_some();
+            if let Some(ports) = ports.filter(|_| !listen && !is_fixed) {
                 ports.check(&process_type.name, count)?;
             }
             for instance in 1..=count {
                 // All instances share the socket, and so the port of the first.
                 let port_instance = if listen { 1 } else { instance };
                 let port = ports
-                    .map(|ports| ports.port(&process_type.name, index, port_instance))
+                    .map(|ports| port_of(ports, &config, &process_type.name, index, port_instance))
                     .transpose()?;
                 let name = format!("{}.{instance}", process_type.name);
                 let mut process = plan.plan_process(index, name, port, &config, options, &files)?;
@@ -147,6 +155,7 @@ impl Plan {
             }
         }
         plan.unlisted = counts.unlisted;
+        check_same_ports(&plan.processes)?;
         Ok(plan)
     }
 
@@ -168,7 +177,8 @@ impl Plan {
         if let Some(index) =
             plan.process_types.iter().position(|it| Some(it.name.as_str()) == process_type)
         {
-            let port = |ports: Ports| ports.port(&plan.process_types[index].name, index, 1);
+            let process_type = &plan.process_types[index].name;
+            let port = |ports: Ports| port_of(ports, &config, process_type, index, 1);
             let port = ports.map(port).transpose()?;
             let process =
                 plan.plan_process(index, name.to_owned(), port, &config, options, &files)?;
@@ -206,7 +216,7 @@ impl Plan {
         let mut resolved = files.resolve()?;
         let auto_block = auto_block(&config, options, sources, &resolved.env, types.len());
         let ports = resolve_ports(&config, options, &resolved.env, auto_block)?;
-        add_port_variables(&mut files.own, &process_types, ports);
+        add_port_variables(&mut files.own, &process_types, ports, &config);
         if files.refer_to(|name| files.own.contains_key(OsStr::new(name))) {
             // The ports depend on PORT of the files, and other variables on the ports.
             resolved = files.resolve()?;
@@ -298,10 +308,11 @@ impl Plan {
             shared: Arc::clone(&self.env),
             env,
             listen: has_listener(process_type, config, options),
-            shown: !options.quiet.contains(&process_type.name),
+            shown: !options.is_quiet(&process_type.name),
             policy: options.resolve_policy(&process_type.name, from_file),
             pty: options.pty,
             stdin: from_file.and_then(|process| process.stdin).unwrap_or_default(),
+            fail: from_file.and_then(|process| process.fail.clone()),
             ready_timeout: from_file
                 .and_then(|process| process.ready_timeout)
                 .unwrap_or(ready.default_timeout()),
@@ -381,12 +392,19 @@ fn check_listen(process_type: &procfile::ProcessType, ports: Option<Ports>) -> R
     }
 }
 
+/// The name of the variable with the port of a type's first instance.
+#[must_use]
+pub fn type_port_variable(process_type: &str) -> String {
+    format!("{PORT_VAR_PREFIX}{}_PORT", process_type.replace('-', "_"))
+}
+
 /// Adds a variable with the port of each type's first instance. If types share a variable, as
 /// `foo-bar` and `foo_bar` do, the type with that exact name wins, else the first in the Procfile.
 fn add_port_variables(
     env: &mut Env,
     process_types: &[procfile::ProcessType],
     ports: Option<Ports>,
+    config: &Config,
 ) {
     let Some(ports) = ports else { return };
     let (other, exact): (Vec<_>, Vec<_>) = process_types
@@ -394,8 +412,8 @@ fn add_port_variables(
         .enumerate()
         .partition(|(_, process_type)| process_type.name.contains('-'));
     for (index, process_type) in other.into_iter().rev().chain(exact) {
-        if let Ok(port) = ports.port(&process_type.name, index, 1) {
-            let key = format!("{PORT_VAR_PREFIX}{}_PORT", process_type.name.replace('-', "_"));
+        if let Ok(port) = port_of(ports, config, &process_type.name, index, 1) {
+            let key = type_port_variable(&process_type.name);
             env.insert(key.into(), Variable::from_ganger(port.to_string()));
         }
     }
@@ -414,6 +432,37 @@ fn env_layers(sources: &Sources, config: &Config) -> Result<Vec<Layer>, Error> {
         Err(error) => Err(Error::Dotenv { file: text.name, error }),
     };
     texts.into_iter().map(parse).collect()
+}
+
+/// The port of an instance: after the fixed port of its type, if that has one.
+fn port_of(
+    ports: Ports,
+    config: &Config,
+    name: &str,
+    index: usize,
+    instance: u32,
+) -> Result<u16, port::Error> {
+    match config.fixed_port(name) {
+        Some(first) => Ports { base: first, ..ports }.port(name, 0, instance),
+        None => ports.port(name, index, instance),
+    }
+}
+
+/// Fails if two processes would get the same port, which only fixed ports can cause.
+fn check_same_ports(processes: &[Arc<ProcessPlan>]) -> Result<(), Error> {
+    let mut owners: HashMap<u16, &ProcessPlan> = HashMap::new();
+    for process in processes {
+        let Some(port) = process.port else { continue };
+        let other = owners.insert(port, process);
+        // Instances of a type for which ganger listens share a port.
+        let is_other =
+            |other: &&ProcessPlan| other.process_type != process.process_type || !process.listen;
+        if let Some(other) = other.filter(is_other) {
+            let (first, second) = (other.name.clone(), process.name.clone());
+            return Err(Error::SamePort { first, second, port });
+        }
+    }
+    Ok(())
 }
 
 /// The block of ports that is derived from the app, if the base port is `auto`.

@@ -122,13 +122,18 @@ impl Options {
         for name in &self.listen {
             check("--listen", name)?;
         }
-        for name in &self.quiet {
+        for name in self.quiet.iter().filter(|name| *name != "all") {
             check("--quiet", name)?;
         }
         for (name, _) in &self.stop_signals {
             check("--stop-signals", name)?;
         }
         Ok(())
+    }
+
+    /// Whether the output of a process type is not printed.
+    pub(super) fn is_quiet(&self, process_type: &str) -> bool {
+        is_all(&self.quiet) || self.quiet.iter().any(|name| name == process_type)
     }
 
     /// The policy of a process type: by the flags, else by `ganger.toml`.

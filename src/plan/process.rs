@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::env::{Env, Origin, Variable};
+use super::fail::FailPattern;
 use super::needs::Need;
 use super::policy::{Policy, Stdin};
 use super::ready::Ready;
@@ -43,6 +44,8 @@ pub struct ProcessPlan {
     pub stdin: Stdin,
     /// The readiness probe.
     pub ready: Ready,
+    /// A line that matches says that it has failed.
+    pub fail: Option<FailPattern>,
     /// How long it may take to become ready, and to wait for its dependencies.
     pub ready_timeout: Duration,
     /// Dependencies: types that are ready before it starts, and stop after it.
@@ -83,6 +86,7 @@ impl ProcessPlan {
             && self.shown == other.shown
             && self.after == other.after
             && self.watch == other.watch
+            && self.fail == other.fail
             && self.has_same_readiness(other)
     }
 

@@ -204,6 +204,7 @@ impl Engine {
                     logs::LogEvent::Finished => break,
                     logs::LogEvent::StdoutClosed
                     | logs::LogEvent::TextMatched(_)
+                    | logs::LogEvent::LineMatched(..)
                     | logs::LogEvent::OutputReleased => {}
                 },
                 asked = self.signals.next() => match asked {
@@ -248,6 +249,9 @@ impl Engine {
                 logs::LogEvent::StdoutClosed if self.survives_closed_stdout => {}
                 logs::LogEvent::StdoutClosed => self.handle_event(Event::StdoutClosed),
                 logs::LogEvent::TextMatched(id) => self.on_matched(ChildId(id).into()),
+                logs::LogEvent::LineMatched(id, line) => {
+                    self.handle_event(Event::FailureLogged(ChildId(id).into(), line));
+                }
                 logs::LogEvent::OutputReleased => {
                     if let Some(reply) = self.release_reply.take() {
                         let _ = reply.send(());
@@ -424,6 +428,9 @@ impl Engine {
     fn start_reading(&mut self, id: ProcessId) {
         let Some((source, process)) = self.unread_output.remove(&id) else { return };
         let label = self.display.label(&process);
+        if let Some(pattern) = &process.fail {
+            self.logs.watch_for_line(ChildId::from(id).0, pattern.regex().clone());
+        }
         self.logs.add_source(ChildId::from(id).0, process.name.as_str().into(), source, label);
     }
 
@@ -817,7 +824,7 @@ impl Engine {
     /// Prints what went wrong, if something did, and returns it as lines.
     async fn report(&mut self, outcome: &Outcome) -> Vec<String> {
         let mut report = Vec::new();
-        if let Some(Failure { name, exit }) = outcome.first_failure() {
+        if let Some(Failure { name, exit, line }) = outcome.first_failure() {
             // A single process has just shown its last lines.
             let alone = matches!(self.plan.processes.as_slice(), [only] if only.shown);
             let lines = if alone {
@@ -828,8 +835,8 @@ impl Engine {
             let no_memory = self.oom.has_killed(name);
             let others = outcome.stopped.clone();
             let is_news = !lines.is_empty() || !others.is_empty() || no_memory;
-            let (name, exit) = (name.clone(), *exit);
-            let notice = Notice::Report { name, exit, no_memory, lines, others };
+            let (name, exit, line) = (name.clone(), *exit, line.clone());
+            let notice = Notice::Report { name, exit, line, no_memory, lines, others };
             report = notice.to_string().lines().map(str::to_owned).collect();
             if is_news {
                 self.logs.print_message(notice);

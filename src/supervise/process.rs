@@ -126,7 +126,7 @@ impl Process {
     /// What the message about slow stops shows of it.
     pub(super) fn stopping(&self) -> StoppingProcess {
         let left = self.state.remainder().map_or(&[][..], |rest| match &rest.leader {
-            Leader::Running => &[],
+            Leader::Running | Leader::Failing { .. } => &[],
             Leader::Exited { left, .. } | Leader::Stopped { left, .. } => left,
         });
         StoppingProcess { name: self.name().to_owned(), pid: self.state.pid(), left: left.to_vec() }
@@ -210,7 +210,9 @@ impl Process {
             // It is started once nothing of it runs any more.
             State::Stopping { rest, .. } | State::Killed { rest, .. } | State::Stuck { rest } => {
                 match &mut rest.leader {
-                    Leader::Exited { restart_at, .. } => *restart_at = None,
+                    Leader::Exited { restart_at, .. } | Leader::Failing { restart_at, .. } => {
+                        *restart_at = None;
+                    }
                     Leader::Running | Leader::Stopped { .. } => {}
                 }
             }
@@ -480,7 +482,14 @@ impl Process {
             State::Up { since, .. } => Some(*since),
             State::Stopping { rest, .. } | State::Killed { rest, .. } | State::Stuck { rest } => {
                 let is_empty = left.is_empty();
-                rest.leader = Leader::Stopped { exit, left };
+                rest.leader = match rest.leader {
+                    Leader::Failing { exit, restart_at } => {
+                        Leader::Exited { exit, left, restart_at }
+                    }
+                    Leader::Running | Leader::Exited { .. } | Leader::Stopped { .. } => {
+                        Leader::Stopped { exit, left }
+                    }
+                };
                 if is_empty {
                     self.on_group_empty(cx);
                 }
@@ -495,6 +504,28 @@ impl Process {
             self.ask_to_stop(Leader::Exited { exit, left: left.clone(), restart_at }, cx);
         }
         cx.notify(Notice::Exited { name: self.name().to_owned(), exit, left, next });
+        Some(next)
+    }
+
+    /// It has written a line that says that it has failed: it is stopped, and that counts as an
+    /// exit. Returns what follows.
+    pub(super) fn on_failure_logged(&mut self, line: String, cx: &mut Context<'_>) -> Option<Next> {
+        let since = match self.state {
+            State::Up { since, .. } if self.want == Want::Up => since,
+            State::Up { .. }
+            | State::Down
+            | State::Backoff { .. }
+            | State::Waiting { .. }
+            | State::Starting { .. }
+            | State::Stopping { .. }
+            | State::Killed { .. }
+            | State::Stuck { .. } => return None,
+        };
+        let exit = Exit::FailureLogged;
+        let (next, restart_at) = self.decide_next(exit, Some(since), cx);
+        cx.notify(Notice::FailureLogged { name: self.name().to_owned(), line, next });
+        cx.act(Action::CancelProbe(self.id()));
+        self.ask_to_stop(Leader::Failing { exit, restart_at }, cx);
         Some(next)
     }
 
@@ -544,7 +575,7 @@ impl Process {
     pub(super) fn on_group_empty(&mut self, cx: &mut Context<'_>) {
         let Some(rest) = self.state.remainder() else { return };
         match rest.leader {
-            Leader::Running => {}
+            Leader::Running | Leader::Failing { .. } => {}
             Leader::Exited { exit, restart_at, .. } => self.become_down(exit, restart_at),
             Leader::Stopped { exit, .. } => {
                 self.become_down(exit, None);

@@ -157,6 +157,13 @@ pub struct Remainder {
 pub enum Leader {
     /// It runs, or is being started.
     Running,
+    /// It runs, and was asked to stop because it has failed, which a message has said.
+    Failing {
+        /// What its failure counts as.
+        exit: Exit,
+        /// When it is restarted, if it is.
+        restart_at: Option<Instant>,
+    },
     /// It exited by itself, which a message has reported.
     Exited {
         /// How it ended.

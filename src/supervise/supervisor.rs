@@ -42,6 +42,8 @@ pub enum Event {
     Ready(ProcessId),
     /// A probe found that a process is not ready.
     ProbeFailed(ProcessId, ProbeFailure),
+    /// A process has written this line, which says that it has failed.
+    FailureLogged(ProcessId, String),
     /// A process has ended, or never ran, and these descendants of it are left.
     Exited(ProcessId, Exit, Vec<Descendant>),
     /// Nothing is left of a process that had ended.
@@ -287,6 +289,7 @@ impl Supervisor {
                     process.on_probe_failed(failure);
                 }
             }
+            Event::FailureLogged(id, line) => self.on_failure_logged(id, line, cx),
             Event::Exited(id, exit, left) => self.on_exited(id, exit, left, cx),
             Event::GroupEmpty(id) => {
                 if let Some(process) = self.current(id) {
@@ -390,7 +393,15 @@ impl Supervisor {
         let Some(process) = self.current(id) else { return };
         if let Some(next) = process.on_exited(exit, left, cx) {
             let name = process.name().to_owned();
-            self.on_ended(&Failure { name, exit }, next, cx);
+            self.on_ended(&Failure { name, exit, line: None }, next, cx);
+        }
+    }
+
+    fn on_failure_logged(&mut self, id: ProcessId, line: String, cx: &mut Context<'_>) {
+        let Some(process) = self.current(id) else { return };
+        if let Some(next) = process.on_failure_logged(line.clone(), cx) {
+            let (name, exit) = (process.name().to_owned(), Exit::FailureLogged);
+            self.on_ended(&Failure { name, exit, line: Some(line) }, next, cx);
         }
     }
 
@@ -540,7 +551,7 @@ impl Supervisor {
             }
             Some(Consequence::StartFailed(exit, next)) => {
                 let name = process.name().to_owned();
-                self.on_ended(&Failure { name, exit }, next, cx);
+                self.on_ended(&Failure { name, exit, line: None }, next, cx);
                 true
             }
             Some(Consequence::ReadyTimedOut) => {
@@ -597,6 +608,7 @@ impl Event {
             | Self::NeedsProbed(id, _)
             | Self::Ready(id)
             | Self::ProbeFailed(id, _)
+            | Self::FailureLogged(id, _)
             | Self::Exited(id, ..)
             | Self::GroupEmpty(id) => Touched::One(id.index),
             Self::Tick

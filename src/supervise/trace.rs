@@ -18,6 +18,7 @@ pub(super) fn event(event: &Event, supervisor: &Supervisor) {
         Event::Tick => debug!("deadline"),
         Event::Spawned(id, pid) => debug!(process = name(id), life = id.life, pid, "spawned"),
         Event::NeedsProbed(id, missing) => debug!(process = name(id), ?missing, "needs probed"),
+        Event::FailureLogged(id, _) => debug!(process = name(id), "failure in the output"),
         Event::Ready(id) => debug!(process = name(id), "probe succeeded"),
         Event::ProbeFailed(id, failure) => debug!(process = name(id), %failure, "probe failed"),
         Event::Exited(id, exit, left) => {

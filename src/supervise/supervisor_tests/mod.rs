@@ -31,6 +31,7 @@ fn process(index: usize, command: &str, policy: Policy) -> Arc<plan::ProcessPlan
         pty: false,
         stdin: Stdin::Pipe,
         ready: Ready::Started,
+        fail: None,
         ready_timeout: Duration::from_mins(1),
         after: Vec::new(),
         needs: Vec::new(),

@@ -1,7 +1,7 @@
 //! Every command and flag, as clap types. Nothing is resolved here.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use crate::plan::identity::parse_name;
 use crate::plan::port::{Base, parse_port};
 use crate::plan::scale::Change;
 
+/// The page of `ganger help scripting`.
+const SCRIPTING: &str = include_str!("../docs/scripting.md");
+
 /// The headings under which `--help` groups the options.
 const RUNS: &str = "What runs";
 const PORTS: &str = "Ports";
@@ -25,6 +28,11 @@ const OUTPUT: &str = "Output";
 const ENVIRONMENT: &str = "Environment";
 const FILES: &str = "Files";
 const GENERAL: &str = "General";
+
+/// What `--help` says of the effects of a command.
+const READS: &str = "It only reads: it changes nothing, neither in files nor in a running app.";
+const CHANGES: &str = "It changes the running app.";
+const STARTS: &str = "It starts processes, and changes no file.";
 
 /// The width of `--help` if the terminal's width is unknown.
 const DEFAULT_WIDTH: usize = 80;
@@ -42,6 +50,7 @@ const DEFAULT_WIDTH: usize = 80;
     propagate_version = true,
     subcommand_required = true
 )]
+#[command(after_help = "`ganger help scripting` is a page for scripts, CI and coding assistants.")]
 #[command(arg_required_else_help = true, infer_long_args = false, max_term_width = 100)]
 pub struct Cli {
     /// The flags of every command.
@@ -60,6 +69,11 @@ impl Cli {
     #[must_use]
     pub fn read() -> Self {
         let args: Vec<OsString> = std::env::args_os().collect();
+        if args.get(1..).is_some_and(|words| words == ["help", "scripting"]) {
+            // A closed pipe, as of `| head`, is no failure.
+            let _ = stdout().write_all(SCRIPTING.as_bytes());
+            std::process::exit(0);
+        }
         let mut cli = Self::parse_args(args.clone()).unwrap_or_else(|error| {
             // Arguments may be file names with control characters, from a glob: the error is printed without.
             let shown = |arg: OsString| escape_controls(&arg.to_string_lossy()).into_owned().into();
@@ -146,34 +160,50 @@ pub enum When {
 pub enum Command {
     /// Run the processes of the Procfile
     #[command(visible_alias = "s")]
+    #[command(after_help = STARTS)]
     Start(Box<Start>),
     /// Run one command, or one Procfile entry, in the app's environment
     #[command(visible_alias = "exec")]
+    #[command(after_help = STARTS)]
     Run(Run),
+    /// Start the app, run a command once all is ready, and stop everything
+    With(Box<With>),
     /// Validate Procfile, `.env` files, ganger.toml, formation and ports
+    #[command(after_help = READS)]
     Check(Check),
     /// Show the processes of the running app
     #[command(visible_alias = "status")]
+    #[command(after_help = READS)]
     Ps(Ps),
     /// Stop processes; they stay down
+    #[command(after_help = CHANGES)]
     Stop(Stop),
     /// Restart processes, and start those that are down
+    #[command(after_help = CHANGES)]
     Restart(Restart),
     /// Change the number of instances: `web=2 worker+1 clock-1 all=0`
+    #[command(after_help = CHANGES)]
     Scale(Scale),
     /// Re-read all files, and restart only what changed
+    #[command(after_help = CHANGES)]
     Reload(Reload),
     /// Send a signal to processes
+    #[command(after_help = CHANGES)]
     Signal(SignalArgs),
     /// Print recent output; `-f` follows it
+    #[command(after_help = READS)]
     Logs(Logs),
     /// Wait until processes are ready or have exited
+    #[command(after_help = READS)]
     Wait(Wait),
     /// Show and control the running app on a full screen
+    #[command(after_help = CHANGES)]
     Ui,
     /// Stop everything, and wait until ganger has exited
+    #[command(after_help = CHANGES)]
     Quit,
     /// Print the version
+    #[command(after_help = READS)]
     Version(OutputArgs),
     /// An unknown command.
     #[command(external_subcommand)]
@@ -286,7 +316,7 @@ pub struct Start {
     /// inherit it as from systemd (`LISTEN_FDS`)
     #[arg(help_heading = PORTS, long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_LISTEN")]
     pub listen: Vec<String>,
-    /// Process types whose output is not printed
+    /// Process types whose output is not printed, or `all`
     #[arg(help_heading = OUTPUT, short = 'q', long, value_name = "NAMES", value_delimiter = ',', env = "GANGER_QUIET")]
     pub quiet: Vec<String>,
     /// Colours for the process types, as xterm numbers: `2,3,4`
@@ -330,6 +360,37 @@ impl LongLineArgs {
     pub fn are_cut(self) -> bool {
         self.trim && !self.wrap
     }
+}
+
+/// `ganger with`
+#[derive(Args, Debug)]
+#[command(mut_arg("timeout", |arg| arg
+    .help("How long the app may take to be ready [default: 5m]")
+    .env("GANGER_WITH_TIMEOUT")
+    .help_heading(RUNS)))]
+#[command(mut_arg("daemonize", |arg| arg.hide(true)))]
+#[command(mut_arg("ui", |arg| arg.hide(true)))]
+#[command(
+    after_help = "It exits with the exit code of the command; 125 if the app was not ready in \
+    time, or failed while the command ran. If the app runs already, it is used, and goes on.\n\n\
+    It starts processes, and changes no file."
+)]
+pub struct With {
+    /// The app.
+    #[command(flatten)]
+    pub start: Start,
+    /// The grace period before SIGKILL when a process is stopped [default: 5s]
+    #[arg(help_heading = STOPPING, long, value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Option<Duration>,
+    /// Start another one if the app runs already, on other ports
+    #[arg(help_heading = RUNS, long)]
+    pub fresh: bool,
+    /// Print the output of the processes, to standard error
+    #[arg(help_heading = OUTPUT, long)]
+    pub show: bool,
+    /// The command and its arguments, or a process type
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `ganger run`

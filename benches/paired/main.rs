@@ -20,6 +20,7 @@ mod runner;
 mod scale;
 mod stop;
 mod timing;
+mod with;
 mod worker;
 
 use std::fs;
@@ -31,7 +32,7 @@ use std::time::SystemTime;
 type Measure = fn(usize) -> io::Result<Vec<report::Row>>;
 
 /// Name, title and function of each group; the last one runs only when asked for.
-const GROUPS: [(&str, &str, Measure); 10] = [
+const GROUPS: [(&str, &str, Measure); 11] = [
     ("start", "Start: from the spawn to the first instruction", timing::start),
     ("output", "Output", output::output),
     ("memory", "Memory: peak of ganger and keeper", footprint::memory),
@@ -40,6 +41,7 @@ const GROUPS: [(&str, &str, Measure); 10] = [
     ("many", "Many processes", timing::many),
     ("scale", "Scale: a running app", scale::scale),
     ("stop", "Stop: in proportion to the processes", stop::stop),
+    ("with", "With: start, wait until ready, run, stop", with::with),
     ("death", "Death: 50 trees of four", death::death),
     ("peers", "Peers: 1M lines of 100 bytes into a file in memory, at most 5 runs", output::peers),
 ];

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,18 @@ pub(crate) fn nanos(at: SystemTime) -> u128 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }
 
+/// A server on PORT that answers every request.
+fn serve() -> io::Result<()> {
+    let port = std::env::var("PORT").map_err(io::Error::other)?;
+    let port: u16 = port.parse().map_err(io::Error::other)?;
+    for client in TcpListener::bind(("127.0.0.1", port))?.incoming() {
+        let mut client = client?;
+        let _ = client.read(&mut [0; 1024])?;
+        client.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")?;
+    }
+    Ok(())
+}
+
 /// Runs as one of the workers. A stdout that closes is an end like any other.
 pub(crate) fn main(args: &[String], first_instruction: SystemTime) -> io::Result<()> {
     // Rust's `Stdout` flushes at every newline, whatever the program wants.
@@ -49,6 +62,7 @@ pub(crate) fn main(args: &[String], first_instruction: SystemTime) -> io::Result
             io::copy(&mut io::repeat(FILLER).take(number(bytes)? as u64), &mut stdout)?;
             wait_for_all(meeting)
         }
+        ["serve"] => serve(),
         ["flood"] => write_lines(&mut stdout, usize::MAX, BULK),
         ["ticks", count, micros] => {
             let pause = Duration::from_micros(number(micros)? as u64);

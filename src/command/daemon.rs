@@ -7,11 +7,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -19,11 +21,13 @@ use nix::unistd::{ForkResult, Pid, fork, setsid};
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::client_commands::TIMED_OUT;
 use crate::control::planner::PlannerHandle;
 use crate::exit::Exit;
+use crate::keeper::command::{CommandSession, kill_command};
 use crate::notice::{Notice, ProbeFailure};
 use crate::plan::ready::Ready;
 use crate::supervise::handle::{Handle, Stopping};
@@ -32,90 +36,169 @@ use crate::supervise::supervisor::{RestartMode, State, Status};
 /// One of the two processes after [`fork_background`].
 pub(super) enum ForkSide {
     /// The process that the user started.
-    Foreground(Started),
+    Foreground(Foreground),
     /// The process that runs the app.
     Background(Background),
 }
 
-/// How the start in the background ended.
-pub(super) enum Started {
-    /// It is over, with this exit code.
-    Exited(u8),
-    /// ganger runs.
-    Released(Released),
-}
-
-/// A ganger in the background, and the exit code of its start.
-pub(super) struct Released {
-    pub(super) code: u8,
+/// The process that the user started, and what it knows of the one that runs the app.
+pub(super) struct Foreground {
     background: Pid,
+    /// Its exit code, once it has exited.
+    exited: Option<u8>,
+    progress: Option<OwnedFd>,
     /// The pipe by which the background process notices that this one has exited.
-    _alive: pipe::Receiver,
+    alive: Option<pipe::Receiver>,
+    /// The app ends when this is closed, if it belongs to a command.
+    _link: Option<PipeWriter>,
 }
 
 /// The pipe through which the background process sends the exit code to the foreground.
-pub(super) struct Background(OwnedFd);
+pub(super) struct Background {
+    progress: OwnedFd,
+    command: Option<CommandLink>,
+}
 
-/// Forks this process, which has only one thread yet.
-pub(super) fn fork_background() -> anyhow::Result<ForkSide> {
+/// What the app of `ganger with` knows of its command.
+pub(super) struct CommandLink {
+    /// Is closed when the process is gone that started the app.
+    closed: OwnedFd,
+    /// The marker of the processes of the command.
+    marker: String,
+}
+
+/// How a start has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Startup {
+    /// The app runs; the exit code is not 0 if not all of it is ready.
+    Released(u8),
+    /// It has exited, with this exit code.
+    Exited(u8),
+}
+
+/// Forks this process, which has only one thread yet. With a `command`, the app ends when this
+/// process does.
+pub(super) fn fork_background(command: Option<&CommandSession>) -> anyhow::Result<ForkSide> {
     let (read, write) = std::io::pipe().context("failed to make a pipe")?;
+    let link = command.map(|_| std::io::pipe()).transpose().context("failed to make a pipe")?;
     #[expect(unsafe_code, reason = "this is how a process is made")]
     // SAFETY: there is one thread, so the child may do what the parent could.
     match unsafe { fork() }.context("failed to go into the background")? {
         ForkResult::Child => {
             drop(read);
             setsid().context("failed to leave the terminal")?;
-            Ok(ForkSide::Background(Background(write.into())))
+            let command = link.zip(command).map(|((closed, _), session)| CommandLink {
+                closed: closed.into(),
+                marker: session.marker().to_owned(),
+            });
+            Ok(ForkSide::Background(Background { progress: write.into(), command }))
         }
-        ForkResult::Parent { child } => {
-            drop(write);
-            Ok(ForkSide::Foreground(await_startup(child, read.into())?))
-        }
+        ForkResult::Parent { child } => Ok(ForkSide::Foreground(Foreground {
+            background: child,
+            exited: None,
+            progress: Some(read.into()),
+            alive: None,
+            _link: link.map(|(_, open)| open),
+        })),
     }
 }
 
-/// Waits until the background process reports an exit code or exits, and forwards INT and TERM.
-fn await_startup(background: Pid, progress: OwnedFd) -> anyhow::Result<Started> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    runtime.context("failed to wait for the start")?.block_on(async {
-        let listen = |kind| signal(kind).context("failed to listen for signals");
-        let (mut int, mut term) =
-            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        let progress = pipe::Receiver::from_owned_fd(progress)?;
+impl Foreground {
+    /// Waits until the background process reports an exit code or exits, and forwards INT and
+    /// TERM.
+    pub(super) fn await_startup(&mut self) -> anyhow::Result<Startup> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        runtime.context("failed to wait for the start")?.block_on(async {
+            let listen = |kind| signal(kind).context("failed to listen for signals");
+            let (mut int, mut term) =
+                (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+            let background = self.background;
+            let mut started = Box::pin(self.wait_until_started());
+            loop {
+                tokio::select! {
+                    startup = &mut started => return startup,
+                    // The background process has its own session, which no terminal signals.
+                    Some(()) = int.recv() => drop(kill(background, Signal::SIGINT)),
+                    Some(()) = term.recv() => drop(kill(background, Signal::SIGTERM)),
+                }
+            }
+        })
+    }
+
+    /// Waits until the background process reports an exit code or exits.
+    pub(super) async fn wait_until_started(&mut self) -> anyhow::Result<Startup> {
         let mut code = [0];
-        loop {
-            tokio::select! {
-                _ = progress.readable() => match progress.try_read(&mut code) {
+        if let Some(progress) = self.progress.take() {
+            let progress = pipe::Receiver::from_owned_fd(progress)?;
+            loop {
+                progress.readable().await?;
+                match progress.try_read(&mut code) {
                     Ok(1) => {
-                        let [code] = code;
-                        return Ok(Started::Released(Released { code, background, _alive: progress }));
+                        self.alive = Some(progress);
+                        return Ok(Startup::Released(code[0]));
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Ok(_) | Err(_) => return Ok(Started::Exited(exit_code(background))),
-                },
-                // The background process has its own session, which no terminal signals.
-                Some(()) = int.recv() => drop(kill(background, Signal::SIGINT)),
-                Some(()) = term.recv() => drop(kill(background, Signal::SIGTERM)),
+                    Ok(_) | Err(_) => break,
+                }
             }
         }
-    })
+        Ok(Startup::Exited(self.wait()))
+    }
+
+    /// Has the background process stop everything, and waits until it has exited. Returns its exit
+    /// code.
+    pub(super) fn quit(&mut self) -> u8 {
+        if self.exited.is_none() {
+            // It is not reaped yet, so the number is that of no other process.
+            let _ = kill(self.background, Signal::SIGTERM);
+        }
+        self.wait()
+    }
+
+    fn wait(&mut self) -> u8 {
+        let background = self.background;
+        *self.exited.get_or_insert_with(|| exit_code(background))
+    }
 }
 
 fn exit_code(background: Pid) -> u8 {
-    let code = match waitpid(background, None) {
-        Ok(WaitStatus::Exited(_, code)) => code,
-        Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
-        Ok(_) | Err(_) => 1,
+    let code = loop {
+        match waitpid(background, None) {
+            Ok(WaitStatus::Exited(_, code)) => break code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => break 128 + signal as i32,
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => break 1,
+        }
     };
     u8::try_from(code).unwrap_or(1)
 }
 
-impl Released {
-    /// Stops ganger, unless it has ended, and returns its exit code.
-    pub(super) fn stop(self) -> u8 {
-        // It is not reaped yet, so the number is that of no other process.
-        let _ = kill(self.background, Signal::SIGTERM);
-        exit_code(self.background)
+impl CommandLink {
+    /// Stops the app when the process is gone that runs its command, and kills what is left of the
+    /// command.
+    pub(super) async fn quit_with_command(self, engine: Handle) -> std::io::Result<()> {
+        let Self { closed, marker } = self;
+        let closed = pipe::Receiver::from_owned_fd(closed)?;
+        loop {
+            closed.readable().await?;
+            match closed.try_read(&mut [0]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        // If the engine has ended already, so much the better.
+        let _ = engine.quit();
+        let _ = spawn_blocking(move || kill_command(&marker)).await;
+        Ok(())
+    }
+
+    /// The app has ended: kills what is left of the command, if nothing else does.
+    pub(super) fn finish(self) {
+        let mut closed = [PollFd::new(self.closed.as_fd(), PollFlags::POLLIN)];
+        // The end of the pipe is readable.
+        if poll(&mut closed, PollTimeout::ZERO) == Ok(1) {
+            kill_command(&self.marker);
+        }
     }
 }
 
@@ -125,11 +208,18 @@ impl Background {
     pub(super) async fn release_for_screen(self, engine: Handle) -> anyhow::Result<()> {
         engine.release_output().await?;
         release_streams();
-        let foreground = pipe::Sender::from_owned_fd(self.0)?;
+        let foreground = pipe::Sender::from_owned_fd(self.progress)?;
         foreground.writable().await?;
         let _ = foreground.try_write(&[0]);
         while !foreground.ready(Interest::ERROR).await?.is_error() {}
         Ok(engine.quit()?)
+    }
+
+    /// What it knows of the command that the app belongs to, if there is one.
+    pub(super) fn command_link(&self) -> Option<CommandLink> {
+        let link = self.command.as_ref()?;
+        let closed = link.closed.try_clone().ok()?;
+        Some(CommandLink { closed, marker: link.marker.clone() })
     }
 
     /// Releases the standard streams and the foreground process when all processes are ready.
@@ -145,11 +235,15 @@ impl Background {
                     Progress::Done { code, not_ready, late } => {
                         late.into_iter().try_for_each(|notice| engine.print(notice))?;
                         let flags = flags.clone();
-                        engine.print(if not_ready.is_empty() {
+                        let notice = if not_ready.is_empty() {
                             Notice::DaemonIsUp { flags }
                         } else {
                             Notice::DaemonStaysUp { names: not_ready }
-                        })?;
+                        };
+                        // With a command, it ends with that.
+                        if self.command.is_none() {
+                            engine.print(notice)?;
+                        }
                         break code;
                     }
                     Progress::CheckAt(at) => {
@@ -163,10 +257,13 @@ impl Background {
                 () = sleep(check_again.unwrap_or_default()), if check_again.is_some() => {}
             }
         };
-        engine.release_output().await?;
-        release_streams();
+        // `with` has decided where the output goes.
+        if self.command.is_none() {
+            engine.release_output().await?;
+            release_streams();
+        }
         // The foreground process may have exited.
-        let _ = File::from(self.0).write_all(&[code]);
+        let _ = File::from(self.progress).write_all(&[code]);
         Ok(())
     }
 }

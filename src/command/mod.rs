@@ -13,6 +13,7 @@ mod run;
 mod start;
 mod ui;
 mod wait;
+mod with;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -44,6 +45,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let code = match cli.command {
         Command::Start(start) => start::start(&cli.global, *start)?,
         Command::Run(run) => run::run(&cli.global, &run)?,
+        Command::With(with) => with::with(cli.global, *with)?,
         Command::Check(check) => check::check(&cli.global, check)?,
         Command::Ps(ps) if ps.all => ps_all::ps_all(ps.output)?,
         Command::Ps(ps) => ps::ps(&cli.global, &ps)?,
@@ -189,6 +191,14 @@ impl PlanArgs {
             ignored: self.ignored_processes,
             ..self.ports.options(self.common.options()?)
         })
+    }
+}
+
+impl PlanArgs {
+    /// The process types that are named, if not all are meant.
+    fn names(&self) -> Vec<String> {
+        let named = self.only.iter().chain(&self.processes).flat_map(|formation| &formation.0);
+        named.map(|term| term.name.clone()).collect()
     }
 }
 

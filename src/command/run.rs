@@ -11,19 +11,22 @@ use std::process::ExitStatus;
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
-use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP};
-use nix::sys::signal::{kill, raise};
+use nix::sys::signal::Signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP};
+use nix::sys::signal::{self, kill, raise};
 use nix::unistd::Pid;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{file_locations, identity, print_error, read_for_run};
-use crate::cli::{Global, Run};
+use crate::cli::{CommonArgs, Global, PortArgs, Run};
+use crate::control::api::ProcessStatus;
 use crate::control::run_file;
 use crate::plan::env::{Env, Variable};
 use crate::plan::formation::{did_you_mean, nearest};
+use crate::plan::port::Base;
 use crate::plan::program::exec_error;
+use crate::plan::sources::Sources;
 use crate::plan::{self, Options, Plan, identity_variables, shell};
 use crate::supervise::signals::is_ignored;
 
@@ -37,17 +40,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
     // With `auto`, its ports are those of the app that runs.
     let auto_base = run_file::find(&sources.root, &identity).and_then(|run| run.base_port);
     let options = Options { auto_base, identity, ..run.ports.options(run.common.options()?) };
-    let process_type = match run.command.as_slice() {
-        [single] => single.to_str(),
-        _ => None,
-    };
-    let plan = Plan::for_run(&sources, &options, RUN_NAME, process_type)?;
-    let program = Program::new(&plan, &run.command, &options)?;
-    let mut command = Command::new(&program.argv[0]);
-    command.args(&program.argv[1..]).current_dir(&program.dir).env_clear();
-    for (key, var) in plan.env.iter().chain(&program.env) {
-        command.env(key, &var.value);
-    }
+    let mut prepared = Prepared::new(&sources, &options, &run.command)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -55,14 +48,76 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<u8> {
     runtime.block_on(async {
         // Before the child exists: a signal must not end ganger alone.
         let signals = Signals::listen().context("failed to listen for signals")?;
-        match command.spawn() {
+        match prepared.spawn() {
             Ok(child) => wait(child, signals).await,
-            Err(error) => {
-                let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
-                print_error(&program.describe(&error, &plan, &run.command));
-                Ok(code)
+            Err(code) => Ok(code),
+        }
+    })
+}
+
+/// A command that is ready to run.
+pub(super) struct Prepared {
+    pub(super) command: Command,
+    program: Program,
+    plan: Plan,
+    words: Vec<OsString>,
+}
+
+impl Prepared {
+    fn new(sources: &Sources, options: &Options, words: &[OsString]) -> anyhow::Result<Self> {
+        let entry = match words {
+            [single] => single.to_str(),
+            _ => None,
+        };
+        let plan = Plan::for_run(sources, options, RUN_NAME, entry)?;
+        let program = Program::new(&plan, words, options)?;
+        let mut command = Command::new(&program.argv[0]);
+        command.args(&program.argv[1..]).current_dir(&program.dir).env_clear();
+        for (key, var) in plan.env.iter().chain(&program.env) {
+            command.env(key, &var.value);
+        }
+        Ok(Self { command, program, plan, words: words.to_vec() })
+    }
+
+    /// A command that runs beside an app with these processes: it sees their ports.
+    pub(super) fn beside(
+        global: &Global,
+        common: &CommonArgs,
+        ports: PortArgs,
+        words: &[OsString],
+        processes: &[ProcessStatus],
+    ) -> anyhow::Result<Self> {
+        let sources = read_for_run(global)?;
+        let options = ports.options(common.options()?);
+        let planned = Self::new(&sources, &options, words)?;
+        let moved =
+            planned.plan.base_port.and_then(|base| moved_base(&planned.plan, base, processes));
+        match moved {
+            None => Ok(planned),
+            Some(port) => {
+                let port = Some(Base::At(port));
+                Self::new(&sources, &Options { port, ..options }, words)
             }
         }
+    }
+
+    /// Runs it. If it can't be run, prints why, and returns the exit code.
+    pub(super) fn spawn(&mut self) -> Result<Child, u8> {
+        self.command.spawn().map_err(|error| {
+            print_error(&self.program.describe(&error, &self.plan, &self.words));
+            if error.kind() == ErrorKind::NotFound { 127 } else { 126 }
+        })
+    }
+}
+
+/// The base port of an app, if it is not `base`, as the ports of its processes show.
+fn moved_base(plan: &Plan, base: u16, processes: &[ProcessStatus]) -> Option<u16> {
+    processes.iter().find_map(|process| {
+        let port = process.port.filter(|_| process.name.ends_with(".1"))?;
+        let key = plan::type_port_variable(&process.r#type);
+        let planned: u16 = plan.env.get(OsStr::new(&key))?.value.to_str()?.parse().ok()?;
+        let moved = i32::from(port) - i32::from(planned);
+        (moved != 0).then(|| u16::try_from(i32::from(base) + moved).ok())?
     })
 }
 
@@ -135,7 +190,7 @@ const SHELL_METACHARS: &[char] =
 
 /// The signals that ganger handles while the command runs. Signals that were ignored when ganger
 /// was started, as by nohup(1), stay ignored for the command, too.
-struct Signals {
+pub(super) struct Signals {
     int: Option<Signal>,
     quit: Option<Signal>,
     tstp: Option<Signal>,
@@ -146,10 +201,12 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> io::Result<Self> {
+    pub(super) fn listen() -> io::Result<Self> {
         let listen = |number| {
             let listens = !is_ignored(number);
-            listens.then(|| signal(SignalKind::from_raw(number as i32))).transpose()
+            listens
+                .then(|| tokio::signal::unix::signal(SignalKind::from_raw(number as i32)))
+                .transpose()
         };
         Ok(Self {
             int: listen(SIGINT)?,
@@ -157,12 +214,36 @@ impl Signals {
             tstp: listen(SIGTSTP)?,
             term: listen(SIGTERM)?,
             hup: listen(SIGHUP)?,
-            chld: Some(signal(SignalKind::child())?),
+            chld: Some(tokio::signal::unix::signal(SignalKind::child())?),
         })
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) -> signal::Signal {
+        tokio::select! {
+            () = next_of(&mut self.int) => SIGINT,
+            () = next_of(&mut self.quit) => SIGQUIT,
+            () = next_of(&mut self.term) => SIGTERM,
+            () = next_of(&mut self.hup) => SIGHUP,
+            () = next_of(&mut self.tstp) => SIGTSTP,
+            () = next_of(&mut self.chld) => SIGCHLD,
+        }
+    }
+
+    /// The next one that asks for an end, while no command runs.
+    pub(super) async fn next_end(&mut self) -> signal::Signal {
+        loop {
+            match self.next().await {
+                SIGCHLD => {}
+                // If that is refused, the signal has no effect.
+                SIGTSTP => drop(raise(SIGSTOP)),
+                other => return other,
+            }
+        }
     }
 }
 
-async fn next(signals: &mut Option<Signal>) {
+async fn next_of(signals: &mut Option<Signal>) {
     match signals {
         Some(signals) => drop(signals.recv().await),
         None => std::future::pending().await,
@@ -176,29 +257,27 @@ async fn next(signals: &mut Option<Signal>) {
 /// for ganger alone before it uses the terminal again, and the child may still have to restore it,
 /// or read from it.
 async fn wait(mut child: Child, mut signals: Signals) -> anyhow::Result<u8> {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    let forward = |signal| {
-        if let Some(pid) = pid {
-            // It is not reaped yet, so the process id is still its own.
-            let _ = kill(pid, signal);
-        }
-    };
     let mut suspends = false;
     loop {
         tokio::select! {
             status = child.wait() => return Ok(code(status.context("failed to wait for the command")?)),
-            () = next(&mut signals.int) => {}
-            () = next(&mut signals.quit) => {}
-            () = next(&mut signals.tstp) => suspends = true,
-            () = next(&mut signals.term) => forward(SIGTERM),
-            () = next(&mut signals.hup) => forward(SIGHUP),
-            () = next(&mut signals.chld) => {}
+            signal = signals.next() => match signal {
+                SIGINT | SIGQUIT | SIGCHLD => {}
+                SIGTSTP => suspends = true,
+                other => forward(&child, other),
+            },
         }
-        if suspends && pid.is_some_and(is_suspended) {
-            suspends = false;
-            raise(SIGSTOP).context("failed to suspend ganger")?;
-        }
+        suspend_with(&child, &mut suspends)?;
     }
+}
+
+/// Suspends ganger if that was asked for and the child is suspended.
+pub(super) fn suspend_with(child: &Child, suspends: &mut bool) -> anyhow::Result<()> {
+    if *suspends && pid_of(child).is_some_and(is_suspended) {
+        *suspends = false;
+        raise(SIGSTOP).context("failed to suspend ganger")?;
+    }
+    Ok(())
 }
 
 /// Whether this child is suspended, unless an earlier call has returned that already.
@@ -208,7 +287,20 @@ fn is_suspended(child: Pid) -> bool {
     matches!(waitid(WaitId::Pid(child), options), Ok(Some(_)))
 }
 
-fn code(status: ExitStatus) -> u8 {
+/// The process id of a child that has not been waited for.
+fn pid_of(child: &Child) -> Option<Pid> {
+    child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub(super) fn forward(child: &Child, signal: signal::Signal) {
+    if let Some(pid) = pid_of(child) {
+        // It is not reaped yet, so the process id is still its own.
+        let _ = kill(pid, signal);
+    }
+}
+
+pub(super) fn code(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(|signal| 128 + signal));
     u8::try_from(code.unwrap_or(1)).unwrap_or(u8::MAX)
 }

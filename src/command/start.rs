@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::daemon::{self, Background, ForkSide, Started};
+use super::daemon::{self, Background, ForkSide, Startup};
 use super::port_block::PortBlock;
 use super::ports::{self, ResolvedPorts};
 use super::{file_locations, identity, read, ui, use_color};
@@ -54,17 +54,26 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         }
     }
     let is_background = start.daemonize || start.ui;
-    let background = match is_background.then(daemon::fork_background).transpose()? {
-        None => None,
-        Some(ForkSide::Background(background)) => Some(background),
-        Some(ForkSide::Foreground(Started::Exited(code))) => return Ok(code),
-        Some(ForkSide::Foreground(Started::Released(ganger))) if start.ui => {
-            let shown = ui::show(global, true);
-            let code = ganger.stop();
-            return shown.map(|_| code);
-        }
-        Some(ForkSide::Foreground(Started::Released(ganger))) => return Ok(ganger.code),
-    };
+    match is_background.then(|| daemon::fork_background(None)).transpose()? {
+        None => start_app(global, start, None),
+        Some(ForkSide::Background(background)) => start_app(global, start, Some(background)),
+        Some(ForkSide::Foreground(mut foreground)) => match foreground.await_startup()? {
+            Startup::Released(_) if start.ui => {
+                let shown = ui::show(global, true);
+                let code = foreground.quit();
+                shown.map(|_| code)
+            }
+            Startup::Released(code) | Startup::Exited(code) => Ok(code),
+        },
+    }
+}
+
+/// Starts the app in this process, and runs it to its end.
+pub(super) fn start_app(
+    global: &Global,
+    start: Start,
+    background: Option<Background>,
+) -> anyhow::Result<u8> {
     let options = Options {
         grace: start.timeout,
         auto_restart: start.auto_restart,
@@ -292,7 +301,12 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         let handle = engine.handle();
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let (requests, planner) = planner.start(&clients, handle.clone());
+        let mut command = None;
         if let Some(background) = background {
+            if let Some(link) = background.command_link() {
+                tokio::spawn(link.quit_with_command(handle.clone()));
+            }
+            command = background.command_link();
             let (engine, planner) = (handle.clone(), requests.clone());
             tokio::spawn(daemon::reload_on_hangup(engine, planner));
             if run.has_screen {
@@ -304,6 +318,9 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         let serve = |bound: Bound| serve(bound, &clients, handle, requests, about);
         let control = control.map(serve).transpose()?;
         let Ended { code, report, recent } = engine.run().await;
+        if let Some(command) = command {
+            command.finish();
+        }
         if let Some(path) = run_path {
             last_run::leave(&path, code, report, recent.as_ref())
                 .unwrap_or_else(|error| tracing::debug!(%error));

@@ -26,6 +26,8 @@ enum For {
     Exit,
     /// One is down, and stays down.
     Down,
+    /// One has failed, and stays down, or everything is being stopped.
+    Failed,
 }
 
 #[derive(Deserialize)]
@@ -70,12 +72,19 @@ pub(super) async fn wait(
         chosen.iter().map(|at| Awaited::new(&before.processes[*at])).collect();
     drop(before);
     let is_reached = |snapshot: &Snapshot| {
-        if query.r#for == For::Down {
-            let is_down = |was: &Awaited| {
-                let stays = |status: &Status| !status.is_wanted() && !status.state.is_running();
-                snapshot.find(was.name()).is_none_or(stays)
+        if matches!(query.r#for, For::Down | For::Failed) {
+            let is_down = |status: &Status| match query.r#for {
+                For::Failed => status.has_failed(),
+                For::Ready | For::Exit | For::Down => {
+                    !status.is_wanted() && !status.state.is_running()
+                }
             };
-            return Ok(awaited.iter().any(is_down));
+            let is_down = |was: &Awaited| match snapshot.find(was.name()) {
+                Some(status) => is_down(status),
+                None => query.r#for == For::Down,
+            };
+            let is_over = query.r#for == For::Failed && snapshot.ending;
+            return Ok(is_over || awaited.iter().any(is_down));
         }
         for was in &awaited {
             let name = was.name();
@@ -87,7 +96,7 @@ pub(super) async fn wait(
                 }
                 (For::Ready, None) => return Err(is_not_in_plan(name)),
                 // It was removed, or was started again.
-                (For::Exit | For::Down, status) => status.is_none_or(|status| {
+                (For::Exit | For::Down | For::Failed, status) => status.is_none_or(|status| {
                     !status.state.is_running() || status.restarts > was.restarts
                 }),
             };

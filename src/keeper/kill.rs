@@ -113,6 +113,19 @@ impl ExistingDescendants {
         }
     }
 
+    /// All current descendants of this process, which is about to start a command with this
+    /// session in its marker. The command stays in the session of this process.
+    pub(super) fn before_command(session: String) -> Self {
+        let found = descendants(children(getpid()));
+        let own = getsid(None).ok();
+        let sessions = found.iter().map(|stat| stat.session).filter(|it| Some(*it) != own);
+        Self {
+            sessions: sessions.collect(),
+            processes: found.iter().map(ProcStat::identity).collect(),
+            session,
+        }
+    }
+
     /// Recognizes descendants of this keeper by their marker, too.
     pub(super) fn set_keeper(&mut self, keeper: Pid) {
         self.session = process_table::keeper_session(keeper).unwrap_or_default();

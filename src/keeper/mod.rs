@@ -9,6 +9,7 @@
 
 mod children;
 pub mod client;
+pub mod command;
 mod exec;
 mod isolation;
 mod kill;

@@ -1,0 +1,329 @@
+//! `ganger with`: starts the app, waits until all of it is ready, runs a command beside it, and
+//! stops everything.
+//!
+//! The app runs in a ganger in the background, as with `start -D`, which stops when this process is
+//! gone, however it ends. The command is a child of this process, in the same session and process
+//! group, so that the terminal and the shell treat both as one job.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hyper::Method;
+use nix::sys::signal::Signal;
+use nix::unistd::{getpgrp, tcgetpgrp};
+use tokio::process::Child;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::client_commands::path;
+use super::daemon::{self, Foreground, ForkSide, Startup};
+use super::run::{self, Prepared};
+use super::{file_locations, print_error, start};
+use crate::cli::{Global, With};
+use crate::control::api::{ProcessStatus, State};
+use crate::control::client::{Client, Error, percent_encode};
+use crate::keeper::command::CommandSession;
+use crate::notice::{escape_controls, time};
+use crate::plan::formation::ALL;
+use crate::plan::port::Base;
+
+/// The exit code if the app was not ready in time, or failed while the command ran.
+const APP_FAILED: u8 = 125;
+/// How long the app may take to be ready, unless the user chose another time.
+const READY_TIMEOUT: Duration = Duration::from_mins(5);
+/// The time between SIGTERM and SIGKILL for the command.
+const GRACE: Duration = Duration::from_secs(5);
+/// What is said if the app ends or fails while the command runs.
+const DID_NOT_STAY_UP: &str = "the app did not stay up";
+/// The pause before it is asked again whether the app has failed, if too many others ask.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) fn with(mut global: Global, mut with: With) -> anyhow::Result<u8> {
+    let limit = with.start.timeout.take().unwrap_or(READY_TIMEOUT);
+    with.start.timeout = with.grace;
+    (with.start.daemonize, with.start.ui) = (false, false);
+    if with.fresh {
+        global.name = Some(format!("with-{}", std::process::id()));
+        let ports = &mut with.start.plan.ports;
+        // The variable is that of the app that runs already.
+        let given = ports.port.filter(|_| std::env::var_os("GANGER_PORT").is_none());
+        ports.port = given.or(Some(Base::Auto));
+    } else if let Some(client) = find_running(&global) {
+        let names = with.start.plan.names();
+        let session = CommandSession::begin()?;
+        return block_on(attach(&global, &with, &client, &names, &session, limit));
+    }
+    // It has to begin before the app: what the app leaves comes to this process, too.
+    let session = CommandSession::begin()?;
+    let held = tempfile::tempfile().context("failed to make a file for messages")?;
+    match daemon::fork_background(Some(&session))? {
+        ForkSide::Background(background) => {
+            let output = if with.show {
+                std::io::stderr().as_fd().try_clone_to_owned()?
+            } else {
+                with.start.quiet = vec![ALL.to_owned()];
+                held.as_fd().try_clone_to_owned()?
+            };
+            nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+            nix::unistd::dup2_stdout(&output)?;
+            nix::unistd::dup2_stderr(&output)?;
+            start::start_app(&global, with.start, Some(background))
+        }
+        ForkSide::Foreground(app) => {
+            block_on(App { foreground: app, held }.run(&global, &with, &session, limit))
+        }
+    }
+}
+
+fn block_on(run: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to wait for the app")?.block_on(run)
+}
+
+/// The ganger that runs the app already, if there is one.
+fn find_running(global: &Global) -> Option<Client> {
+    match &global.socket {
+        Some(path) => {
+            std::os::unix::net::UnixStream::connect(path).is_ok().then(|| Client::at(path.clone()))
+        }
+        None => Client::find(&file_locations(global), global.name.as_deref()).ok().map(|it| it.0),
+    }
+}
+
+/// The app of this command, in a ganger in the background.
+struct App {
+    foreground: Foreground,
+    /// What that ganger prints.
+    held: File,
+}
+
+/// Why the command did not run to its end.
+struct AppFailure {
+    message: String,
+    /// The processes whose output explains it.
+    names: Vec<String>,
+}
+
+impl App {
+    async fn run(
+        mut self,
+        global: &Global,
+        with: &With,
+        session: &CommandSession,
+        limit: Duration,
+    ) -> anyhow::Result<u8> {
+        let code = self.run_command(global, with, session, limit).await;
+        self.foreground.quit();
+        session.kill_rest();
+        code
+    }
+
+    async fn run_command(
+        &mut self,
+        global: &Global,
+        with: &With,
+        session: &CommandSession,
+        limit: Duration,
+    ) -> anyhow::Result<u8> {
+        let mut signals = run::Signals::listen().context("failed to listen for signals")?;
+        let since = Instant::now();
+        let startup = tokio::select! {
+            startup = self.foreground.wait_until_started() => Some(startup?),
+            signal = signals.next_end() => return Ok(128 + u8::try_from(signal as i32).unwrap_or_default()),
+            () = sleep(limit) => None,
+        };
+        if let Some(Startup::Exited(code)) = startup {
+            self.print_held();
+            return Ok(if code == super::USAGE { code } else { APP_FAILED });
+        }
+        let client = find_running(global).context("the app does not answer")?;
+        if startup != Some(Startup::Released(0)) {
+            self.print_held();
+            let failure = not_ready(&client, ALL, startup.is_none().then_some(limit)).await;
+            report(&client, &failure, since).await;
+            return Ok(APP_FAILED);
+        }
+        match beside(global, with, &client, session, &mut signals).await? {
+            Ok(code) => Ok(code),
+            Err(failure) => {
+                report(&client, &failure, since).await;
+                // The last messages come when it has ended.
+                self.foreground.quit();
+                self.print_held();
+                Ok(APP_FAILED)
+            }
+        }
+    }
+
+    /// Prints what was held back.
+    fn print_held(&self) {
+        let mut bytes = [0; 8 << 10];
+        let mut at = 0;
+        while let Ok(count @ 1..) = self.held.read_at(&mut bytes, at) {
+            let _ = std::io::stderr().write_all(&bytes[..count]);
+            at += count as u64;
+        }
+    }
+}
+
+/// Runs the command beside an app that runs already, and goes on running.
+async fn attach(
+    global: &Global,
+    with: &With,
+    client: &Client,
+    names: &[String],
+    session: &CommandSession,
+    limit: Duration,
+) -> anyhow::Result<u8> {
+    let mut signals = run::Signals::listen().context("failed to listen for signals")?;
+    let since = Instant::now();
+    let uri = path(names, &format!("/wait?for=ready&timeout={}", limit.as_secs_f64()));
+    let ready = tokio::select! {
+        ready = client.ask::<Vec<ProcessStatus>>(Method::GET, &uri, Vec::new()) => ready,
+        signal = signals.next_end() => return Ok(128 + u8::try_from(signal as i32).unwrap_or_default()),
+    };
+    let code = match ready {
+        Ok(_) => beside(global, with, client, session, &mut signals).await?,
+        Err(Error::TimedOut(message)) => {
+            let names = if names.is_empty() { ALL.to_owned() } else { names.join(",") };
+            Err(AppFailure { message, ..not_ready(client, &names, None).await })
+        }
+        Err(error) => return Err(error.into()),
+    };
+    session.kill_rest();
+    match code {
+        Ok(code) => Ok(code),
+        Err(failure) => {
+            report(client, &failure, since).await;
+            Ok(APP_FAILED)
+        }
+    }
+}
+
+/// Runs the command, as long as the app does not fail.
+async fn beside(
+    global: &Global,
+    with: &With,
+    client: &Client,
+    session: &CommandSession,
+    signals: &mut run::Signals,
+) -> anyhow::Result<Result<u8, AppFailure>> {
+    let processes: Vec<ProcessStatus> = client.ask(Method::GET, "/processes", Vec::new()).await?;
+    let ports = with.start.plan.ports;
+    let common = &with.start.plan.common;
+    let mut prepared = Prepared::beside(global, common, ports, &with.command, &processes)?;
+    prepared.command.env("GANGER_CONTROL", std::path::absolute(client.path())?);
+    session.mark(&mut prepared.command);
+    let mut child = match prepared.spawn() {
+        Ok(child) => child,
+        Err(code) => return Ok(Ok(code)),
+    };
+    let mut failed = std::pin::pin!(wait_for_failure(client));
+    let (mut kill_at, mut suspends) = (None, false);
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(Ok(run::code(status?))),
+            failure = &mut failed => {
+                stop(&mut child).await;
+                return Ok(Err(failure));
+            }
+            signal = signals.next() => {
+                if signal == Signal::SIGCHLD {
+                    run::suspend_with(&child, &mut suspends)?;
+                    continue;
+                }
+                if signal == Signal::SIGTSTP {
+                    suspends = true;
+                    run::suspend_with(&child, &mut suspends)?;
+                    continue;
+                }
+                let is_int = matches!(signal, Signal::SIGINT | Signal::SIGQUIT);
+                // The terminal sends it to the command as well.
+                if !(is_int && is_in_foreground()) {
+                    run::forward(&child, signal);
+                }
+                if !is_int {
+                    kill_at.get_or_insert(tokio::time::Instant::now() + GRACE);
+                }
+            }
+            () = until(kill_at) => {
+                kill_at = None;
+                let _ = child.start_kill();
+            }
+        }
+    }
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process is in the foreground of its terminal.
+fn is_in_foreground() -> bool {
+    let foreground = File::open("/dev/tty").ok().and_then(|terminal| tcgetpgrp(terminal).ok());
+    foreground == Some(getpgrp())
+}
+
+/// Stops the command: SIGTERM, and SIGKILL after the grace period.
+async fn stop(child: &mut Child) {
+    run::forward(child, Signal::SIGTERM);
+    if timeout(GRACE, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+/// Returns when a process of the app has failed, or the app ends.
+async fn wait_for_failure(client: &Client) -> AppFailure {
+    let uri = format!("/processes/{ALL}/wait?for=failed");
+    loop {
+        match client.ask::<Vec<ProcessStatus>>(Method::GET, &uri, Vec::new()).await {
+            Ok(processes) => {
+                let is_down = |it: &ProcessStatus| it.state == State::Down && !it.ready;
+                let down: Vec<ProcessStatus> = processes.into_iter().filter(is_down).collect();
+                let words = |process: &ProcessStatus| {
+                    let exit = process.last_exit.as_deref().unwrap_or("is down");
+                    format!(": {} {}", process.name, escape_controls(exit))
+                };
+                let words: String = down.iter().map(words).collect();
+                let names = down.into_iter().map(|process| process.name).collect();
+                return AppFailure { message: format!("{DID_NOT_STAY_UP}{words}"), names };
+            }
+            Err(Error::Refused(_)) => sleep(RETRY_PAUSE).await,
+            Err(_) => {
+                return AppFailure { message: DID_NOT_STAY_UP.to_owned(), names: Vec::new() };
+            }
+        }
+    }
+}
+
+/// Names the processes that are not ready.
+async fn not_ready(client: &Client, names: &str, after: Option<Duration>) -> AppFailure {
+    let uri = format!("/processes/{}", percent_encode(names));
+    let all: Result<Vec<ProcessStatus>, _> = client.ask(Method::GET, &uri, Vec::new()).await;
+    let late = all.unwrap_or_default().into_iter().filter(|process| !process.ready);
+    let names: Vec<String> = late.map(|process| process.name).collect();
+    let after = after.map(|after| format!(" after {}", time(after))).unwrap_or_default();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    AppFailure { message: format!("{} {verb} not ready{after}", names.join(", ")), names }
+}
+
+/// Prints why the app failed, and what the processes have written meanwhile.
+async fn report(client: &Client, failure: &AppFailure, since: Instant) {
+    print_error(&failure.message);
+    if failure.names.is_empty() {
+        return;
+    }
+    let (names, since) = (percent_encode(&failure.names.join(",")), since.elapsed().as_secs_f64());
+    let uri = format!("/logs?names={names}&since={since}");
+    if let Ok(mut answer) = client.send(Method::GET, &uri, Vec::new()).await {
+        while let Ok(Some(bytes)) = answer.next().await {
+            let _ = std::io::stderr().write_all(&bytes);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The processes of a command that is no process of an app: `ganger with` leaves none of them.
+
+use std::time::Duration;
+
+use nix::unistd::getpid;
+use tokio::process::Command;
+
+use super::kill::{ExistingDescendants, kill_all_descendants};
+use super::protocol::SESSION_VAR;
+use super::stale_sessions::kill_orphans_of;
+
+/// The processes of a command, from its start on.
+#[derive(Debug)]
+pub struct CommandSession {
+    /// Identifies the command in the marker of its descendants.
+    marker: String,
+    existing: ExistingDescendants,
+}
+
+impl CommandSession {
+    /// Begins: descendants that lose their parent become children of this process from now on.
+    pub fn begin() -> std::io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let marker = format!("with-{}-{:08x}", getpid(), fastrand::u32(..));
+        Ok(Self { existing: ExistingDescendants::before_command(marker.clone()), marker })
+    }
+
+    /// The marker, by which another process can kill what the command leaves.
+    #[must_use]
+    pub fn marker(&self) -> &str {
+        &self.marker
+    }
+
+    /// Marks a command, which is killed when this process is.
+    pub fn mark(&self, command: &mut Command) {
+        command.env(SESSION_VAR, format!("{}/0", self.marker));
+        #[cfg(target_os = "linux")]
+        {
+            let parent = getpid();
+            let die_with_parent = move || {
+                nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+                // It may be gone already.
+                if nix::unistd::getppid() == parent {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::from_raw_os_error(libc::ESRCH))
+                }
+            };
+            #[expect(unsafe_code, reason = "it takes a step between fork and exec")]
+            // SAFETY: two system calls, and no allocation.
+            unsafe {
+                command.pre_exec(die_with_parent)
+            };
+        }
+    }
+
+    /// Kills whatever is left of the command.
+    pub fn kill_rest(&self) {
+        // What may not be killed belongs to another user.
+        let _ = kill_all_descendants(&self.existing);
+        kill_orphans_of(std::slice::from_ref(&self.marker));
+    }
+}
+
+/// How often the processes of a command are searched for, and the pause between two searches: a
+/// process that is about to execute its program has no environment for a moment.
+const SEARCHES: usize = 5;
+const SEARCH_PAUSE: Duration = Duration::from_millis(50);
+
+/// Kills what is left of the command with this marker, whose process has died.
+pub fn kill_command(marker: &str) {
+    let session = [marker.to_owned()];
+    for _ in 0..SEARCHES {
+        kill_orphans_of(&session);
+        std::thread::sleep(SEARCH_PAUSE);
+    }
+}

@@ -1,7 +1,10 @@
 //! `ganger logs` for programs: JSON, cursors, patterns; and `wait --log`.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -13,7 +16,9 @@ const WRITER: &str = "i=1; while :; do until test -e $PS-$i; do sleep 0.01; done
                       i=$((i + 1)); done";
 
 fn start(args: &str) -> Running {
-    up(&format!("a: {WRITER}\nb: {WRITER}\n"), &format!("-N {args}"))
+    let mut running = up(&format!("a: {WRITER}\nb: {WRITER}\n"), &format!("-N {args}"));
+    running.wait_until("both", |running| running.count_in_output(" started, pid ") == 2);
+    running
 }
 
 /// Has a process write this text, its `number`th, and waits until it has.
@@ -137,20 +142,27 @@ fn follower_gets_matching_lines_and_cursors_as_json() {
         use_runtime_dir(&mut command, running.folder());
         command.spawn().unwrap()
     };
-    let json = follow("logs -f --json --grep error -n 1");
-    let text = follow("logs -f --grep error -n 1");
-    let followers = |running: &Running| running.run_client("ps").1 == 0;
-    running.wait_until("followers", followers);
-    // Both follow, as far as another client can see.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let mut json = follow("logs -f --json --grep error -n 1");
+    let mut text = follow("logs -f --grep error -n 1");
+    // Both follow once they have printed what was there before.
+    let first_line = |child: &mut std::process::Child| {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        let stdout = child.stdout.as_mut().unwrap();
+        while line.last() != Some(&b'\n') {
+            stdout.read_exact(&mut byte).unwrap();
+            line.extend(byte);
+        }
+        String::from_utf8(line).unwrap()
+    };
+    let (first_record, first_text) = (first_line(&mut json), first_line(&mut text));
     put(running.folder(), "b.1", 1, "ok\nerror 2\n");
     running.wait_for("error 2\n");
     running.run_client("quit");
     let output = |child: std::process::Child| {
         String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
     };
-    assert_eq!(output(text), "a.1    | another error\nb.1    | error 2\n");
-    let records = output(json);
+    assert_eq!(first_text + &output(text), "a.1    | another error\nb.1    | error 2\n");
+    let records = first_record + &output(json);
     let kinds = records.lines().map(|record| {
         let record: Value = serde_json::from_str(record).unwrap();
         record.get("line").map_or("cursor".to_owned(), |line| line.as_str().unwrap().to_owned())
@@ -172,14 +184,22 @@ fn wait_ends_with_a_matching_line() {
     assert_eq!(answer["lines"][0]["line"], "listening on 80");
     // All of these processes, each in its own time.
     let folder = running.folder().to_owned();
+    let (found_both, ended) = channel::<()>();
     let writer = std::thread::spawn(move || {
-        for (process, number) in [("a.1", 2), ("b.1", 1)] {
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            put(&folder, process, number, "done\n");
+        // Again and again: the client may not be connected yet.
+        for number in 1.. {
+            for (process, number) in [("a.1", number + 1), ("b.1", number)] {
+                if ended.recv_timeout(Duration::from_millis(100)) != Err(RecvTimeoutError::Timeout)
+                {
+                    return;
+                }
+                put(&folder, process, number, "done\n");
+            }
         }
     });
     let found = client_output("a.1: done\nb.1: done\n", 0);
     assert_eq!(wait("a b --log ^done$ --timeout 60"), found);
+    drop(found_both);
     writer.join().unwrap();
     running.run_client("quit");
 }
@@ -191,7 +211,8 @@ fn wait_for_a_line_fails_when_the_process_is_down() {
     let running = up(procfile, "--any-can-die");
     let folder = running.folder().to_owned();
     let go = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        // The client is connected long before.
+        std::thread::sleep(Duration::from_secs(3));
         std::fs::write(folder.join("go"), "").unwrap();
     });
     // The line that it writes at its end counts.

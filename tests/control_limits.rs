@@ -716,6 +716,10 @@ fn client_of_an_exiting_ganger_reports_it() {
             // If ganger is stopped before it is ready, the client waits until its timeout.
             0 | 4 => {}
             3 if text == "ganger: ganger is shutting down\n" => ending += 1,
+            // With the last lines of the run that has ended.
+            3 if command == "logs" => {
+                assert!(text.contains("ganger: no ganger runs "), "{command}: {text}");
+            }
             3 => assert!(text.starts_with("ganger: no ganger runs "), "{command}: {text}"),
             other => panic!("{command}: {other}: {text}"),
         }

@@ -110,7 +110,7 @@ pub fn signal_name(signal: i32) -> String {
 pub struct Outcome {
     /// Who failed before any stop began, and was not started again, in order.
     pub failures: Vec<Failure>,
-    /// Who was stopped only because of the first.
+    /// The processes that were stopped only because of the first.
     pub stopped: Vec<String>,
     /// Whether anybody had to be killed, because it didn't go when asked.
     pub killed: bool,

@@ -1,4 +1,4 @@
-//! How soon nobody is left when ganger, or its keeper, is killed.
+//! How soon no process is left when ganger, or its keeper, is killed.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ const PROCESSES: usize = 50 * EACH;
 const GATE: f64 = 1.0;
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
-/// Who is killed.
+/// Which process is killed.
 #[derive(Clone, Copy)]
 enum Victim {
     Ganger,
@@ -38,7 +38,7 @@ pub(crate) fn death(runs: usize) -> io::Result<Vec<Row>> {
 }
 
 fn kill_one(victim: Victim) -> io::Result<f64> {
-    // Nobody else sleeps for so long.
+    // No other process sleeps for so long.
     let time = format!("1000.{}", worker::nanos(SystemTime::now()));
     let sleep = format!("sleep {time}");
     let daemon = format!("env -i /usr/bin/setsid -f /bin/sh -c \"exec {sleep} <&- >&- 2>&-\"");

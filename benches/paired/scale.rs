@@ -14,7 +14,7 @@ const MANY: usize = 50;
 pub(crate) fn scale(runs: usize) -> io::Result<Vec<Row>> {
     let (mut up, mut down) = (Vec::new(), Vec::new());
     for _ in 0..runs {
-        // Nobody else sleeps for so long.
+        // No other process sleeps for so long.
         let time = format!("1000.{}", worker::nanos(SystemTime::now()));
         let stage = Stage::new([format!("sleep {time}")])?;
         let run = Run::start(stage.command(&Runner::ganger()).args(["-s", SOCKET]))?;

@@ -23,7 +23,7 @@ use shared::SharedMemory;
 /// Soft and hard limit of open files.
 pub(super) type FileLimits = (u64, u64);
 
-/// Everything that the child needs. It gets a session of its own, and default signals.
+/// Everything that the child needs. Its signals have their default actions.
 pub(super) struct ChildSetup {
     /// The paths at which the program is tried.
     pub(super) programs: Vec<CString>,
@@ -35,8 +35,7 @@ pub(super) struct ChildSetup {
     pub(super) dir: CString,
     pub(super) stdin: RawFd,
     pub(super) output: RawFd,
-    /// Whether `output` becomes the controlling terminal.
-    pub(super) terminal: bool,
+    pub(super) session: Session,
     /// A socket that it inherits.
     pub(super) listener: Option<InheritedSocket>,
     /// The mount namespace that it enters.
@@ -45,6 +44,18 @@ pub(super) struct ChildSetup {
     /// The parent with which the child dies, by its process id as the child sees it: 0 if the
     /// child is in a namespace. None if it outlives its parent.
     pub(super) parent: Option<Pid>,
+}
+
+/// The session of a child when it executes its program.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Session {
+    /// Its parent's. Until then, the child has the environment of its parent. With the marker of
+    /// an earlier session in it, a child with a session of its own would be taken for an orphan.
+    Inherited,
+    /// Its own.
+    Own,
+    /// Its own, and its output becomes the controlling terminal.
+    OnTerminal,
 }
 
 /// A child, as it sees itself.
@@ -214,11 +225,11 @@ impl Child {
 
 impl ChildSetup {
     fn apply(&mut self) -> Result<(), SpawnError> {
-        self.enter_session().map_err(|errno| SpawnError { step: SpawnStep::Exec, errno })?;
+        self.set_up_process().map_err(|errno| SpawnError { step: SpawnStep::Exec, errno })?;
         direct::chdir(&self.dir).map_err(|errno| SpawnError { step: SpawnStep::Dir, errno })
     }
 
-    fn enter_session(&mut self) -> nix::Result<()> {
+    fn set_up_process(&mut self) -> nix::Result<()> {
         #[cfg(target_os = "linux")]
         {
             if let Some(parent) = self.parent {
@@ -231,12 +242,16 @@ impl ChildSetup {
                 direct::enter_mount_namespace(mounts)?;
             }
         }
-        direct::setsid()?;
+        match self.session {
+            Session::Inherited => {}
+            Session::Own | Session::OnTerminal => direct::setsid()?,
+        }
         direct::duplicate(self.stdin, libc::STDIN_FILENO)?;
         direct::duplicate(self.output, libc::STDOUT_FILENO)?;
         direct::duplicate(self.output, libc::STDERR_FILENO)?;
-        if self.terminal {
-            direct::set_controlling_terminal(self.output)?;
+        match self.session {
+            Session::Inherited | Session::Own => {}
+            Session::OnTerminal => direct::set_controlling_terminal(self.output)?,
         }
         if let Some(listener) = &mut self.listener {
             listener.install()?;

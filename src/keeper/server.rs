@@ -79,10 +79,11 @@ fn is_isolation_requested() -> bool {
     std::env::args_os().nth(1).is_some_and(|word| word == ISOLATE)
 }
 
-/// Sets up this process as a keeper. It has a session of its own, so that it gets no signal from
-/// a terminal, and `/dev/null` as output. Returns the socket to ganger and the limits of open files
+/// Sets up this process as a keeper, whose output is `/dev/null`. Returns the socket to ganger and the limits of open files
 /// that children get.
 fn set_up_process() -> nix::Result<(UnixStream, FileLimits)> {
+    // Outside of the terminal's session, the keeper gets no signal from the terminal.
+    nix::unistd::setsid()?;
     #[cfg(target_os = "linux")]
     {
         nix::sys::prctl::set_child_subreaper(true)?;

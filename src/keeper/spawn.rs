@@ -13,7 +13,9 @@ use nix::sys::signal::{SigHandler, SigSet};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use super::exec::{CStringArray, ChildSetup, ExecOutcome, FileLimits, InheritedSocket, SpawnError};
+use super::exec::{
+    CStringArray, ChildSetup, ExecOutcome, FileLimits, InheritedSocket, Session, SpawnError,
+};
 use super::isolation::Isolation;
 use super::protocol::{SESSION_VAR, SpawnRequest, SpawnStep, Stdin};
 
@@ -123,7 +125,7 @@ pub(super) fn spawn(
         dir: text(&request.dir)?,
         stdin: stdin.as_raw_fd(),
         output: output.as_raw_fd(),
-        terminal: request.terminal,
+        session: if request.terminal { Session::OnTerminal } else { Session::Own },
         listener: inherited,
         mounts: context.isolation.as_ref().map(|isolation| isolation.mounts.as_raw_fd()),
         limits: context.limits,

@@ -109,9 +109,7 @@ fn find_marked(sessions: &[String]) -> Vec<MarkedProcess> {
         marker.split_once('/').is_some_and(|(session, _)| sessions.iter().any(|it| it == session))
     };
     let others = pids.map(Pid::from_raw).filter(|pid| !ours.contains(pid));
-    // A keeper that this process has just started shares its environment until it is executed.
     let found = others.filter(has_marker).filter_map(process_table::stat);
-    let found = found.filter(|stat| stat.parent != getpid());
     found
         .filter(|stat| stat.alive)
         .map(|stat| MarkedProcess {

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::exec::{CStringArray, ChildSetup, ExecOutcome};
+use super::exec::{CStringArray, ChildSetup, ExecOutcome, Session};
 use super::kill::ExistingDescendants;
 use super::protocol::{Decoder, REPLY_TIMEOUT, Report};
 use super::{ISOLATE, NAME};
@@ -53,7 +53,7 @@ pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
         dir: c"/".into(),
         stdin: theirs.as_raw_fd(),
         output: null.as_raw_fd(),
-        terminal: false,
+        session: Session::Inherited,
         listener: None,
         mounts: None,
         limits: getrlimit(Resource::RLIMIT_NOFILE)?,

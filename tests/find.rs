@@ -96,6 +96,9 @@ fn name_runs_another_of_the_same_procfile() {
     // A ganger without a name is the default.
     let all = up(&folder, "", "");
     assert_eq!(processes(&folder, "", "").0, ["web.1", "jobs.1"]);
+    let ClientOutput(text, code) = ask(&folder, "", "start --name a/b");
+    let expected = "is not a name; expected at most 64 letters, digits, `_`, `-` and `.`";
+    assert!(text.contains(expected) && code == 2, "{text}");
     for args in ["quit", "quit --name web", "quit"] {
         let ClientOutput(text, code) = ask(&folder, "", args);
         assert_eq!(code, 0, "{text}");
@@ -103,9 +106,6 @@ fn name_runs_another_of_the_same_procfile() {
     for running in [web, jobs, all] {
         running.finish().code(0);
     }
-    let ClientOutput(text, code) = ask(&folder, "", "start --name a/b");
-    let expected = "is not a name; expected at most 64 letters, digits, `_`, `-` and `.`";
-    assert!(text.contains(expected) && code == 2, "{text}");
 }
 
 #[test]

@@ -109,7 +109,8 @@ pub fn forget(path: &Path) {
 fn make_room(folder: &Path) {
     let mut files = files(folder, ENDED);
     let age = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();
-    files.sort_by_key(age);
+    // Others replace these files meanwhile, so the time of each is read once.
+    files.sort_by_cached_key(age);
     let excess = (files.len() + 1).saturating_sub(MAX_FILES);
     for file in files.iter().take(excess) {
         let _ = fs::remove_file(file);
@@ -266,6 +267,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::Arc;
+    use std::sync::mpsc::TryRecvError;
 
     #[test]
     fn last_lines_are_kept_in_order_and_as_bytes() {
@@ -291,6 +293,32 @@ mod tests {
         recent.push(&names[0], at, &b"x".repeat(100_000));
         let lines = last_lines(&recent);
         assert_eq!(lines.back().unwrap().bytes.len(), MAX_LINE_BYTES);
+    }
+
+    #[test]
+    fn room_is_made_while_others_replace_their_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |at: usize| folder.path().join(format!("{at}.{ENDED}"));
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        for at in 0..MAX_FILES {
+            File::create(path(at)).unwrap();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(1);
+                while is_done.try_recv().is_err_and(|error| error == TryRecvError::Empty) {
+                    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(random.u64(..1000));
+                    let file = File::create(path(random.usize(..MAX_FILES + 20))).unwrap();
+                    file.set_modified(time).unwrap();
+                }
+            });
+            for _ in 0..2000 {
+                make_room(folder.path());
+            }
+            drop(done);
+        });
+        make_room(folder.path());
+        assert!(files(folder.path(), ENDED).len() < MAX_FILES);
     }
 
     proptest! {

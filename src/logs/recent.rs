@@ -324,11 +324,13 @@ impl Excerpt {
             let read = range.after.as_ref().map(|after| after.offset(&part.name));
             let from =
                 if range.this_run { part.run_start } else { 0 }.max(read.unwrap_or_default());
-            next.push((Arc::clone(&part.name), part.last_line_end().max(from)));
-            if let Some(cursor) = Cursor::new(part, from) {
-                missed_bytes += read.map_or(0, |_| cursor.offset().saturating_sub(from));
-                cursors.push(cursor);
+            let end = part.last_line_end().max(from);
+            next.push((Arc::clone(&part.name), end));
+            let cursor = Cursor::new(part, from);
+            if read.is_some() {
+                missed_bytes += cursor.as_ref().map_or(end, Cursor::offset).saturating_sub(from);
             }
+            cursors.extend(cursor);
         }
         let mut reader = ExcerptReader {
             cursors,
@@ -875,6 +877,10 @@ mod tests {
         assert_eq!(recent.push(&name, at(1), b"one\n"), 0);
         assert_eq!(recent.push(&name, at(1), b"two\n"), 4);
         assert_eq!(shown(&recent, 9), Vec::<String>::new());
+        let after = Some(LogCursor::new(1, [(name, 4)]));
+        let range = LineRange { after, complete: true, ..LineRange::default() };
+        let reader = recent.excerpt(|_| true, usize::MAX).unwrap().into_reader(&range);
+        assert_eq!(reader.missed_bytes(), 4);
     }
 
     #[test]

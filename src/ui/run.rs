@@ -59,7 +59,8 @@ pub enum End {
 
 /// Output that is read as it comes, on a task of its own.
 struct LogStream {
-    pieces: mpsc::Receiver<Bytes>,
+    /// The output, or why there is none.
+    pieces: mpsc::Receiver<Result<Bytes, Error>>,
     task: JoinHandle<()>,
 }
 
@@ -68,9 +69,16 @@ impl LogStream {
         let client = Arc::clone(client);
         let (send, pieces) = mpsc::channel(QUEUED_PIECES);
         let task = tokio::spawn(async move {
-            let Ok(mut answer) = client.send(Method::GET, &uri, Vec::new()).await else { return };
+            let mut answer = match client.send(Method::GET, &uri, Vec::new()).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    // The receiver may have left.
+                    let _ = send.send(Err(error)).await;
+                    return;
+                }
+            };
             while let Ok(Some(bytes)) = answer.next().await {
-                if send.send(bytes).await.is_err() {
+                if send.send(Ok(bytes)).await.is_err() {
                     return;
                 }
             }
@@ -122,8 +130,11 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<End> {
             () = signals.next() => return Ok(End::Left),
             Some(event) = ui.answers.1.recv() => Some(event),
             piece = ui.messages.pieces.recv() => match piece {
-                Some(bytes) => Some(Event::Messages(bytes)),
-                None => return Ok(ui.ganger_ended()),
+                Some(Ok(bytes)) => Some(Event::Messages(bytes)),
+                None | Some(Err(Error::NotRunning(_) | Error::HasEnded { .. } | Error::ShuttingDown)) => {
+                    return Ok(ui.ganger_ended());
+                }
+                Some(Err(error)) => return Err(error.into()),
             },
             _ = poll.tick() => {
                 ui.poll();
@@ -134,10 +145,11 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<End> {
                 None
             }
             piece = next_piece(&mut ui.output), if has_room => match piece {
-                Some(bytes) => {
+                Some(Ok(bytes)) => {
                     ui.room = ui.room.saturating_sub(bytes.len());
                     Some(Event::Output(bytes))
                 }
+                Some(Err(error)) => Some(Event::Answer(error.to_string())),
                 None => {
                     ui.output = None;
                     None
@@ -176,7 +188,7 @@ async fn next_key(keys: &mut EventStream) -> Option<io::Result<TerminalEvent>> {
     poll_fn(|context| Pin::new(&mut *keys).poll_next(context)).await
 }
 
-async fn next_piece(output: &mut Option<LogStream>) -> Option<Bytes> {
+async fn next_piece(output: &mut Option<LogStream>) -> Option<Result<Bytes, Error>> {
     match output {
         Some(output) => output.pieces.recv().await,
         None => None,

@@ -41,25 +41,44 @@ struct Source {
     queued: bool,
 }
 
+/// Removes escape sequences from output that comes in pieces. A newline ends every sequence, so
+/// that one without an end hides no further line.
+#[derive(Default)]
+struct PlainBytes(StripBytes);
+
+impl PlainBytes {
+    /// Appends what is left of these bytes.
+    fn append(&mut self, bytes: &[u8], to: &mut Vec<u8>) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let text = piece.strip_suffix(b"\n");
+            for plain in self.0.strip_next(text.unwrap_or(piece)) {
+                to.extend_from_slice(plain);
+            }
+            if text.is_some() {
+                to.push(b'\n');
+                self.0 = StripBytes::new();
+            }
+        }
+    }
+}
+
 /// A text to find in the output of a source. Escape sequences are left out of the search.
 struct TextWatch {
     text: Box<[u8]>,
     /// The end of the last output, which may contain the beginning of the text.
     end: Vec<u8>,
-    strip: StripBytes,
+    plain: PlainBytes,
 }
 
 impl TextWatch {
     fn new(text: Box<[u8]>) -> Self {
-        Self { text, end: Vec::new(), strip: StripBytes::new() }
+        Self { text, end: Vec::new(), plain: PlainBytes::default() }
     }
 
     /// Whether these bytes, together with those before them, contain the text.
     fn matches(&mut self, bytes: &[u8]) -> bool {
         let mut seen = std::mem::take(&mut self.end);
-        for plain in self.strip.strip_next(bytes) {
-            seen.extend_from_slice(plain);
-        }
+        self.plain.append(bytes, &mut seen);
         let matches = memchr::memmem::find(&seen, &self.text).is_some();
         let kept = seen.len().min(self.text.len() - 1);
         seen.drain(..seen.len() - kept);
@@ -76,30 +95,30 @@ struct LineWatch {
     pattern: Regex,
     /// The beginning of the current line.
     line: Vec<u8>,
-    strip: StripBytes,
+    plain: PlainBytes,
 }
 
 impl LineWatch {
     fn new(pattern: Regex) -> Self {
-        Self { pattern, line: Vec::new(), strip: StripBytes::new() }
+        Self { pattern, line: Vec::new(), plain: PlainBytes::default() }
     }
 
     /// The first line that ends in these bytes and matches.
     fn find(&mut self, bytes: &[u8]) -> Option<String> {
-        for plain in self.strip.strip_next(bytes) {
-            for part in plain.split_inclusive(|byte| *byte == b'\n') {
-                let room = MAX_MATCHED_BYTES.saturating_sub(self.line.len());
-                self.line.extend_from_slice(&part[..part.len().min(room)]);
-                if !part.ends_with(b"\n") {
-                    continue;
-                }
-                let line = self.line.trim_ascii_end();
-                let is_match = self.pattern.is_match(line);
-                let text = is_match.then(|| String::from_utf8_lossy(line).into_owned());
-                self.line.clear();
-                if text.is_some() {
-                    return text;
-                }
+        let mut plain = Vec::new();
+        self.plain.append(bytes, &mut plain);
+        for part in plain.split_inclusive(|byte| *byte == b'\n') {
+            let room = MAX_MATCHED_BYTES.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            if !part.ends_with(b"\n") {
+                continue;
+            }
+            let line = self.line.trim_ascii_end();
+            let is_match = self.pattern.is_match(line);
+            let text = is_match.then(|| String::from_utf8_lossy(line).into_owned());
+            self.line.clear();
+            if text.is_some() {
+                return text;
             }
         }
         None
@@ -441,4 +460,20 @@ fn read_terminal(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_without_an_end_hides_no_further_line() {
+        let mut watch = LineWatch::new(Regex::new("^ready$").expect("a valid pattern"));
+        assert_eq!(watch.find(b"\x1b]0;title\nno\n"), None);
+        assert_eq!(watch.find(b"\x1b[1mrea\x1b[0"), None);
+        assert_eq!(watch.find(b"mdy\n"), Some("ready".to_owned()));
+        let mut watch = TextWatch::new(b"ready"[..].into());
+        assert!(!watch.matches(b"\x1bPwithout end\nrea"));
+        assert!(watch.matches(b"dy"));
+    }
 }

@@ -1,11 +1,14 @@
 //! A row of output as the spans of a screen.
 
+use std::iter::repeat_n;
 use std::ops::Range;
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use crate::logs::terminal::{RowPart, row_parts};
+use unicode_width::UnicodeWidthStr;
+
+use crate::logs::terminal::{RowPart, TAB_COLUMNS, row_parts, split_params};
 
 /// The row with its colours, and with these ranges of its text highlighted.
 pub(super) fn line(row: &[u8], find: impl Fn(&str) -> Vec<Range<usize>>) -> Line<'static> {
@@ -15,10 +18,16 @@ pub(super) fn line(row: &[u8], find: impl Fn(&str) -> Vec<Range<usize>>) -> Line
     for part in row_parts(row) {
         match part {
             RowPart::Text(bytes) => {
-                let part = String::from_utf8_lossy(bytes).replace('\t', "        ");
-                let part: String = part.chars().filter(|char| !char.is_control()).collect();
-                text.push_str(&part);
-                spans.push((part, style));
+                let start = text.len();
+                for char in String::from_utf8_lossy(bytes).chars() {
+                    if char == '\t' {
+                        let column = text.width();
+                        text.extend(repeat_n(' ', TAB_COLUMNS - column % TAB_COLUMNS));
+                    } else if !char.is_control() {
+                        text.push(char);
+                    }
+                }
+                spans.push((text[start..].to_owned(), style));
             }
             RowPart::Style(params) => apply(&mut style, params),
             RowPart::Link => {}
@@ -50,14 +59,19 @@ pub(super) fn line(row: &[u8], find: impl Fn(&str) -> Vec<Range<usize>>) -> Line
 
 /// Applies the parameters of a colour sequence (ECMA-48, SGR).
 fn apply(style: &mut Style, params: &[u8]) {
-    let params = String::from_utf8_lossy(params).replace(':', ";");
-    let mut codes = params.split(';').map(|code| code.parse::<u8>().unwrap_or_default());
-    while let Some(code) = codes.next() {
+    for param in split_params(params) {
+        let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u8>().ok();
+        let fields: Vec<Option<u8>> = match param {
+            b"" => vec![Some(0)],
+            _ => param.split(|byte| matches!(byte, b':' | b';')).map(number).collect(),
+        };
+        let [Some(code), more @ ..] = fields.as_slice() else { continue };
         *style = match code {
             0 => Style::new(),
             1 => style.add_modifier(Modifier::BOLD),
             2 => style.add_modifier(Modifier::DIM),
             3 => style.add_modifier(Modifier::ITALIC),
+            4 if *more == [Some(0)] => style.remove_modifier(Modifier::UNDERLINED),
             4 => style.add_modifier(Modifier::UNDERLINED),
             7 => style.add_modifier(Modifier::REVERSED),
             9 => style.add_modifier(Modifier::CROSSED_OUT),
@@ -67,10 +81,10 @@ fn apply(style: &mut Style, params: &[u8]) {
             27 => style.remove_modifier(Modifier::REVERSED),
             29 => style.remove_modifier(Modifier::CROSSED_OUT),
             30..=37 => style.fg(Color::Indexed(code - 30)),
-            38 => extended(&mut codes).map_or(*style, |color| style.fg(color)),
+            38 => extended(more).map_or(*style, |color| style.fg(color)),
             39 => Style { fg: None, ..*style },
             40..=47 => style.bg(Color::Indexed(code - 40)),
-            48 => extended(&mut codes).map_or(*style, |color| style.bg(color)),
+            48 => extended(more).map_or(*style, |color| style.bg(color)),
             49 => Style { bg: None, ..*style },
             90..=97 => style.fg(Color::Indexed(code - 82)),
             100..=107 => style.bg(Color::Indexed(code - 92)),
@@ -79,11 +93,14 @@ fn apply(style: &mut Style, params: &[u8]) {
     }
 }
 
-/// The colour after 38 or 48: `5;N` or `2;R;G;B`.
-fn extended(codes: &mut impl Iterator<Item = u8>) -> Option<Color> {
-    match codes.next()? {
-        5 => Some(Color::Indexed(codes.next()?)),
-        2 => Some(Color::Rgb(codes.next()?, codes.next()?, codes.next()?)),
+/// The colour after 38 or 48: `5;N` or `2;R;G;B`, or the same with colons, where a colour space
+/// may stand before the three (ISO 8613-6).
+fn extended(fields: &[Option<u8>]) -> Option<Color> {
+    match fields {
+        [Some(5), index] => Some(Color::Indexed((*index)?)),
+        [Some(2), red, green, blue] | [Some(2), _, red, green, blue, ..] => {
+            Some(Color::Rgb((*red)?, (*green)?, (*blue)?))
+        }
         _ => None,
     }
 }
@@ -107,6 +124,26 @@ mod tests {
                 Span::raw(" end"),
             ]
         );
+    }
+
+    #[test]
+    fn colours_are_read_in_each_notation() {
+        let color = |row: &[u8]| line(row, |_| Vec::new()).spans[0].style;
+        let rgb = Style::new().fg(Color::Rgb(1, 2, 3));
+        for row in ["\x1b[38;2;1;2;3mx", "\x1b[38:2:1:2:3mx", "\x1b[38:2::1:2:3mx"] {
+            assert_eq!(color(row.as_bytes()), rgb, "{row:?}");
+        }
+        assert_eq!(color(b"\x1b[38:5:9mx"), Style::new().fg(Color::Indexed(9)));
+        // What is not known, such as the colour of an underline, changes nothing.
+        assert_eq!(color(b"\x1b[58;5;1;31mx"), Style::new().fg(Color::Indexed(1)));
+        assert_eq!(color(b"\x1b[31m\x1b[mx"), Style::new());
+    }
+
+    #[test]
+    fn tabs_reach_to_the_next_stop() {
+        let text = |row: &[u8]| line(row, |_| Vec::new()).to_string();
+        assert_eq!(text(b"ab\tc\x1b[31m\td"), "ab      c       d");
+        assert_eq!(text("日\tc".as_bytes()), "日      c");
     }
 
     #[test]

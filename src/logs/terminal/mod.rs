@@ -14,14 +14,18 @@ use std::time::Duration;
 use super::lines::{MAX_LINE_BYTES, Prefix, SplitLines, complete_chars_len};
 use escapes::{Scanner, Token};
 use pen::Pen;
-pub use pen::{RowPart, row_parts};
+pub use pen::{RowPart, row_parts, split_params};
 use rows::Rows;
-pub use rows::{LongLines, wrap_line};
+pub use rows::{LongLines, TAB_COLUMNS, wrap_line};
 
 /// How soon an unfinished line is shown, which may be a prompt.
 const PROMPT_DELAY: Duration = Duration::from_millis(100);
 /// How soon the new state of a progress bar is shown again after other output came between.
 const REPEAT_DELAY: Duration = Duration::from_secs(1);
+
+/// On a terminal of unknown width, a longer row is not overwritten but followed by another one:
+/// what replaces it is filled up with blanks.
+const MAX_OVERWRITTEN_COLUMNS: usize = 1000;
 
 /// How lines are shown on a terminal.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -156,7 +160,9 @@ impl TerminalLines {
             RowState::NotStarted => begin(prefix.line),
             RowState::Interrupted if replaces => begin(prefix.line),
             RowState::Interrupted => begin(prefix.continuation),
-            RowState::Open { column: end, is_first: true } if replaces => {
+            RowState::Open { column: end, is_first: true }
+                if replaces && end <= self.layout.columns.unwrap_or(MAX_OVERWRITTEN_COLUMNS) =>
+            {
                 out.push(b'\r');
                 out.extend_from_slice(prefix.stamp);
                 out.extend_from_slice(prefix.line);
@@ -417,6 +423,32 @@ mod tests {
         assert_eq!(step("\r8 left", true), ("\ra | 8 left  ".into(), PROMPT_DELAY));
         assert_eq!(step("\r7 left", true), ("a | 7 left".into(), REPEAT_DELAY));
         assert_eq!(step(" now\n", false), ("a |+ now\n".into(), PROMPT_DELAY));
+    }
+
+    #[test]
+    fn rest_of_a_shown_line_continues_below_on_a_narrower_terminal() {
+        let (mut lines, mut out) = (TerminalLines::new(layout(80)), Vec::new());
+        lines.push("x".repeat(60).as_bytes(), PREFIX, &mut out);
+        lines.flush_partial(PREFIX, &mut out);
+        lines.set_columns(Some(40));
+        out.clear();
+        lines.push(b" the end\n", PREFIX, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "\n  |  the end\n");
+    }
+
+    #[test]
+    fn row_wider_than_the_terminal_is_followed_by_what_replaces_it() {
+        for (before, after, length) in [(Some(80), Some(40), 60), (None, None, 5000)] {
+            let layout = Layout { columns: before, ..layout(80) };
+            let (mut lines, mut out) = (TerminalLines::new(layout), Vec::new());
+            lines.push("x".repeat(length).as_bytes(), PREFIX, &mut out);
+            lines.flush_partial(PREFIX, &mut out);
+            lines.set_columns(after);
+            out.clear();
+            lines.push(b"\r5 %", PREFIX, &mut out);
+            lines.flush_partial(PREFIX, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), "\na | 5 %");
+        }
     }
 
     #[test]

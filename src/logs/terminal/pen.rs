@@ -96,27 +96,15 @@ impl Pen {
     }
 
     fn apply_params(&mut self, params: &[u8]) {
-        let params: Vec<&[u8]> = params.split(|byte| *byte == b';').collect();
-        let mut rest = params.as_slice();
-        while let [param, ..] = rest {
-            let mut parts = param.splitn(2, |byte| *byte == b':');
-            let code = number(parts.next().unwrap_or_default());
-            let sub = parts.next();
-            // A colour takes the following parameters, if it has none of its own.
-            let length = match (code, sub, rest) {
-                (38 | 48 | 58, None, [_, b"5", _, ..]) => 3,
-                (38 | 48 | 58, None, [_, b"2", _, _, _, ..]) => 5,
-                (_, _, _) => 1,
-            };
-            match Effect::of(code, sub.is_some() || length > 1) {
+        for param in split_params(params) {
+            let code_end = param.iter().position(|byte| !byte.is_ascii_digit());
+            let (code, more) = param.split_at(code_end.unwrap_or(param.len()));
+            match Effect::of(number(code), !more.is_empty()) {
                 Effect::ResetAll => self.params.iter_mut().for_each(Vec::clear),
-                Effect::Set(kind) if (code, sub) == (4, Some(b"0")) => {
-                    self.params[kind as usize].clear();
-                }
+                Effect::Set(kind) if param == b"4:0" => self.params[kind as usize].clear(),
                 Effect::Set(kind) => {
-                    let value = rest[..length].join(&b';');
-                    let is_known = value.len() <= MAX_PARAM_BYTES;
-                    self.params[kind as usize] = if is_known { value } else { Vec::new() };
+                    let is_known = param.len() <= MAX_PARAM_BYTES;
+                    self.params[kind as usize] = if is_known { param.into() } else { Vec::new() };
                 }
                 Effect::Reset(kinds) => {
                     for kind in kinds {
@@ -125,7 +113,6 @@ impl Pen {
                 }
                 Effect::Unknown => {}
             }
-            rest = &rest[length..];
         }
     }
 
@@ -162,6 +149,24 @@ impl Pen {
             out.extend_from_slice(b"\x1b]8;;\x1b\\");
         }
     }
+}
+
+/// The parameters of a colour sequence, one by one. A colour, which is `38:5:9`, `38;5;9` or
+/// `38;2;9;9;9`, is one of them.
+pub fn split_params(params: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(params);
+    std::iter::from_fn(move || {
+        let all = rest?;
+        let fields: Vec<&[u8]> = all.splitn(6, |byte| *byte == b';').collect();
+        let count = match fields.as_slice() {
+            [b"38" | b"48" | b"58", b"5", _, ..] => 3,
+            [b"38" | b"48" | b"58", b"2", _, _, _, ..] => 5,
+            _ => 1,
+        };
+        let length = fields[..count].iter().map(|field| field.len()).sum::<usize>() + count - 1;
+        rest = all.get(length + 1..);
+        Some(&all[..length])
+    })
 }
 
 /// A part of a row.

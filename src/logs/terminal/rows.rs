@@ -10,7 +10,7 @@ use crate::logs::lines::Prefix;
 /// With less room beside the prefix, lines are left to the terminal.
 const MIN_TEXT_COLUMNS: usize = 20;
 /// The distance of tab stops.
-const TAB_COLUMNS: usize = 8;
+pub const TAB_COLUMNS: usize = 8;
 /// Shows that a line is cut.
 const CUT_MARK: &str = "…";
 
@@ -63,7 +63,7 @@ impl Rows<'_> {
             // Room for the mark.
             end -= 1;
         }
-        let is_cut = *column > end;
+        let is_cut = is_trimmed && *column > end;
         if !line.is_empty() && !is_cut {
             pen.open(out);
         }

@@ -74,6 +74,8 @@ pub(super) fn start_app(
     start: Start,
     background: Option<Background>,
 ) -> anyhow::Result<u8> {
+    // It starts while ganger reads the files.
+    let keeper = start_keeper(start.isolate)?;
     let options = Options {
         grace: start.timeout,
         auto_restart: start.auto_restart,
@@ -99,8 +101,6 @@ pub(super) fn start_app(
     let mut options = Options { control: path, identity: identity.clone(), ..options };
     let plan = Plan::new(&sources, &options)?;
     plan.check_folders()?;
-    // It starts while ganger does the following.
-    let keeper = start_keeper(start.isolate)?;
     // Orphans of an earlier ganger may use the ports.
     let stale_sessions: Vec<_> = runtime_dir::search_path()
         .flat_map(|folder| stale_sessions::kill_stale_orphans(&folder))
@@ -128,7 +128,7 @@ pub(super) fn start_app(
         palette: start.colors,
     };
     let _title = Title::set(start.title.as_deref().filter(|_| background.is_none()));
-    let revision = Revisions::start(&root.real);
+    let revision = Revisions::default();
     let planner = Planner { locations, sources, options, registration, revision };
     let run = Run {
         plan,
@@ -141,6 +141,7 @@ pub(super) fn start_app(
         background,
         has_screen: start.ui,
         runtime_dir,
+        real_root: root.real,
         identity,
         own_socket: global.socket.clone(),
         _ports: block,
@@ -171,6 +172,8 @@ struct Run {
     /// Whether the app is shown on a full screen, by another process.
     has_screen: bool,
     runtime_dir: Option<RuntimeDir>,
+    /// The folder of the app without symbolic links.
+    real_root: PathBuf,
     identity: Identity,
     /// `-s`.
     own_socket: Option<PathBuf>,
@@ -298,6 +301,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         let _trace =
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
         threads.start().context("failed to start the output")?;
+        planner.revision.refresh(&run.real_root);
         let handle = engine.handle();
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let (requests, planner) = planner.start(&clients, handle.clone());

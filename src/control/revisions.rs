@@ -8,25 +8,17 @@ use super::api::Revision;
 use crate::revision::{find_commit, has_changes};
 
 /// The revision as of the start or the last reload.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Revisions(watch::Sender<Option<Revision>>);
 
 impl Revisions {
-    /// Begins to read the revision of this folder.
-    #[must_use]
-    pub fn start(root: &Path) -> Self {
-        let revisions = Self(watch::Sender::new(None));
-        revisions.refresh(root);
-        revisions
-    }
-
     /// The revision, once it is read.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Option<Revision>> {
         self.0.subscribe()
     }
 
-    /// Begins to read it again.
+    /// Begins to read the revision of this folder.
     pub fn refresh(&self, root: &Path) {
         let (sender, root) = (self.0.clone(), root.to_owned());
         let find = move || {

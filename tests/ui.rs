@@ -110,7 +110,8 @@ fn ui_asks_before_it_stops_everything() {
     let mut app = App::start("web: echo up; sleep 1000\n", "", "| up");
     app.screen.type_text("Q");
     app.screen.wait_for("stop everything and end ganger?").type_text("n");
-    app.screen.wait_for("? help").type_text("Qy");
+    app.screen.wait_until("no question", |screen| !screen.text().contains("end ganger?"));
+    app.screen.type_text("Qy");
     app.ui.finish().code(0);
     app.ganger.finish().code(0);
     app.screen.wait_for("web.1 stopped");

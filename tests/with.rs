@@ -133,6 +133,57 @@ fn running_app_is_used_and_goes_on() {
 }
 
 #[test]
+fn app_of_another_procfile_or_name_is_not_used() {
+    for args in ["start -f Procfile.dev", "start --name other"] {
+        let scenario =
+            Scenario::procfile("web: sleep 1000\n").file("Procfile.dev", "web: sleep 1000\n");
+        let mut running = scenario.args(args).start();
+        running.wait_for("web.1 started");
+        let scenario = Scenario::new().in_folder(running.folder()).args("with -N");
+        let script = "$GANGER quit; exec sleep 1000";
+        let finished = run(scenario, script).code(125);
+        let stderr = finished.stderr();
+        assert!(stderr.contains("ganger: the app did not stay up"), "{args}: {stderr}");
+        assert!(!running.output().contains("stopping"), "{args}: {}", running.output());
+        running.signal(Signal::SIGTERM);
+        running.finish().code(0);
+    }
+}
+
+#[test]
+fn process_that_is_not_named_may_fail() {
+    let procfile = "web: sleep 1000\nbad: until test -e die; do sleep 0.01; done; exit 3\n";
+    let config = "[process.bad]\non_exit = 'ignore'\n";
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let mut running = scenario.args("start -N").start();
+    running.wait_for("bad.1 started");
+    let with = |args: &str| Scenario::new().in_folder(running.folder()).args("with").args(args);
+    let script = "touch die; $GANGER wait bad --exit; $GANGER ps > /dev/null; exit 4";
+    run(with("web"), script).code(4);
+    let failed = run(with("bad"), "exit 4").code(125).stderr();
+    assert!(failed.contains("bad.1"), "{failed}");
+    running.signal(Signal::SIGTERM);
+    running.finish();
+}
+
+#[test]
+fn interrupts_reach_the_app_while_it_stops() {
+    let tag = tag();
+    let procfile = format!(
+        "web: trap 'touch stopping' TERM; (trap '' TERM; exec $HOSTILE leaf {tag}) & \
+         while :; do wait; done\n"
+    );
+    let scenario = Scenario::procfile(procfile).args("with -N --grace 1000s");
+    let mut running = sh(scenario, "exit 3").start();
+    running.wait_until("the stop", |running| running.folder().join("stopping").exists());
+    running.wait_until("no process", |running| {
+        running.signal(Signal::SIGINT);
+        tagged(&tag).is_empty()
+    });
+    running.finish().code(3);
+}
+
+#[test]
 fn what_the_command_leaves_is_killed() {
     let tag = tag();
     let left = crate::scenario::tag();

@@ -77,7 +77,7 @@ pub(super) fn run_client_or(
         Some(Error::NotRunning(_) | Error::RunsAbove { .. } | Error::ShuttingDown) => NOT_RUNNING,
         Some(Error::TimedOut(_)) => TIMED_OUT,
         Some(Error::NoAnswer(..) | Error::Failed { .. }) => FAILED,
-        Some(Error::Refused(_)) | None => return Err(error),
+        Some(Error::Refused(_) | Error::Busy(_)) | None => return Err(error),
     };
     print_error(&error);
     Ok(code)

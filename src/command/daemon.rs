@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{FileStat, SFlag, fstat};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
@@ -25,6 +25,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::client_commands::TIMED_OUT;
+use super::run::Signals;
 use crate::control::planner::PlannerHandle;
 use crate::exit::Exit;
 use crate::keeper::command::{CommandSession, kill_command};
@@ -148,29 +149,63 @@ impl Foreground {
     /// Has the background process stop everything, and waits until it has exited. Returns its exit
     /// code.
     pub(super) fn quit(&mut self) -> u8 {
-        if self.exited.is_none() {
-            // It is not reaped yet, so the number is that of no other process.
-            let _ = kill(self.background, Signal::SIGTERM);
-        }
+        self.signal(Signal::SIGTERM);
         self.wait()
     }
 
+    /// The same, while these signals reach the background process, which a second SIGINT has kill
+    /// everything.
+    pub(super) async fn quit_with(&mut self, signals: &mut Signals) -> u8 {
+        self.signal(Signal::SIGTERM);
+        loop {
+            if let Some(code) = self.exited.or_else(|| exit_code(self.background, Wait::Poll)) {
+                self.exited = Some(code);
+                return code;
+            }
+            match signals.next().await {
+                // It may have exited.
+                Signal::SIGCHLD => {}
+                signal => self.signal(signal),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if self.exited.is_none() {
+            // It is not reaped yet, so the number is that of no other process.
+            let _ = kill(self.background, signal);
+        }
+    }
+
     fn wait(&mut self) -> u8 {
-        let background = self.background;
-        *self.exited.get_or_insert_with(|| exit_code(background))
+        let code = self.exited.or_else(|| exit_code(self.background, Wait::UntilExit));
+        *self.exited.insert(code.unwrap_or(1))
     }
 }
 
-fn exit_code(background: Pid) -> u8 {
+/// Whether to wait for the exit of a process.
+#[derive(Clone, Copy)]
+enum Wait {
+    UntilExit,
+    Poll,
+}
+
+/// The exit code of the background process; none if it has not exited.
+fn exit_code(background: Pid, wait: Wait) -> Option<u8> {
+    let flags = match wait {
+        Wait::UntilExit => None,
+        Wait::Poll => Some(WaitPidFlag::WNOHANG),
+    };
     let code = loop {
-        match waitpid(background, None) {
+        match waitpid(background, flags) {
             Ok(WaitStatus::Exited(_, code)) => break code,
             Ok(WaitStatus::Signaled(_, signal, _)) => break 128 + signal as i32,
+            Ok(WaitStatus::StillAlive) => return None,
             Err(Errno::EINTR) => {}
             Ok(_) | Err(_) => break 1,
         }
     };
-    u8::try_from(code).unwrap_or(1)
+    Some(u8::try_from(code).unwrap_or(1))
 }
 
 impl CommandLink {

@@ -21,10 +21,12 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::client_commands::path;
 use super::daemon::{self, Foreground, ForkSide, Startup};
 use super::run::{self, Prepared};
-use super::{file_locations, print_error, start};
+use super::{file_locations, identity, print_error, start};
 use crate::cli::{Global, With};
 use crate::control::api::{ProcessStatus, State};
+use crate::control::app_root::AppRoot;
 use crate::control::client::{Client, Error, percent_encode};
+use crate::control::socket;
 use crate::keeper::command::CommandSession;
 use crate::notice::{escape_controls, time};
 use crate::plan::formation::ALL;
@@ -51,7 +53,7 @@ pub(super) fn with(mut global: Global, mut with: With) -> anyhow::Result<u8> {
         // The variable is that of the app that runs already.
         let given = ports.port.filter(|_| std::env::var_os("GANGER_PORT").is_none());
         ports.port = given.or(Some(Base::Auto));
-    } else if let Some(client) = find_running(&global) {
+    } else if let Some(client) = find_running(&global)? {
         let names = with.start.plan.names();
         let session = CommandSession::begin()?;
         return block_on(attach(&global, &with, &client, &names, &session, limit));
@@ -83,14 +85,16 @@ fn block_on(run: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8>
     runtime.context("failed to wait for the app")?.block_on(run)
 }
 
-/// The ganger that runs the app already, if there is one.
-fn find_running(global: &Global) -> Option<Client> {
-    match &global.socket {
-        Some(path) => {
-            std::os::unix::net::UnixStream::connect(path).is_ok().then(|| Client::at(path.clone()))
-        }
-        None => Client::find(&file_locations(global), global.name.as_deref()).ok().map(|it| it.0),
+/// The ganger that runs this app already, as `start` would find it, if there is one.
+fn find_running(global: &Global) -> anyhow::Result<Option<Client>> {
+    if let Some(path) = &global.socket {
+        let is_running = std::os::unix::net::UnixStream::connect(path).is_ok();
+        return Ok(is_running.then(|| Client::at(path.clone())));
     }
+    let locations = file_locations(global);
+    let root = AppRoot::find(&locations)?;
+    let identity = identity(global, &locations, &root.real);
+    Ok(socket::find(&root, &identity).map(Client::at))
 }
 
 /// The app of this command, in a ganger in the background.
@@ -115,8 +119,9 @@ impl App {
         session: &CommandSession,
         limit: Duration,
     ) -> anyhow::Result<u8> {
-        let code = self.run_command(global, with, session, limit).await;
-        self.foreground.quit();
+        let mut signals = run::Signals::listen().context("failed to listen for signals")?;
+        let code = self.run_command(global, with, session, limit, &mut signals).await;
+        self.foreground.quit_with(&mut signals).await;
         session.kill_rest();
         code
     }
@@ -127,8 +132,8 @@ impl App {
         with: &With,
         session: &CommandSession,
         limit: Duration,
+        signals: &mut run::Signals,
     ) -> anyhow::Result<u8> {
-        let mut signals = run::Signals::listen().context("failed to listen for signals")?;
         let since = Instant::now();
         let startup = tokio::select! {
             startup = self.foreground.wait_until_started() => Some(startup?),
@@ -139,23 +144,20 @@ impl App {
             self.print_held();
             return Ok(if code == super::USAGE { code } else { APP_FAILED });
         }
-        let client = find_running(global).context("the app does not answer")?;
+        let client = find_running(global)?.context("the app does not answer")?;
         if startup != Some(Startup::Released(0)) {
             self.print_held();
             let failure = not_ready(&client, ALL, startup.is_none().then_some(limit)).await;
             report(&client, &failure, since).await;
             return Ok(APP_FAILED);
         }
-        match beside(global, with, &client, session, &mut signals).await? {
-            Ok(code) => Ok(code),
-            Err(failure) => {
-                report(&client, &failure, since).await;
-                // The last messages come when it has ended.
-                self.foreground.quit();
-                self.print_held();
-                Ok(APP_FAILED)
-            }
+        let code = beside(global, with, &client, ALL, session, signals, since).await?;
+        if code.is_none() {
+            // The last messages come when it has ended.
+            self.foreground.quit_with(signals).await;
+            self.print_held();
         }
+        Ok(code.unwrap_or(APP_FAILED))
     }
 
     /// Prints what was held back.
@@ -185,32 +187,31 @@ async fn attach(
         ready = client.ask::<Vec<ProcessStatus>>(Method::GET, &uri, Vec::new()) => ready,
         signal = signals.next_end() => return Ok(128 + u8::try_from(signal as i32).unwrap_or_default()),
     };
+    let all = if names.is_empty() { ALL.to_owned() } else { names.join(",") };
     let code = match ready {
-        Ok(_) => beside(global, with, client, session, &mut signals).await?,
+        Ok(_) => beside(global, with, client, &all, session, &mut signals, since).await?,
         Err(Error::TimedOut(message)) => {
-            let names = if names.is_empty() { ALL.to_owned() } else { names.join(",") };
-            Err(AppFailure { message, ..not_ready(client, &names, None).await })
+            let failure = AppFailure { message, ..not_ready(client, &all, None).await };
+            report(client, &failure, since).await;
+            None
         }
         Err(error) => return Err(error.into()),
     };
     session.kill_rest();
-    match code {
-        Ok(code) => Ok(code),
-        Err(failure) => {
-            report(client, &failure, since).await;
-            Ok(APP_FAILED)
-        }
-    }
+    Ok(code.unwrap_or(APP_FAILED))
 }
 
-/// Runs the command, as long as the app does not fail.
+/// Runs the command, as long as none of these processes fails. Returns its exit code; none if one
+/// has failed, which is reported with its output since that time.
 async fn beside(
     global: &Global,
     with: &With,
     client: &Client,
+    names: &str,
     session: &CommandSession,
     signals: &mut run::Signals,
-) -> anyhow::Result<Result<u8, AppFailure>> {
+    since: Instant,
+) -> anyhow::Result<Option<u8>> {
     let processes: Vec<ProcessStatus> = client.ask(Method::GET, "/processes", Vec::new()).await?;
     let ports = with.start.plan.ports;
     let common = &with.start.plan.common;
@@ -219,16 +220,18 @@ async fn beside(
     session.mark(&mut prepared.command);
     let mut child = match prepared.spawn() {
         Ok(child) => child,
-        Err(code) => return Ok(Ok(code)),
+        Err(code) => return Ok(Some(code)),
     };
-    let mut failed = std::pin::pin!(wait_for_failure(client));
+    let mut failed = std::pin::pin!(wait_for_failure(client, names));
     let (mut kill_at, mut suspends) = (None, false);
     loop {
         tokio::select! {
-            status = child.wait() => return Ok(Ok(run::code(status?))),
+            status = child.wait() => return Ok(Some(run::code(status?))),
             failure = &mut failed => {
+                // What it has printed is lost when it ends, which may be soon.
+                report(client, &failure, since).await;
                 stop(&mut child).await;
-                return Ok(Err(failure));
+                return Ok(None);
             }
             signal = signals.next() => {
                 if signal == Signal::SIGCHLD {
@@ -278,9 +281,9 @@ async fn stop(child: &mut Child) {
     }
 }
 
-/// Returns when a process of the app has failed, or the app ends.
-async fn wait_for_failure(client: &Client) -> AppFailure {
-    let uri = format!("/processes/{ALL}/wait?for=failed");
+/// Returns when one of these processes has failed, or the app ends.
+async fn wait_for_failure(client: &Client, names: &str) -> AppFailure {
+    let uri = format!("/processes/{}/wait?for=failed", percent_encode(names));
     loop {
         match client.ask::<Vec<ProcessStatus>>(Method::GET, &uri, Vec::new()).await {
             Ok(processes) => {
@@ -294,7 +297,8 @@ async fn wait_for_failure(client: &Client) -> AppFailure {
                 let names = down.into_iter().map(|process| process.name).collect();
                 return AppFailure { message: format!("{DID_NOT_STAY_UP}{words}"), names };
             }
-            Err(Error::Refused(_)) => sleep(RETRY_PAUSE).await,
+            Err(Error::Busy(_)) => sleep(RETRY_PAUSE).await,
+            Err(Error::Refused(message)) => return AppFailure { message, names: Vec::new() },
             Err(_) => {
                 return AppFailure { message: DID_NOT_STAY_UP.to_owned(), names: Vec::new() };
             }

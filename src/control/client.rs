@@ -50,6 +50,9 @@ pub enum Error {
     /// It refused the request.
     #[error("{0}")]
     Refused(String),
+    /// It answers too many others at the moment.
+    #[error("{0}")]
+    Busy(String),
     /// The operation timed out.
     #[error("{0}")]
     TimedOut(String),
@@ -269,6 +272,7 @@ impl Client {
         Err(match status {
             StatusCode::REQUEST_TIMEOUT => Error::TimedOut(text),
             StatusCode::SERVICE_UNAVAILABLE if !may_succeed => Error::ShuttingDown,
+            _ if may_succeed => Error::Busy(text),
             _ => Error::Refused(text),
         })
     }

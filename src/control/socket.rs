@@ -166,7 +166,8 @@ pub(super) fn stem_at(root: &Path, identity: &Identity, socket: &Path) -> String
 
 /// The socket of the ganger with this identity in the folder `root`, found by its name as in
 /// earlier versions. A socket that other users could have created is not used.
-pub(super) fn find(root: &AppRoot, identity: &Identity) -> Option<PathBuf> {
+#[must_use]
+pub fn find(root: &AppRoot, identity: &Identity) -> Option<PathBuf> {
     let folders = runtime_dir::search_path().filter(|folder| runtime_dir::is_private(folder));
     find_in(folders, root, identity)
 }

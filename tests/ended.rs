@@ -124,6 +124,23 @@ fn daemon_that_was_killed_is_reported() {
 }
 
 #[test]
+fn refused_start_and_a_command_keep_what_the_last_run_left() {
+    let mut running = daemon("a: echo up; exec sleep 1000\n", "-N");
+    assert_eq!(running.run_client("quit"), client_output("", 0));
+    running.wait_until("its end", |running| record(running).is_some());
+    let path = record(&running).unwrap();
+    let left = fs::read(&path).unwrap();
+    let again = |args: &str| Scenario::new().in_folder(running.folder()).args(args).run();
+    let config = running.folder().join("ganger.toml");
+    fs::write(&config, "[process.a]\ndir = 'missing'\n").unwrap();
+    again("start").code(2);
+    assert_eq!(fs::read(&path).unwrap(), left);
+    fs::remove_file(config).unwrap();
+    again("with -N -- true").code(0);
+    assert_eq!(fs::read(&path).unwrap(), left);
+}
+
+#[test]
 fn foreground_run_leaves_nothing() {
     let scenario = Scenario::procfile("a: exit 7\n");
     let folder = scenario.folder().to_owned();

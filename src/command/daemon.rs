@@ -250,6 +250,11 @@ impl Background {
         Ok(engine.quit()?)
     }
 
+    /// Whether the app belongs to a command.
+    pub(super) fn has_command(&self) -> bool {
+        self.command.is_some()
+    }
+
     /// What it knows of the command that the app belongs to, if there is one.
     pub(super) fn command_link(&self) -> Option<CommandLink> {
         let link = self.command.as_ref()?;
@@ -293,7 +298,7 @@ impl Background {
             }
         };
         // `with` has decided where the output goes.
-        if self.command.is_none() {
+        if !self.has_command() {
             engine.release_output().await?;
             release_streams();
         }

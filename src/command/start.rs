@@ -231,8 +231,7 @@ fn listen(
     };
     let run_file = bound.as_ref().zip(dir.as_ref().ok()).and_then(|(bound, dir)| {
         let created = RunFile::create(&dir.path, root, identity, &bound.path);
-        let created = created.inspect_err(|error| tracing::debug!(%error)).ok();
-        created.inspect(|file| last_run::forget(file.path()))
+        created.inspect_err(|error| tracing::debug!(%error)).ok()
     });
     let registration = Registration { aliases, run_file };
     Ok(Control { bound, registration, runtime_dir: dir.ok(), notices })
@@ -265,8 +264,11 @@ fn flags(identity: &Identity, own_socket: Option<&Path>) -> String {
 /// Runs the plan to its end, and returns the exit code.
 fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
     let run_path = planner.registration.run_file.as_ref().map(|file| file.path().to_owned());
+    // The app of a command, and one with a socket of its own, leave what an earlier one has left.
+    let has_command = run.background.as_ref().is_some_and(Background::has_command);
+    let run_path = run_path.filter(|_| !has_command && run.own_socket.is_none());
     // What it leaves is only kept for an app in the background.
-    let run_path = run_path.filter(|_| run.background.is_some() && !run.has_screen);
+    let is_kept = run.background.is_some() && !run.has_screen;
     let Run { plan, sockets, show, keeper, background, runtime_dir, identity, own_socket, .. } =
         run;
     let flags = flags(&identity, own_socket.as_deref());
@@ -302,6 +304,10 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
         threads.start().context("failed to start the output")?;
         planner.revision.refresh(&run.real_root);
+        // A start that was refused has kept it.
+        if let Some(path) = &run_path {
+            last_run::forget(path);
+        }
         let handle = engine.handle();
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let (requests, planner) = planner.start(&clients, handle.clone());
@@ -325,7 +331,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         if let Some(command) = command {
             command.finish();
         }
-        if let Some(path) = run_path {
+        if let Some(path) = run_path.filter(|_| is_kept) {
             last_run::leave(&path, code, report, recent.as_ref())
                 .unwrap_or_else(|error| tracing::debug!(%error));
         }

@@ -6,10 +6,9 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use crate::scenario::{
-    Finished, GANGER, Scenario, TEST_TIMEOUT, free_port, runtime_files, use_runtime_dir,
+    Finished, GANGER, Scenario, free_port, runtime_files, use_runtime_dir, wait_until,
 };
 
 /// How a caller runs a command line of the shell, which stands for `CMD` here. Each ends with the
@@ -149,11 +148,7 @@ impl Sshd {
         sshd.args(["-D", "-f", &path("config")]).stderr(Stdio::null());
         use_runtime_dir(&mut sshd, beside);
         let child = sshd.spawn().unwrap();
-        let since = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(since.elapsed() < TEST_TIMEOUT);
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_until("a listener", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { child, folder, port }
     }
 }

@@ -281,7 +281,7 @@ impl Background {
                             Notice::DaemonStaysUp { names: not_ready }
                         };
                         // With a command, it ends with that.
-                        if self.command.is_none() {
+                        if !self.has_command() {
                             engine.print(notice)?;
                         }
                         break code;

@@ -10,6 +10,7 @@ use crate::random::Random;
 use crate::scenario::{
     Finished, Running, Scenario, children, free_port, tag, tagged, wait_until_gone,
 };
+use crate::screen::Screen;
 
 /// Two processes that are ready when they listen, and one that is ready at once.
 fn app(tag: &str) -> Scenario {
@@ -212,6 +213,25 @@ fn signals_reach_the_command_and_then_all_is_stopped() {
     running.signal(Signal::SIGINT);
     assert_eq!(running.finish().code(130).stdout(), "");
     assert_eq!(tagged(&tag), []);
+}
+
+#[test]
+fn killed_with_leaves_nothing_of_a_command_on_a_terminal() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE leaf {tag}\n");
+    // Something has to keep the terminal open, as a user's shell does.
+    let script = format!(
+        "$GANGER with -N -- sh -c '$HOSTILE marked {tag}; exit 5' & echo with=$!; wait; exec cat"
+    );
+    let mut screen = Screen::new(24, 80);
+    let scenario = Scenario::of("sh").file("Procfile", procfile).arg("-c").arg(script);
+    let mut running = screen.show(scenario).start();
+    screen.wait_for("grown");
+    let number = screen.text().lines().find_map(|line| line.strip_prefix("with=")?.parse().ok());
+    kill(Pid::from_raw(number.unwrap()), Signal::SIGKILL).unwrap();
+    wait_until_gone(&tag);
+    running.signal(Signal::SIGKILL);
+    running.wait();
 }
 
 /// The ganger that runs the app of `with`, and its keeper.

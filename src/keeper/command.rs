@@ -1,13 +1,13 @@
 //! The processes of a command that is no process of an app: `ganger with` leaves none of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::getpid;
 use tokio::process::Command;
 
 use super::kill::{ExistingDescendants, kill_all_descendants};
 use super::protocol::SESSION_VAR;
-use super::stale_sessions::kill_orphans_of;
+use super::stale_sessions::{kill_orphans_of, kill_session};
 
 /// The processes of a command, from its start on.
 #[derive(Debug)]
@@ -63,16 +63,23 @@ impl CommandSession {
     }
 }
 
-/// How often the processes of a command are searched for, and the pause between two searches: a
-/// process that is about to execute its program has no environment for a moment.
+/// How many searches in a row must find nothing, and the pause between two searches: a process
+/// that is about to execute its program has no environment for a moment.
 const SEARCHES: usize = 5;
 const SEARCH_PAUSE: Duration = Duration::from_millis(50);
 
-/// Kills what is left of the command with this marker, whose process has died.
+/// How long the processes of a command are killed again and again. One that does not exit within
+/// this time is held by the kernel.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Kills what is left of the command with this marker, whose process has died. The marker is that
+/// of this command alone, so whatever has it is killed: on a terminal or not, and whether or not
+/// the process that started it has exited yet.
 pub fn kill_command(marker: &str) {
-    let session = [marker.to_owned()];
-    for _ in 0..SEARCHES {
-        kill_orphans_of(&session);
+    let since = Instant::now();
+    let mut searches = 0;
+    while searches < SEARCHES && since.elapsed() < KILL_TIMEOUT {
+        searches = if kill_session(marker) { 0 } else { searches + 1 };
         std::thread::sleep(SEARCH_PAUSE);
     }
 }

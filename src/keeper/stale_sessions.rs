@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
 use super::COMM;
@@ -94,10 +95,35 @@ pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Descendant> {
     }
 }
 
-/// Finds the live processes that have the marker of one of these sessions. The ancestors of
-/// this process are left out: ganger may have been started from a shell that an earlier session
-/// left.
+/// Kills every process with the marker of this session, and all that descend from one. Returns
+/// whether there was one that may be killed.
+pub(super) fn kill_session(session: &str) -> bool {
+    let marked = marked_pids(&[session.to_owned()]);
+    let left = process_table::descendants(marked);
+    let mut killed = false;
+    for stat in left.iter().filter(|stat| stat.alive) {
+        // What may not be killed belongs to another user.
+        killed |= send(stat, libc::SIGKILL) != Err(Errno::EPERM);
+    }
+    killed
+}
+
+/// Finds the live processes that have the marker of one of these sessions.
 fn find_marked(sessions: &[String]) -> Vec<MarkedProcess> {
+    let found = marked_pids(sessions).into_iter().filter_map(process_table::stat);
+    found
+        .filter(|stat| stat.alive)
+        .map(|stat| MarkedProcess {
+            orphaned: is_orphan(&stat),
+            has_keeper: has_keeper(stat.pid),
+            stat,
+        })
+        .collect()
+}
+
+/// The processes that have the marker of one of these sessions. The ancestors of this process
+/// are left out: ganger may have been started from a shell that an earlier session left.
+fn marked_pids(sessions: &[String]) -> Vec<Pid> {
     let parent = |pid: &Pid| process_table::stat(*pid).map(|stat| stat.parent);
     let ours: Vec<Pid> = std::iter::successors(Some(getpid()), parent).collect();
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -109,15 +135,7 @@ fn find_marked(sessions: &[String]) -> Vec<MarkedProcess> {
         marker.split_once('/').is_some_and(|(session, _)| sessions.iter().any(|it| it == session))
     };
     let others = pids.map(Pid::from_raw).filter(|pid| !ours.contains(pid));
-    let found = others.filter(has_marker).filter_map(process_table::stat);
-    found
-        .filter(|stat| stat.alive)
-        .map(|stat| MarkedProcess {
-            orphaned: is_orphan(&stat),
-            has_keeper: has_keeper(stat.pid),
-            stat,
-        })
-        .collect()
+    others.filter(has_marker).collect()
 }
 
 /// A process with the marker of a dead session.

@@ -95,7 +95,7 @@ pub(super) fn start_app(
     let sources = read(&locations)?;
     let root = AppRoot::new(&locations.root(), sources.root.clone());
     let identity = identity(global, &locations, &root.real);
-    let Control { bound, mut registration, runtime_dir, notices: first } =
+    let Control { bound, registration, runtime_dir, notices: first } =
         listen(global.socket.as_deref(), &root, &identity, background.is_some())?;
     let path = bound.as_ref().map(|bound| bound.path.clone());
     let mut options = Options { control: path, identity: identity.clone(), ..options };
@@ -108,7 +108,6 @@ pub(super) fn start_app(
     let folder = runtime_dir.as_ref().map(|dir| dir.path.as_path());
     let ResolvedPorts { plan, notices: on_ports, block } =
         ports::resolve_ports(plan, &sources, &mut options, folder)?;
-    registration.set_base_port(plan.base_port);
     let mut notices = first;
     if !stale_sessions.is_empty() {
         notices.push(Notice::StaleSessions { members: stale_sessions });
@@ -262,7 +261,7 @@ fn flags(identity: &Identity, own_socket: Option<&Path>) -> String {
 }
 
 /// Runs the plan to its end, and returns the exit code.
-fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
+fn supervise(run: Run, mut planner: Planner, control: Option<Bound>) -> anyhow::Result<u8> {
     let run_path = planner.registration.run_file.as_ref().map(|file| file.path().to_owned());
     // The app of a command, and one with a socket of its own, leave what an earlier one has left.
     let has_command = run.background.as_ref().is_some_and(Background::has_command);
@@ -272,6 +271,7 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
     let Run { plan, sockets, show, keeper, background, runtime_dir, identity, own_socket, .. } =
         run;
     let flags = flags(&identity, own_socket.as_deref());
+    let base_port = plan.base_port;
     let about = SelfDescription {
         root: plan.root.clone(),
         identity,
@@ -298,17 +298,18 @@ fn supervise(run: Run, planner: Planner, control: Option<Bound>) -> anyhow::Resu
         if background.is_some() {
             engine.survive_closed_stdout();
         }
-        engine.begin();
+        engine.begin().await;
         // The keeper starts processes while ganger does the following.
         let _trace =
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
+        planner.registration.set_base_port(base_port);
         threads.start().context("failed to start the output")?;
-        planner.revision.refresh(&run.real_root);
         // A start that was refused has kept it.
         if let Some(path) = &run_path {
             last_run::forget(path);
         }
         let handle = engine.handle();
+        planner.revision.refresh(&run.real_root);
         let clients = Thread::start().context("failed to start a thread for clients")?;
         let (requests, planner) = planner.start(&clients, handle.clone());
         let mut command = None;

@@ -171,6 +171,12 @@ impl Keeper {
         Ok(None)
     }
 
+    /// Waits until there is a report.
+    pub async fn responds(&self) {
+        // An error is that of the next report as well.
+        let _ = self.stream.readable().await;
+    }
+
     /// Waits for the next report. Nothing is lost if this is cancelled.
     pub async fn next_report(&mut self) -> Result<Report, KeeperError> {
         loop {

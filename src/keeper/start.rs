@@ -60,6 +60,9 @@ pub fn start_keeper(isolate: bool) -> anyhow::Result<StartedKeeper> {
         parent: None,
     };
     let (pid, outcome) = setup.start()?;
+    // A child starts on the processor of its parent, also if another one is idle, and moves when
+    // it executes its program. It gets the time for that now.
+    std::thread::yield_now();
     drop(theirs);
     if isolate {
         wait_until_isolated(&ours).inspect_err(|_| {

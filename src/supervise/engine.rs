@@ -48,6 +48,10 @@ const LARGE_PIPES: usize = 64;
 /// How many reports are handled before a signal or a request has its turn.
 const MAX_REPORTS: usize = 1024;
 
+/// How long ganger waits for the start of the first process before it starts its threads. More
+/// time than the keeper needs if nothing is in its way.
+const FIRST_SPAWN: Duration = Duration::from_millis(2);
+
 /// How long ganger waits for its processes to be suspended before it is suspended itself.
 const SUSPEND_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -172,11 +176,12 @@ impl Engine {
         self.survives_closed_stdout = true;
     }
 
-    /// Has everything started, without waiting for it.
-    pub fn begin(&mut self) {
+    /// Has everything started, without waiting for it: only the first process has the processors
+    /// for itself, because many threads start next.
+    pub async fn begin(&mut self) {
         self.notify_plan();
         self.handle_event(Event::Tick);
-        // What follows takes time that the keeper needs now.
+        let _ = timeout(FIRST_SPAWN, self.keeper.responds()).await;
         self.oom.begin();
         self.watch_files();
     }

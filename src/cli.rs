@@ -10,6 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use nix::sys::signal::Signal;
 use regex::Regex;
 
+use crate::keys::detach::DetachKeys;
+use crate::keys::input::Input;
 use crate::notice::escape_controls;
 use crate::plan::config::{parse_duration, parse_signal, parse_size};
 use crate::plan::formation::Formation;
@@ -190,6 +192,13 @@ pub enum Command {
     /// Send a signal to processes
     #[command(after_help = CHANGES)]
     Signal(SignalArgs),
+    /// Type into a process from this terminal, and see its screen
+    #[command(visible_alias = "connect")]
+    #[command(after_help = CHANGES)]
+    Attach(Attach),
+    /// Type a text into a process
+    #[command(after_help = CHANGES)]
+    Send(Send),
     /// Print recent output; `-f` follows it
     #[command(after_help = READS)]
     Logs(Logs),
@@ -198,7 +207,7 @@ pub enum Command {
     Wait(Wait),
     /// Show and control the running app on a full screen
     #[command(after_help = CHANGES)]
-    Ui,
+    Ui(DetachArgs),
     /// Stop everything, and wait until ganger has exited
     #[command(after_help = CHANGES)]
     Quit,
@@ -333,6 +342,14 @@ pub struct Start {
     #[arg(help_heading = OUTPUT, long, env = "GANGER_UI", value_parser = BoolishValueParser::new())]
     #[arg(conflicts_with = "daemonize")]
     pub ui: bool,
+    /// Attach this terminal to a process, for a debugger or a prompt; what the others print is
+    /// shown when you detach. Leaving it stops everything
+    #[arg(help_heading = OUTPUT, long, value_name = "PROCESS", env = "GANGER_FOCUS")]
+    #[arg(conflicts_with_all = ["daemonize", "ui"])]
+    pub focus: Option<String>,
+    /// The keys that detach from the process in focus.
+    #[command(flatten)]
+    pub detach: DetachArgs,
     /// How much recent output of each process is kept for `ganger logs`, as in `1M`
     /// [default: 256K]
     #[arg(help_heading = OUTPUT, long, value_name = "SIZE", env = "GANGER_RECENT", value_parser = parse_size)]
@@ -523,6 +540,40 @@ pub struct SignalArgs {
     /// The processes.
     #[command(flatten)]
     pub named: NameArgs,
+}
+
+/// How the user leaves a process.
+#[derive(Args, Clone, Debug)]
+pub struct DetachArgs {
+    /// The keys that detach from a process, as in `ctrl-p,ctrl-q`
+    #[arg(help_heading = OUTPUT, long = "detach-keys", value_name = "KEYS")]
+    #[arg(env = "GANGER_DETACH_KEYS", default_value = "ctrl-]")]
+    pub keys: DetachKeys,
+}
+
+/// `ganger attach`
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// The process: `web.1`, or `web` if there is one
+    #[arg(value_name = "PROCESS")]
+    pub process: String,
+    /// The keys that detach.
+    #[command(flatten)]
+    pub detach: DetachArgs,
+    /// Only watch: your keys go nowhere, and the size of your window has no effect
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `ganger send`
+#[derive(Args, Debug)]
+pub struct Send {
+    /// The process: `web.1`, `web` for all of `web.*`, or a glob
+    #[arg(value_name = "PROCESS")]
+    pub process: String,
+    /// What to type, with the escapes `\n`, `\r`, `\t`, `\e`, `\0`, `\\` and `\x03`
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: Input,
 }
 
 /// `ganger logs`

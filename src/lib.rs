@@ -27,6 +27,7 @@
 //! - [`plan`] decides what to run. Text goes in, values come out; it only reads files.
 //! - [`changes`] is what a request has changed, as the supervisor returns it and clients get it.
 //! - [`exit`] describes how processes end, and what ganger's exit code is.
+//! - [`keys`] reads keys as a user writes them, and finds them in what a terminal sends.
 //! - [`pty`] opens the pseudo-terminals that processes run on, and sets their size and modes.
 //! - [`keeper`] makes sure that no process survives ganger. It alone forks, signals and waits,
 //!   in a process of its own.
@@ -54,6 +55,8 @@ pub mod plan;
 pub mod changes;
 
 pub mod exit;
+
+pub mod keys;
 
 pub mod pty;
 

@@ -129,6 +129,32 @@ pub enum Notice {
         /// The unfinished line that it printed.
         prompt: String,
     },
+    /// A client is attached to a process, and another client types.
+    Watching {
+        /// `web.1`.
+        name: String,
+    },
+    /// The client that typed has left, and the client that reads this types now.
+    TypingPassed {
+        /// `web.1`.
+        name: String,
+    },
+    /// The process that a client is attached to has exited.
+    AttachedExited {
+        /// `web.1`.
+        name: String,
+        /// Its exit status, if it is known.
+        exit: Option<Exit>,
+        /// Whether it is started again, and the client stays.
+        restarts: bool,
+    },
+    /// The process that a client is attached to runs again.
+    AttachedRestarted {
+        /// `web.1`.
+        name: String,
+        /// Its process id.
+        pid: Option<i32>,
+    },
     /// A process waits before it starts.
     WaitingFor {
         /// `web.1`.

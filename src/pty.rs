@@ -3,10 +3,12 @@
 //! ganger holds the master. The process has the other end as its controlling terminal, its
 //! output and, unless it is configured otherwise, its stdin.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use memchr::memmem;
 use rustix::pty::{OpenptFlags, grantpt, openpt, unlockpt};
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, OutputModes, Winsize, tcgetattr, tcgetwinsize,
@@ -59,16 +61,15 @@ impl Pty {
     /// Opens a terminal of this size. Returns its master, which does not block, and the other
     /// end, for a process.
     ///
-    /// What the process writes is passed on unchanged (no CR before a newline), what it is sent
-    /// is not echoed, and no byte stops its output.
+    /// It is as programs find a terminal, so that what they save, change and restore is right:
+    /// input is echoed, and a newline gets a CR, which [`PtyReader`] removes again. Only that a
+    /// byte stops the output is switched off.
     pub fn open(size: WindowSize) -> io::Result<(Self, OwnedFd)> {
         let master = openpt(open_flags())?;
         grantpt(&master)?;
         unlockpt(&master)?;
         let slave = open_slave(&master)?;
         let mut modes = tcgetattr(&slave)?;
-        modes.output_modes.remove(OutputModes::OPOST);
-        modes.local_modes.remove(LocalModes::ECHO);
         modes.input_modes.remove(InputModes::IXON | InputModes::IXOFF);
         #[cfg(target_os = "linux")]
         modes.input_modes.insert(InputModes::IUTF8);
@@ -77,6 +78,24 @@ impl Pty {
         let pty = Self { master: Arc::new(master) };
         pty.set_size(size)?;
         Ok((pty, slave))
+    }
+
+    /// Sends input to the process, as if it was typed. Returns how much of it was accepted.
+    pub fn write(&self, input: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(&*self.master, input)?)
+    }
+
+    /// Whether the process reads whole lines. Otherwise it reads single keys, and draws by itself.
+    #[must_use]
+    pub fn reads_lines(&self) -> bool {
+        let modes = tcgetattr(&*self.master);
+        modes.is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
+    }
+
+    /// Whether the terminal adds a CR to each newline now.
+    #[must_use]
+    pub fn adds_returns(&self) -> bool {
+        adds_returns(&*self.master)
     }
 
     /// Another descriptor of the master, to read from.
@@ -99,6 +118,100 @@ impl AsFd for Pty {
         self.master.as_fd()
     }
 }
+
+/// Whether a terminal adds a CR to each newline. A program that draws by itself switches that off.
+fn adds_returns(master: impl AsFd) -> bool {
+    let needed = OutputModes::OPOST | OutputModes::ONLCR;
+    tcgetattr(master).is_ok_and(|modes| modes.output_modes.contains(needed))
+}
+
+/// Reads from the master of a terminal what the process has written: without the CR that the
+/// terminal adds to each newline.
+#[derive(Debug)]
+pub struct PtyReader {
+    master: File,
+    /// A CR was read last. The newline that it belongs to may follow.
+    holds_return: bool,
+}
+
+impl PtyReader {
+    /// A reader of this master, which does not block.
+    #[must_use]
+    pub fn new(master: OwnedFd) -> Self {
+        Self { master: master.into(), holds_return: false }
+    }
+
+    /// Reads until the buffer is full or nothing is left: one read returns at most a few
+    /// kilobytes. Returns how much was read, and whether there may be more. The end of a terminal
+    /// is an error (`EIO`), which counts as the end of the file.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+        let mut count = 0;
+        loop {
+            let held = usize::from(self.holds_return);
+            let Some(room) = buffer.get_mut(count + held..).filter(|room| !room.is_empty()) else {
+                return Ok((count, true));
+            };
+            match self.master.read(room) {
+                Ok(0) => return Ok((count + self.take_return(&mut buffer[count..]), false)),
+                Ok(more) => {
+                    self.take_return(&mut buffer[count..]);
+                    let added = &mut buffer[count..count + held + more];
+                    let mut kept = added.len();
+                    if adds_returns(&self.master) {
+                        kept = remove_returns(added);
+                        self.holds_return = added[..kept].ends_with(b"\r");
+                        kept -= usize::from(self.holds_return);
+                    }
+                    count += kept;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // What came before it is returned first.
+                Err(_) if count > 0 => return Ok((count, false)),
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                    return Ok((self.take_return(buffer), false));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Puts the CR that is held back at the start of the buffer. Returns its length.
+    fn take_return(&mut self, buffer: &mut [u8]) -> usize {
+        let held = std::mem::take(&mut self.holds_return);
+        if let Some(first) = buffer.first_mut().filter(|_| held) {
+            *first = b'\r';
+        }
+        usize::from(held)
+    }
+}
+
+impl AsFd for PtyReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+}
+
+/// Removes one CR before each newline. Returns the new length.
+fn remove_returns(bytes: &mut [u8]) -> usize {
+    let Some(mut end) = memmem::find(bytes, b"\r\n") else { return bytes.len() };
+    let mut from = end + 1;
+    while let Some(length) = memmem::find(&bytes[from..], b"\r\n") {
+        bytes.copy_within(from..from + length, end);
+        end += length;
+        from += length + 1;
+    }
+    bytes.copy_within(from.., end);
+    end + bytes.len() - from
+}
+
+/// Resets what programs switch on in a terminal and may leave on when they are killed: alternate
+/// screen, kitty keys, mouse, focus, bracketed paste, cursor, colours, scroll region, character
+/// set (xterm control sequences; kitty keyboard protocol). The cursor stays where it is.
+///
+/// Leaving the alternate screen restores the saved cursor, which is therefore saved before.
+pub const RESET_MODES: &str = "\x1b[=0u\x1b7\x1b[?1049l\x1b[=0u\x1b[>4m\x1b[!p\x1b[?7h\x1b[?1l\x1b>\
+    \x1b[?9l\x1b[?1000l\x1b[?1001l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?1005l\x1b[?1006l\
+    \x1b[?1015l\x1b[?1016l\x1b[?2004l\x1b[?2026l\x1b[?2031l\x1b[?2048l\x1b(B\x0f\x1b[0m\x1b[?25h\x1b[0 q";
 
 /// No program inherits the master, and ganger gets no controlling terminal.
 fn open_flags() -> OpenptFlags {
@@ -128,25 +241,76 @@ fn open_slave(master: &OwnedFd) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::io::{Read, Write};
+    use std::io::Write;
+
+    use proptest::prelude::*;
+    use rustix::termios::Termios;
 
     use super::*;
 
     #[test]
-    fn output_is_passed_on_unchanged_and_input_is_not_echoed() {
+    fn input_is_echoed_and_no_byte_stops_the_output() {
         let (pty, slave) = Pty::open(WindowSize { rows: 10, columns: 40 }).unwrap();
-        let mut master = File::from(pty.reader().unwrap());
         let mut slave = File::from(slave);
         assert_eq!(WindowSize::of(&slave), Some(WindowSize { rows: 10, columns: 40 }));
-        master.write_all(b"typed\n").unwrap();
+        assert_eq!(pty.write(b"typed\n").unwrap(), 6);
         let mut line = [0; 6];
         slave.read_exact(&mut line).unwrap();
         assert_eq!(&line, b"typed\n");
         slave.write_all(b"one\n\x13two\n").unwrap();
-        let mut output = [0; 100];
-        let count = master.read(&mut output).unwrap();
-        assert_eq!(&output[..count], b"one\n\x13two\n");
+        let mut reader = PtyReader::new(pty.reader().unwrap());
+        assert_eq!(read_all(&mut reader, 100), b"typed\none\n\x13two\n");
+    }
+
+    fn change_modes(slave: &OwnedFd, change: impl FnOnce(&mut Termios)) {
+        let mut modes = tcgetattr(slave).unwrap();
+        change(&mut modes);
+        tcsetattr(slave, OptionalActions::Now, &modes).unwrap();
+    }
+
+    /// Reads all that is there, in pieces of at most `size` bytes.
+    fn read_all(reader: &mut PtyReader, size: usize) -> Vec<u8> {
+        let (mut all, mut buffer) = (Vec::new(), vec![0; size]);
+        while let Ok((count @ 1.., _)) = reader.read(&mut buffer) {
+            all.extend_from_slice(&buffer[..count]);
+        }
+        all
+    }
+
+    #[test]
+    fn what_a_process_writes_is_read_unchanged() {
+        let written = b"one\r\n\n\r\r\ntwo\r50%\rend\n";
+        for size in [2, 3, 7, 1000] {
+            let (pty, slave) = Pty::open(WindowSize::default()).unwrap();
+            let mut reader = PtyReader::new(pty.reader().unwrap());
+            // A CR at the end waits for what follows.
+            for bytes in [&b"a\r"[..], written, b"last\r"] {
+                rustix::io::write(&slave, bytes).unwrap();
+            }
+            drop(slave);
+            let expected = [b"a\r", &written[..], b"last\r"].concat();
+            assert_eq!(read_all(&mut reader, size), expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn program_that_draws_by_itself_writes_its_own_returns() {
+        let (pty, slave) = Pty::open(WindowSize::default()).unwrap();
+        assert!(pty.adds_returns());
+        change_modes(&slave, |modes| modes.output_modes.remove(OutputModes::OPOST));
+        assert!(!pty.adds_returns());
+        rustix::io::write(&slave, b"a\r\nb\n").unwrap();
+        let mut reader = PtyReader::new(pty.reader().unwrap());
+        assert_eq!(read_all(&mut reader, 100), b"a\r\nb\n");
+    }
+
+    proptest! {
+        #[test]
+        fn added_returns_are_removed(text in "[a\r\n]{0,40}") {
+            let mut bytes = text.replace('\n', "\r\n").into_bytes();
+            let length = remove_returns(&mut bytes);
+            prop_assert_eq!(&bytes[..length], text.as_bytes());
+        }
     }
 
     #[test]

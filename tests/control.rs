@@ -811,7 +811,7 @@ fn hundred_concurrent_clients_are_answered() {
 fn documented_curl_requests_work() {
     let page = include_str!("../docs/control.md");
     let procfile = "web: exec sleep 1000\nworker: trap '' USR1; while :; do sleep 0.1; done\n";
-    let mut running = up(procfile, "-N -m worker=2");
+    let mut running = up(procfile, "-N -m worker=2 --pty always");
     running.wait_for_states(&["web.1 up", "worker.1 up", "worker.2 up"]);
     let requests: Vec<&str> = page.lines().filter(|line| line.starts_with("curl ")).collect();
     assert!(requests.len() > 10);

@@ -1,6 +1,7 @@
 //! The real ganger, in a folder of its own, by feature.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod attach;
 mod attacks;
 mod bytes;
 mod callers;
@@ -18,6 +19,7 @@ mod exit_codes;
 mod fail;
 mod faults;
 mod find;
+mod focus;
 mod formation;
 mod histories;
 mod imports;

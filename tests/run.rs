@@ -5,8 +5,8 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::scenario::{Running, Scenario, is_alive};
-use crate::screen::Screen;
+use crate::scenario::{Scenario, is_alive};
+use crate::screen::{PROMPT, Screen};
 
 fn app() -> Scenario {
     let procfile = "web: bin/web\nconsole: echo \"$A from $PS\"; exit 5\nrelease: echo migrated\n";
@@ -190,44 +190,28 @@ fn run_keeps_inherited_ignored_signals() {
     assert_eq!(scenario.run().code(0).stdout(), "alive\n");
 }
 
-const PROMPT: &str = "prompt> ";
-
-/// An interactive shell on a terminal. It makes jobs of what it runs, as a user's shell does.
-fn start_shell(screen: &mut Screen, scenario: Scenario) -> Running {
-    let scenario = scenario.args("--norc --noediting -i").env("PS1", PROMPT);
-    let running = screen.show(scenario).env("TERM", "dumb").start();
-    wait_for_times(screen, PROMPT, 1);
-    running
-}
-
-/// Waits until `text` was written to the terminal this many times.
-#[track_caller]
-fn wait_for_times(screen: &mut Screen, text: &str, times: usize) {
-    screen.wait_until(text, |screen| screen.raw().matches(text).count() >= times);
-}
-
 #[test]
 fn run_uses_the_terminal_with_job_control() {
     let mut screen = Screen::new(24, 80);
-    let mut running = start_shell(&mut screen, Scenario::of("bash").file("Procfile", "a: true\n"));
+    let mut running = screen.start_shell(Scenario::of("bash").file("Procfile", "a: true\n"));
     screen.type_text(
         "$GANGER run sh -c 'test -t 0 && test -t 1 && stty -a >/dev/null && echo is-a-\"terminal\"; exec cat'\n",
     );
-    wait_for_times(&mut screen, "is-a-terminal", 1);
+    screen.wait_for_times("is-a-terminal", 1);
     screen.type_text("ech\x7fho1\n");
-    wait_for_times(&mut screen, "\necho1\r\n", 1);
+    screen.wait_for_times("\necho1\r\n", 1);
     // Suspended by the key, and continued by the shell.
     screen.type_text("\x1a");
-    wait_for_times(&mut screen, PROMPT, 2);
+    screen.wait_for_times(PROMPT, 2);
     screen.type_text("fg\n");
-    wait_for_times(&mut screen, "exec cat'\r\n", 3);
+    screen.wait_for_times("exec cat'\r\n", 3);
     screen.type_text("after fg\n");
-    wait_for_times(&mut screen, "after fg\r\n", 2);
+    screen.wait_for_times("after fg\r\n", 2);
     // The key interrupts the command, and ganger returns its exit code.
     screen.type_text("\x03");
-    wait_for_times(&mut screen, PROMPT, 3);
+    screen.wait_for_times(PROMPT, 3);
     screen.type_text("echo code=$?\n");
-    wait_for_times(&mut screen, "code=130", 1);
+    screen.wait_for_times("code=130", 1);
     screen.type_text("exit\n");
     running.wait();
     assert!(!is_alive(running.pid()));
@@ -242,19 +226,19 @@ fn run_suspends_ganger_only_after_its_command() {
                   echo resumed\n";
     let scenario = Scenario::of("bash").file("Procfile", "a: true\n").file("editor.sh", script);
     let mut screen = Screen::new(24, 80);
-    let mut running = start_shell(&mut screen, scenario);
+    let mut running = screen.start_shell(scenario);
     screen.type_text("$GANGER run sh editor.sh\n");
-    wait_for_times(&mut screen, "up\r\n", 1);
+    screen.wait_for_times("up\r\n", 1);
     screen.type_text("\x1a");
-    wait_for_times(&mut screen, "saving\r\n", 1);
+    screen.wait_for_times("saving\r\n", 1);
     std::fs::write(running.folder().join("go"), "").unwrap();
-    wait_for_times(&mut screen, PROMPT, 2);
+    screen.wait_for_times(PROMPT, 2);
     let raw = screen.raw();
     let (before, after) = raw.split_once("saved\r\n").expect("saved before the prompt");
     assert_eq!((before.matches(PROMPT).count(), after.matches(PROMPT).count()), (1, 1), "{raw:?}");
     screen.type_text("fg\n");
-    wait_for_times(&mut screen, "resumed\r\n", 1);
-    wait_for_times(&mut screen, PROMPT, 3);
+    screen.wait_for_times("resumed\r\n", 1);
+    screen.wait_for_times(PROMPT, 3);
     screen.type_text("exit\n");
     running.wait();
 }

@@ -13,7 +13,10 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use rustix::termios::{Termios, tcgetattr, tcsetwinsize};
 
-use crate::scenario::{Scenario, TEST_TIMEOUT};
+use crate::scenario::{Running, Scenario, TEST_TIMEOUT};
+
+/// The prompt of a shell on a terminal.
+pub const PROMPT: &str = "prompt> ";
 
 /// A terminal, as its user sees it.
 pub struct Screen {
@@ -66,9 +69,19 @@ impl Screen {
         })
     }
 
+    /// An interactive bash in a session of its own, whose terminal this is. It makes jobs of what it
+    /// runs, as a user's shell does.
+    pub fn start_shell(&mut self, scenario: Scenario) -> Running {
+        let scenario = scenario.args("--norc --noediting -i").env("PS1", PROMPT);
+        let running = self.show(scenario).env("TERM", "dumb").start();
+        self.wait_for_times(PROMPT, 1);
+        running
+    }
+
     /// Types something.
-    pub fn type_text(&mut self, text: &str) {
+    pub fn type_text(&mut self, text: &str) -> &mut Self {
         self.master.write_all(text.as_bytes()).unwrap();
+        self
     }
 
     /// Changes the size of the window.
@@ -82,6 +95,24 @@ impl Screen {
     /// The modes of the terminal line.
     pub fn modes(&self) -> Termios {
         tcgetattr(self.slave.as_fd()).unwrap()
+    }
+
+    /// The modes of the terminal line that a client changes.
+    pub fn line_modes(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+        let Termios { input_modes, output_modes, local_modes, .. } = self.modes();
+        (input_modes, output_modes, local_modes)
+    }
+
+    /// Whether all modes of the emulated terminal are those of a new one.
+    pub fn is_reset(&self) -> bool {
+        let emulated = self.emulated();
+        !emulated.alternate_screen()
+            && !emulated.hide_cursor()
+            && !emulated.bracketed_paste()
+            && !emulated.application_cursor()
+            && !emulated.application_keypad()
+            && emulated.mouse_protocol_mode() == vt100::MouseProtocolMode::None
+            && emulated.fgcolor() == vt100::Color::Default
     }
 
     /// The screen as an emulator shows it now.
@@ -103,6 +134,12 @@ impl Screen {
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> &mut Self {
         self.wait_until(text, |screen| screen.text().contains(text))
+    }
+
+    /// Waits until `text` was written to the terminal this many times.
+    #[track_caller]
+    pub fn wait_for_times(&mut self, text: &str, times: usize) -> &mut Self {
+        self.wait_until(text, |screen| screen.raw().matches(text).count() >= times)
     }
 
     /// Waits until `is` returns true. It is called after each output, and at intervals.

@@ -119,8 +119,9 @@ fn process_that_waits_for_input_gets_a_hint() {
     let procfile = "web: printf 'name? '; read name; echo $name\n";
     let mut running = Scenario::procfile(procfile).args("start").start();
     running.wait_for(
-        "ganger | web.1 seems to wait for input after `name?`, and none will come: `ganger run \
-         web` runs it on your terminal\n",
+        "ganger | web.1 seems to wait for input after `name?`, and none will come: `ganger start \
+         --pty always` lets `ganger attach web.1` answer it, or `ganger run web` runs it on your \
+         terminal\n",
     );
 }
 

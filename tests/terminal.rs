@@ -20,7 +20,7 @@ fn process_has_a_terminal_as_its_stdin_output_and_controlling_terminal() {
     assert_eq!(streams, ["terminal 0", "terminal 1", "terminal 2", "controlling"]);
     let modes = modes.join(" ");
     assert!(modes.contains("rows 24; columns 71;"), "less the prefix: {modes}");
-    for mode in [" -echo ", " -opost ", " -ixon ", " isig ", " icanon ", " iutf8"] {
+    for mode in [" echo ", " opost ", " onlcr ", " -ixon ", " isig ", " icanon ", " iutf8"] {
         assert!(modes.contains(mode), "{mode}: {modes}");
     }
 }

@@ -36,6 +36,36 @@ impl App {
     }
 }
 
+#[test]
+fn enter_attaches_to_the_selected_process() {
+    let procfile = "web: echo up; while read line; do echo \"got $line\"; done\n";
+    let mut app = App::start(procfile, "--pty always", "| up");
+    app.screen.type_text("\r");
+    app.screen.wait_for("select a process first");
+    app.screen.type_text(DOWN);
+    app.screen.wait_for("── web.1 ──").type_text("\r");
+    app.screen.wait_for("attached to web.1, ctrl-] detaches");
+    assert!(!app.screen.emulated().alternate_screen());
+    app.screen.type_text("q\r").wait_for("\ngot q");
+    app.screen.type_text("\x1d");
+    app.screen.wait_for("── web.1 ──").wait_for("got q");
+    // The keys are those of the screen again.
+    app.screen.type_text("q");
+    app.ui.finish().code(0);
+    assert_restored(&mut app.screen, &app.before);
+    assert!(is_alive(app.ganger.pid()));
+}
+
+#[test]
+fn process_without_a_terminal_can_not_be_attached_to() {
+    let mut app = App::start("web: echo up; sleep 1000\n", "", "| up");
+    app.screen.type_text(DOWN);
+    app.screen.wait_for("── web.1 ──").type_text("\r");
+    app.screen.wait_for("web.1 has no terminal");
+    app.screen.type_text("q");
+    app.ui.finish().code(0);
+}
+
 /// Asserts that a shell could use the terminal as before.
 fn assert_restored(screen: &mut Screen, before: &rustix::termios::Termios) {
     screen.wait_until("the normal screen", |screen| !screen.emulated().alternate_screen());

@@ -5,6 +5,7 @@
 //! started. Then ganger releases every terminal, pipe and socket of its caller, because a script
 //! that captures the output waits until it is closed. Output to a regular file stays.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, PipeWriter, Write};
@@ -34,6 +35,10 @@ use crate::plan::ready::Ready;
 use crate::supervise::handle::{Handle, Stopping};
 use crate::supervise::supervisor::{RestartMode, State, Status};
 
+/// How long the background process may take to suspend everything, and how often it is looked at.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(3);
+const SUSPEND_PAUSE: Duration = Duration::from_millis(5);
+
 /// One of the two processes after [`fork_background`].
 pub(super) enum ForkSide {
     /// The process that the user started.
@@ -46,7 +51,7 @@ pub(super) enum ForkSide {
 pub(super) struct Foreground {
     background: Pid,
     /// Its exit code, once it has exited.
-    exited: Option<u8>,
+    exited: Cell<Option<u8>>,
     progress: Option<OwnedFd>,
     /// The pipe by which the background process notices that this one has exited.
     alive: Option<pipe::Receiver>,
@@ -96,7 +101,7 @@ pub(super) fn fork_background(command: Option<&CommandSession>) -> anyhow::Resul
         }
         ForkResult::Parent { child } => Ok(ForkSide::Foreground(Foreground {
             background: child,
-            exited: None,
+            exited: Cell::new(None),
             progress: Some(read.into()),
             alive: None,
             _link: link.map(|(_, open)| open),
@@ -148,18 +153,17 @@ impl Foreground {
 
     /// Has the background process stop everything, and waits until it has exited. Returns its exit
     /// code.
-    pub(super) fn quit(&mut self) -> u8 {
+    pub(super) fn quit(&self) -> u8 {
         self.signal(Signal::SIGTERM);
         self.wait()
     }
 
     /// The same, while these signals reach the background process, which a second SIGINT has kill
     /// everything.
-    pub(super) async fn quit_with(&mut self, signals: &mut Signals) -> u8 {
+    pub(super) async fn quit_with(&self, signals: &mut Signals) -> u8 {
         self.signal(Signal::SIGTERM);
         loop {
-            if let Some(code) = self.exited.or_else(|| exit_code(self.background, Wait::Poll)) {
-                self.exited = Some(code);
+            if let Some(code) = self.poll_exit() {
                 return code;
             }
             match signals.next().await {
@@ -170,42 +174,78 @@ impl Foreground {
         }
     }
 
-    fn signal(&self, signal: Signal) {
-        if self.exited.is_none() {
+    /// Has the background process suspend everything, and waits until it is suspended itself.
+    pub(super) async fn suspend(&self) {
+        self.signal(Signal::SIGTSTP);
+        let deadline = Instant::now() + SUSPEND_TIMEOUT;
+        while !self.is_suspended() && Instant::now() < deadline {
+            sleep(SUSPEND_PAUSE).await;
+        }
+    }
+
+    /// Whether the background process has been suspended since this was asked, or has exited.
+    fn is_suspended(&self) -> bool {
+        if self.exited.get().is_some() {
+            return true;
+        }
+        let flags = WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG;
+        match wait_for(self.background, Some(flags)) {
+            Ok(WaitStatus::Stopped(..)) => true,
+            Ok(WaitStatus::StillAlive) => false,
+            ended => {
+                self.exited.set(Some(code_of(ended)));
+                true
+            }
+        }
+    }
+
+    /// Signals the background process.
+    pub(super) fn signal(&self, signal: Signal) {
+        if self.exited.get().is_none() {
             // It is not reaped yet, so the number is that of no other process.
             let _ = kill(self.background, signal);
         }
     }
 
-    fn wait(&mut self) -> u8 {
-        let code = self.exited.or_else(|| exit_code(self.background, Wait::UntilExit));
-        *self.exited.insert(code.unwrap_or(1))
+    fn wait(&self) -> u8 {
+        if let Some(code) = self.exited.get() {
+            return code;
+        }
+        let code = code_of(wait_for(self.background, None));
+        self.exited.set(Some(code));
+        code
+    }
+
+    /// The exit code of the background process, if it has exited.
+    fn poll_exit(&self) -> Option<u8> {
+        if self.exited.get().is_none() {
+            match wait_for(self.background, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => {}
+                ended => self.exited.set(Some(code_of(ended))),
+            }
+        }
+        self.exited.get()
     }
 }
 
-/// Whether to wait for the exit of a process.
-#[derive(Clone, Copy)]
-enum Wait {
-    UntilExit,
-    Poll,
+/// Waits for a child, however often that is interrupted.
+fn wait_for(child: Pid, flags: Option<WaitPidFlag>) -> nix::Result<WaitStatus> {
+    loop {
+        match waitpid(child, flags) {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
 }
 
-/// The exit code of the background process; none if it has not exited.
-fn exit_code(background: Pid, wait: Wait) -> Option<u8> {
-    let flags = match wait {
-        Wait::UntilExit => None,
-        Wait::Poll => Some(WaitPidFlag::WNOHANG),
+/// The exit code of a child that has ended like this.
+fn code_of(ended: nix::Result<WaitStatus>) -> u8 {
+    let code = match ended {
+        Ok(WaitStatus::Exited(_, code)) => code,
+        Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+        Ok(_) | Err(_) => 1,
     };
-    let code = loop {
-        match waitpid(background, flags) {
-            Ok(WaitStatus::Exited(_, code)) => break code,
-            Ok(WaitStatus::Signaled(_, signal, _)) => break 128 + signal as i32,
-            Ok(WaitStatus::StillAlive) => return None,
-            Err(Errno::EINTR) => {}
-            Ok(_) | Err(_) => break 1,
-        }
-    };
-    Some(u8::try_from(code).unwrap_or(1))
+    u8::try_from(code).unwrap_or(1)
 }
 
 impl CommandLink {
@@ -238,9 +278,9 @@ impl CommandLink {
 }
 
 impl Background {
-    /// Releases the terminal at once, for a screen, and stops everything when the process of that
-    /// screen is gone.
-    pub(super) async fn release_for_screen(self, engine: Handle) -> anyhow::Result<()> {
+    /// Releases the terminal at once, for the process that shows the app there, and stops everything
+    /// when that process is gone.
+    pub(super) async fn release_for_viewer(self, engine: Handle) -> anyhow::Result<()> {
         engine.release_output().await?;
         release_streams();
         let foreground = pipe::Sender::from_owned_fd(self.progress)?;
@@ -408,7 +448,7 @@ impl StartProgress {
 }
 
 /// Closes the standard streams, except regular files. The logs no longer write to them.
-fn release_streams() {
+pub(super) fn release_streams() {
     let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return };
     if !is_regular_file(std::io::stdin()) {
         let _ = nix::unistd::dup2_stdin(null.as_fd());

@@ -13,7 +13,7 @@ use regex::Regex;
 
 use super::client_commands::{FAILED, NOT_RUNNING, run_client_or};
 use super::use_color;
-use crate::cli::{Global, Logs};
+use crate::cli::{Global, Logs, Start};
 use crate::control::api::{AppExit, CURSOR_MARK, LogLine};
 use crate::control::client::{Client, percent_encode};
 use crate::control::last_run::{LastRun, LineQuery};
@@ -109,6 +109,18 @@ fn uri(logs: &Logs, color: bool) -> String {
     ];
     uri.extend(more.into_iter().flatten());
     uri
+}
+
+/// The path of a request for all output that is kept and all that comes, as `start` shows it.
+pub(super) fn follow_uri(start: &Start, color: bool) -> String {
+    let names = percent_encode(&[ALL, OWN_NAME].join(","));
+    let columns = terminal_columns().unwrap_or_default();
+    let (timestamp, no_prefix) = (start.timestamp && !start.no_timestamp, start.no_prefix);
+    format!(
+        "/logs?follow=true&names={names}&color={color}&timestamp={timestamp}&no_prefix={no_prefix}\
+         &columns={columns}&trim={}",
+        start.long.are_cut()
+    )
 }
 
 /// The width of the terminal that is standard output, if it is one. A terminal that can't tell it

@@ -1,8 +1,10 @@
 //! One thin file per command: gather, call, print.
 
+mod attach;
 mod check;
 mod client_commands;
 mod daemon;
+mod focus;
 mod json;
 mod logs;
 mod port_block;
@@ -10,6 +12,7 @@ mod ports;
 mod ps;
 mod ps_all;
 mod run;
+mod send;
 mod start;
 mod ui;
 mod wait;
@@ -54,9 +57,11 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Scale(scale) => client_commands::scale(&cli.global, &scale)?,
         Command::Reload(reload) => client_commands::reload(&cli.global, &reload)?,
         Command::Signal(signal) => client_commands::signal(&cli.global, &signal)?,
+        Command::Attach(attach) => attach::attach(&cli.global, &attach)?,
+        Command::Send(send) => send::send(&cli.global, &send)?,
         Command::Logs(logs) => logs::logs(&cli.global, &logs)?,
         Command::Wait(wait) => wait::wait(&cli.global, &wait)?,
-        Command::Ui => ui::ui(&cli.global)?,
+        Command::Ui(detach) => ui::ui(&cli.global, &detach.keys)?,
         Command::Quit => client_commands::quit(&cli.global)?,
         Command::Unknown(words) => bail!(unknown_command(&cli.global, &words)),
         Command::Version(output) => {

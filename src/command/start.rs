@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::daemon::{self, Background, ForkSide, Startup};
+use super::focus::{self, Focus};
 use super::port_block::PortBlock;
 use super::ports::{self, ResolvedPorts};
 use super::{file_locations, identity, read, ui, use_color};
@@ -40,28 +41,44 @@ use crate::supervise::engine::{Ended, Engine};
 use crate::supervise::handle::Handle;
 use crate::supervise::listeners::Listeners;
 use crate::supervise::signals::Signals;
-use crate::ui::guard::{self, fork_guarded};
+use crate::ui::user_terminal::{GuardSide, UserTerminal};
 
 /// How many descriptors ganger itself needs before the first process.
 const NEEDED_DESCRIPTORS: usize = 16;
 
 pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
-    if start.ui {
-        ui::check_terminal()?;
-        match fork_guarded()? {
-            guard::ForkSide::Guard(code) => return Ok(code),
-            guard::ForkSide::Client => {}
+    let has_viewer = start.ui || start.focus.is_some();
+    let terminal = if has_viewer {
+        if start.ui {
+            ui::check_terminal()?;
+        } else {
+            focus::check_terminal()?;
         }
-    }
-    let is_background = start.daemonize || start.ui;
+        let terminal = UserTerminal::new()?;
+        if let GuardSide::Guard(code) = terminal.fork_guard()? {
+            return Ok(code);
+        }
+        Some(terminal)
+    } else {
+        None
+    };
+    let is_background = start.daemonize || has_viewer;
+    let detach_keys = start.detach.keys.clone();
+    let focus = start
+        .focus
+        .as_ref()
+        .map(|process| Focus::new(process, &start, use_color(global.color, &std::io::stdout())));
     match is_background.then(|| daemon::fork_background(None)).transpose()? {
         None => start_app(global, start, None),
         Some(ForkSide::Background(background)) => start_app(global, start, Some(background)),
         Some(ForkSide::Foreground(mut foreground)) => match foreground.await_startup()? {
             Startup::Released(_) if start.ui => {
-                let shown = ui::show(global, true);
+                let shown = ui::show(global, &detach_keys, true);
                 let code = foreground.quit();
                 shown.map(|_| code)
+            }
+            Startup::Released(_) if let (Some(focus), Some(terminal)) = (&focus, &terminal) => {
+                focus.run(global, terminal, &foreground)
             }
             Startup::Released(code) | Startup::Exited(code) => Ok(code),
         },
@@ -101,6 +118,9 @@ pub(super) fn start_app(
     let mut options = Options { control: path, identity: identity.clone(), ..options };
     let plan = Plan::new(&sources, &options)?;
     plan.check_folders()?;
+    if let Some(process) = &start.focus {
+        focus::check(&plan, process)?;
+    }
     // Orphans of an earlier ganger may use the ports.
     let stale_sessions: Vec<_> = runtime_dir::search_path()
         .flat_map(|folder| stale_sessions::kill_stale_orphans(&folder))
@@ -138,7 +158,7 @@ pub(super) fn start_app(
         recent: start.recent.unwrap_or(logs::recent::DEFAULT_RECENT_BYTES),
         keeper,
         background,
-        has_screen: start.ui,
+        has_viewer: start.ui || start.focus.is_some(),
         runtime_dir,
         real_root: root.real,
         identity,
@@ -168,8 +188,8 @@ struct Run {
     recent: usize,
     keeper: StartedKeeper,
     background: Option<Background>,
-    /// Whether the app is shown on a full screen, by another process.
-    has_screen: bool,
+    /// Whether the app is shown by another process, and ends with it.
+    has_viewer: bool,
     runtime_dir: Option<RuntimeDir>,
     /// The folder of the app without symbolic links.
     real_root: PathBuf,
@@ -267,7 +287,7 @@ fn supervise(run: Run, mut planner: Planner, control: Option<Bound>) -> anyhow::
     let has_command = run.background.as_ref().is_some_and(Background::has_command);
     let run_path = run_path.filter(|_| !has_command && run.own_socket.is_none());
     // What it leaves is only kept for an app in the background.
-    let is_kept = run.background.is_some() && !run.has_screen;
+    let is_kept = run.background.is_some() && !run.has_viewer;
     let Run { plan, sockets, show, keeper, background, runtime_dir, identity, own_socket, .. } =
         run;
     let flags = flags(&identity, own_socket.as_deref());
@@ -303,6 +323,10 @@ fn supervise(run: Run, mut planner: Planner, control: Option<Bound>) -> anyhow::
         let _trace =
             runtime_dir.as_ref().and_then(|dir| SessionMarker::create(&dir.path, pid).ok());
         planner.registration.set_base_port(base_port);
+        // The other process shows everything from the beginning.
+        if run.has_viewer {
+            daemon::release_streams();
+        }
         threads.start().context("failed to start the output")?;
         // A start that was refused has kept it.
         if let Some(path) = &run_path {
@@ -320,8 +344,8 @@ fn supervise(run: Run, mut planner: Planner, control: Option<Bound>) -> anyhow::
             command = background.command_link();
             let (engine, planner) = (handle.clone(), requests.clone());
             tokio::spawn(daemon::reload_on_hangup(engine, planner));
-            if run.has_screen {
-                tokio::spawn(background.release_for_screen(handle.clone()));
+            if run.has_viewer {
+                tokio::spawn(background.release_for_viewer(handle.clone()));
             } else {
                 tokio::spawn(background.release(handle.clone(), flags));
             }

@@ -7,20 +7,26 @@ use anyhow::bail;
 use super::client_commands::run_with_client;
 use super::use_color;
 use crate::cli::Global;
-use crate::ui::guard::{ForkSide, fork_guarded};
+use crate::keys::detach::DetachKeys;
 use crate::ui::run::{End, Options, run};
+use crate::ui::user_terminal::{GuardSide, UserTerminal};
 
-pub(super) fn ui(global: &Global) -> anyhow::Result<u8> {
+pub(super) fn ui(global: &Global, detach_keys: &DetachKeys) -> anyhow::Result<u8> {
     check_terminal()?;
-    match fork_guarded()? {
-        ForkSide::Guard(code) => Ok(code),
-        ForkSide::Client => show(global, false),
+    match UserTerminal::new()?.fork_guard()? {
+        GuardSide::Guard(code) => Ok(code),
+        GuardSide::Client => show(global, detach_keys, false),
     }
 }
 
 /// Shows the app that the flags select, and then prints ganger's last messages, if it has ended.
-pub(super) fn show(global: &Global, is_owner: bool) -> anyhow::Result<u8> {
-    let options = Options { color: use_color(global.color, &std::io::stdout()), is_owner };
+pub(super) fn show(
+    global: &Global,
+    detach_keys: &DetachKeys,
+    is_owner: bool,
+) -> anyhow::Result<u8> {
+    let color = use_color(global.color, &std::io::stdout());
+    let options = Options { detach_keys: detach_keys.clone(), color, is_owner };
     run_with_client(global, async |client| match run(client, options).await? {
         End::Left => Ok(String::new()),
         End::GangerEnded(messages) => Ok(messages),

@@ -46,7 +46,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 pub(super) fn with(mut global: Global, mut with: With) -> anyhow::Result<u8> {
     let limit = with.start.timeout.take().unwrap_or(READY_TIMEOUT);
     with.start.timeout = with.grace;
-    (with.start.daemonize, with.start.ui) = (false, false);
+    (with.start.daemonize, with.start.ui, with.start.focus) = (false, false, None);
     if with.fresh {
         global.name = Some(format!("with-{}", std::process::id()));
         let ports = &mut with.start.plan.ports;

@@ -10,6 +10,12 @@ use crate::plan::scale::{Change, Target};
 
 pub use crate::changes::Changes;
 
+/// The protocol of a connection that is attached to a process: bytes in both directions,
+/// unchanged.
+pub const ATTACH_PROTOCOL: &str = "ganger-attach";
+/// The header of the response with the number of the attached client.
+pub const ATTACHMENT_HEADER: &str = "ganger-attachment";
+
 /// `GET /`: which ganger responds.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct About {

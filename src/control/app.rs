@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::{About, Revision};
+use super::attached::Attached;
 use super::error::Error;
 use super::in_flight::{InFlight, Phase};
 use super::memory::Memory;
@@ -40,6 +41,8 @@ pub(super) struct App {
     pub(super) memory: Memory,
     pub(super) survey: Shared<Survey>,
     pub(super) table: Table,
+    /// The clients that are attached to processes.
+    pub(super) attached: Attached,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) in_flight: InFlight,
 }

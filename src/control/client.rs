@@ -8,14 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::RETRY_AFTER;
+use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::api::ErrorBody;
+use super::api::{ATTACH_PROTOCOL, ATTACHMENT_HEADER, ErrorBody};
 use super::last_run::LastRun;
 use super::{find, peer};
 use crate::notice::time;
@@ -113,6 +113,18 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
+}
+
+/// Bytes in both directions.
+pub type UpgradedStream = TokioIo<hyper::upgrade::Upgraded>;
+
+/// A connection to a process that a client is attached to.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The output of the process, and its input.
+    pub stream: UpgradedStream,
+    /// The number of this client, for requests that concern it.
+    pub number: String,
 }
 
 /// A response whose body is read piece by piece.
@@ -226,7 +238,7 @@ impl Client {
     ) -> Result<SendRequest<Full<Bytes>>, Error> {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| self.broken(pid, &error))?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }
 
@@ -247,8 +259,15 @@ impl Client {
         uri: &str,
         body: Vec<u8>,
     ) -> Result<Answer<'_>, Error> {
+        self.exchange(stream, self.request(method, uri, body)?).await
+    }
+
+    async fn exchange(
+        &self,
+        stream: UnixStream,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer<'_>, Error> {
         let pid = peer::pid(&stream);
-        let request = self.request(method, uri, body)?;
         let mut sender = self.open(stream, pid).await?;
         let response = sender.send_request(request);
         tokio::pin!(response);
@@ -262,7 +281,7 @@ impl Client {
         let response = response.map_err(|error| self.broken(pid, &error))?;
         let status = response.status();
         let answer = Answer { client: self, response, pid };
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
         let may_succeed = answer.response.headers().contains_key(RETRY_AFTER);
@@ -286,6 +305,18 @@ impl Client {
     ) -> Result<T, Error> {
         let bytes = self.send(method, uri, body).await?.read().await?;
         serde_json::from_slice(&bytes).map_err(|error| self.failed(&error))
+    }
+
+    /// Attaches to a process.
+    pub async fn attach(&self, uri: &str) -> Result<Upgraded, Error> {
+        let mut request = self.request(Method::GET, uri, Vec::new())?;
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(UPGRADE, HeaderValue::from_static(ATTACH_PROTOCOL));
+        let Answer { response, pid, .. } = self.exchange(self.connect().await?, request).await?;
+        let number = response.headers().get(ATTACHMENT_HEADER).map(HeaderValue::to_str);
+        let number = number.and_then(Result::ok).unwrap_or_default().to_owned();
+        let stream = hyper::upgrade::on(response).await.map_err(|it| self.broken(pid, &it))?;
+        Ok(Upgraded { stream: TokioIo::new(stream), number })
     }
 
     /// Stops everything, and returns when ganger has exited and its files are removed. Other
@@ -313,7 +344,9 @@ impl Client {
         }
     }
 
-    fn failed(&self, error: &dyn std::error::Error) -> Error {
+    /// The error of a connection to this ganger.
+    #[must_use]
+    pub fn failed(&self, error: &dyn std::error::Error) -> Error {
         Error::Failed { path: self.path.clone(), reason: error.to_string() }
     }
 }

@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::error::Error;
@@ -44,6 +44,25 @@ const BUFFER_BYTES: usize = MAX_HEAD_BYTES + (1 << 10);
 /// would reset the connection before the client has its response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 1 << 20;
+
+/// What a connection does once its response has been sent (101 SWITCHING PROTOCOLS). The bytes are
+/// those that the client has sent after the request.
+type ServeUpgraded =
+    Box<dyn FnOnce(UnixStream, Bytes) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// With this, a request handler takes over its connection.
+#[derive(Clone)]
+pub(super) struct Upgrade(mpsc::UnboundedSender<ServeUpgraded>);
+
+impl Upgrade {
+    /// Has the connection served by `serve` after the response.
+    pub(super) fn then<F>(&self, serve: impl FnOnce(UnixStream, Bytes) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let _ = self.0.send(Box::new(|stream, rest| Box::pin(serve(stream, rest))));
+    }
+}
 
 /// The state of a connection, which the table of connections reads.
 #[derive(Debug)]
@@ -160,14 +179,17 @@ async fn answer(stream: UnixStream, router: Router, connection: &Arc<Connection>
     let connection_of_io = Arc::clone(connection);
     let io = Io { stream, head, rest, connection: connection_of_io, deadline: None };
     let router = TowerToHyperService::new(router);
+    let (upgrade, mut upgraded) = mpsc::unbounded_channel();
     let service = service_fn(|request: Request<Incoming>| {
         connection.begin(&request);
         let (router, connection) = (router.clone(), Arc::clone(connection));
+        let upgrade = upgrade.clone();
         Box::pin(async move {
             match arrive(request).await {
                 Ok(mut request) => {
                     connection.complete();
                     request.extensions_mut().insert(connection);
+                    request.extensions_mut().insert(Upgrade(upgrade));
                     router.call(request).await
                 }
                 Err(error) => Ok::<Response, std::convert::Infallible>(error.into_response()),
@@ -180,7 +202,11 @@ async fn answer(stream: UnixStream, router: Router, connection: &Arc<Connection>
         .serve_connection(TokioIo::new(io), service);
     // A client that disconnects early is not worth a message.
     let served = std::future::poll_fn(|context| serving.poll_without_shutdown(context)).await;
-    let Io { stream, .. } = serving.into_parts().io.into_inner();
+    let parts = serving.into_parts();
+    let Io { stream, .. } = parts.io.into_inner();
+    if let Ok(serve_upgraded) = upgraded.try_recv() {
+        return serve_upgraded(stream, parts.read_buf).await;
+    }
     match served {
         Err(error) if error.is_parse() && !connection.is_begun.load(Ordering::Relaxed) => {
             refuse(&stream, &unreadable(&error)).await;

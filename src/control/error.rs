@@ -36,6 +36,11 @@ impl Error {
         Self::new(StatusCode::REQUEST_TIMEOUT, message)
     }
 
+    /// The request does not fit the state of a process.
+    pub(super) fn conflict(message: String) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+
     /// Other clients use the memory or slot that this one needs.
     pub(super) fn busy(message: String) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, message, is_passing: true }

@@ -190,14 +190,14 @@ async fn choose(
 }
 
 /// Recent output, and the output to come.
-struct Reserved {
-    excerpt: Excerpt,
-    following: Option<Subscription>,
-    room: OwnedSemaphorePermit,
+pub(super) struct Reserved {
+    pub(super) excerpt: Excerpt,
+    pub(super) following: Option<Subscription>,
+    pub(super) room: OwnedSemaphorePermit,
 }
 
 /// Reserves memory for recent output, and then copies it.
-async fn take(
+pub(super) async fn take(
     app: &App,
     mut selection: Selection,
     mut size: usize,

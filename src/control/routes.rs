@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
 use hyper::body::Frame;
 use nix::sys::signal::Signal;
@@ -26,6 +26,7 @@ use super::error::Error;
 use super::in_flight::Phase;
 use super::logs::logs;
 use super::status::describe;
+use super::terminal::{attach, resize, send_input};
 use super::waiting::{Awaited, ensure_can_become_ready, is_not_in_plan, seconds, wait, wait_until};
 use crate::plan::config::parse_signal;
 use crate::supervise::handle::Snapshot;
@@ -53,6 +54,9 @@ pub(super) fn router(app: App) -> Router {
         .route("/processes/{names}/restart", post(restart))
         .route("/processes/{names}/stop", post(stop))
         .route("/processes/{names}/signal", post(signal))
+        .route("/processes/{names}/input", post(send_input))
+        .route("/processes/{names}/attach", get(attach))
+        .route("/attachments/{number}", put(resize))
         .route("/logs", get(logs))
         .route("/formation", get(formation).patch(scale))
         .route("/reload", post(reload))

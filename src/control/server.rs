@@ -8,6 +8,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::app::{App, MAX_STREAMS, SelfDescription};
+use super::attached::Attached;
 use super::connection::{Connection, serve};
 use super::in_flight::{InFlight, Phase};
 use super::memory::Memory;
@@ -62,6 +63,7 @@ pub fn start(
     let server = Server { phase: phase.clone(), in_flight: in_flight.clone() };
     thread.spawn(async move {
         let (table, room_requests) = Table::new();
+        let attached = Attached::start(engine.clone());
         let app = App {
             engine,
             planner,
@@ -70,6 +72,7 @@ pub fn start(
             memory: Memory::new(table.clone()),
             survey: Shared::new(Survey::take, |_| Duration::ZERO),
             table,
+            attached,
             phase: phase.subscribe(),
             in_flight,
         };

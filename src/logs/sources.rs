@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use super::sink::Sink;
 use super::subscribers::Subscribers;
 use super::terminal::{Layout, TerminalLines};
 use super::{Addition, SourceFile, SourceId};
+use crate::pty::PtyReader;
 
 /// The most bytes that a pipe can hold.
 pub(super) const MAX_PIPE_BYTES: usize = 1 << 20;
@@ -26,9 +27,7 @@ pub(super) const MAX_PIPE_BYTES: usize = 1 << 20;
 struct Source {
     token: Token,
     name: Arc<str>,
-    file: File,
-    /// Whether the file is the master of a terminal.
-    is_terminal: bool,
+    file: Readable,
     label: Option<Label>,
     splitter: Box<dyn SplitLines>,
     /// When the unfinished line is to be shown.
@@ -39,6 +38,22 @@ struct Source {
     ending: bool,
     /// Whether it is in the queue of readable sources.
     queued: bool,
+}
+
+/// A file that is read.
+enum Readable {
+    Pipe(File),
+    Terminal(PtyReader),
+}
+
+impl Readable {
+    /// Returns how much was read, and whether there may be more.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+        match self {
+            Self::Pipe(pipe) => pipe.read(buffer).map(|count| (count, count == buffer.len())),
+            Self::Terminal(terminal) => terminal.read(buffer),
+        }
+    }
 }
 
 /// Removes escape sequences from output that comes in pieces. A newline ends every sequence, so
@@ -175,34 +190,25 @@ impl Sources {
     pub(super) fn add(&mut self, registry: &Registry, addition: Addition) {
         let Addition { id, name, source, label } = addition;
         let (file, is_terminal) = match source {
-            SourceFile::Pipe(file) => (file, false),
-            SourceFile::Terminal(file) => (file, true),
+            SourceFile::Pipe(file) => (Readable::Pipe(file.into()), false),
+            SourceFile::Terminal(file) => (Readable::Terminal(PtyReader::new(file)), true),
         };
         self.subscribers.begin_run(&name);
         let token = Token(self.next_token);
         self.next_token += 1;
-        let raw = file.as_raw_fd();
+        let raw = match &file {
+            Readable::Pipe(pipe) => pipe.as_raw_fd(),
+            Readable::Terminal(terminal) => terminal.as_fd().as_raw_fd(),
+        };
         let registered = registry.register(&mut SourceFd(&raw), token, Interest::READABLE);
         debug_assert!(registered.is_ok(), "it can be waited for: {registered:?}");
-        let file = File::from(file);
         let splitter: Box<dyn SplitLines> = match self.terminal {
             Some(layout) => Box::new(TerminalLines::new(layout)),
             None => Box::<LineSplitter>::default(),
         };
         let (ready, ending, queued) = (false, false, false);
         let show_at = None;
-        let source = Source {
-            token,
-            name,
-            file,
-            is_terminal,
-            label,
-            splitter,
-            show_at,
-            ready,
-            ending,
-            queued,
-        };
+        let source = Source { token, name, file, label, splitter, show_at, ready, ending, queued };
         if source.label.is_some() && !is_terminal {
             self.hints.watch(Instant::now(), id, &source.name);
         }
@@ -318,19 +324,14 @@ impl Sources {
     /// end.
     fn read(&mut self, id: SourceId, stamp: &[u8], to: &mut Sink) -> Option<usize> {
         let source = self.by_id.get_mut(&id)?;
-        let read = if source.is_terminal {
-            read_terminal(&source.file, &mut self.buffer)
-        } else {
-            (&source.file).read(&mut self.buffer)
-        };
-        match read {
-            Ok(0) => {
+        match source.file.read(&mut self.buffer) {
+            Ok((0, _)) => {
                 self.end_source(id, stamp, to);
                 None
             }
-            Ok(count) => {
-                // A short read means that the file is empty, but its end may follow.
-                source.ready = count == self.buffer.len() || source.ending;
+            Ok((count, has_more)) => {
+                // Even if the file is empty, its end may follow.
+                source.ready = has_more || source.ending;
                 let bytes = &self.buffer[..count];
                 self.subscribers.publish(&source.name, bytes);
                 self.hints.note_output(id, bytes);
@@ -441,25 +442,6 @@ impl Sources {
             }
         }
     }
-}
-
-/// Reads from the master of a terminal until the buffer is full or nothing is left: one read
-/// returns at most a few kilobytes. The end of a terminal is an error (`EIO`), which counts as the
-/// end of the file.
-fn read_terminal(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut count = 0;
-    while count < buffer.len() {
-        match file.read(&mut buffer[count..]) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // What came before it is returned first.
-            Err(_) if count > 0 => break,
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(0),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(count)
 }
 
 #[cfg(test)]

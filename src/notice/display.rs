@@ -115,10 +115,28 @@ impl fmt::Display for Words<'_> {
                 let kind = name.rsplit_once('.').map_or(name.as_str(), |(kind, _)| kind);
                 write!(
                     f,
-                    "{name} seems to wait for input after `{}`, and none will come: `ganger run \
-                     {kind}` runs it on your terminal",
+                    "{name} seems to wait for input after `{}`, and none will come: `ganger start \
+                     --pty always` lets `ganger attach {name}` answer it, or `ganger run {kind}` runs \
+                     it on your terminal",
                     escape_controls(prompt)
                 )
+            }
+            Notice::Watching { name } => {
+                write!(f, "another client types into {name}: you watch until it detaches")
+            }
+            Notice::TypingPassed { name } => {
+                write!(f, "the other client has detached from {name}: your keys go there now")
+            }
+            Notice::AttachedExited { name, exit, restarts } => {
+                match exit {
+                    Some(exit) => write!(f, "{name} {exit}")?,
+                    None => write!(f, "{name} is down")?,
+                }
+                f.write_str(if *restarts { ", waiting for its restart" } else { ", detached" })
+            }
+            Notice::AttachedRestarted { name, pid } => {
+                write!(f, "{name} started again")?;
+                pid.map_or(Ok(()), |pid| write!(f, ", pid {pid}"))
             }
             Notice::WaitingFor { name, what } => {
                 write!(f, "{name} waits for {}", one_line(what))

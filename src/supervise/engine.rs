@@ -38,7 +38,7 @@ use crate::plan::program::exec_error;
 use crate::plan::ready::Ready;
 use crate::plan::sources::folder_error;
 use crate::plan::{self, Plan, shell};
-use crate::pty::Pty;
+use crate::pty::{Pty, WindowSize};
 
 /// Pipes of this size are worth their memory, for as many as an unprivileged
 /// user may have without harming other programs (pipe(7), `pipe-user-pages-soft`).
@@ -113,6 +113,8 @@ pub struct Engine {
     /// The terminals of processes of which something is there. They hang up when they are
     /// dropped.
     terminals: HashMap<ProcessId, Pty>,
+    /// The windows of clients, by the name of the process that they are attached to.
+    windows: HashMap<String, WindowSize>,
     /// When the terminals get a new size.
     resize_at: Option<Instant>,
     /// Whether the app goes on when nothing reads its output any more.
@@ -155,6 +157,7 @@ impl Engine {
             oom: OomWatch::default(),
             unread_output: HashMap::new(),
             terminals: HashMap::new(),
+            windows: HashMap::new(),
             resize_at: None,
             survives_closed_stdout: false,
             release_reply: None,
@@ -407,7 +410,7 @@ impl Engine {
     /// Opens a terminal for a process that is to have one, and otherwise a pipe.
     fn open_output(&self, process: &plan::ProcessPlan) -> io::Result<Output> {
         if process.pty {
-            let opened = Pty::open(self.display.window_size());
+            let opened = Pty::open(self.window_size(&process.name));
             let opened = opened.and_then(|(pty, slave)| Ok((pty.reader()?, slave, pty)));
             match opened {
                 Ok((reader, process_end, pty)) => {
@@ -726,6 +729,8 @@ impl Engine {
                 trace::request("signal", &changes);
                 let _ = reply.send(changes);
             }
+            Command::GetTerminal(id, reply) => drop(reply.send(self.terminals.get(&id).cloned())),
+            Command::SetWindow(name, size) => self.set_window(name, size),
             Command::ReleaseOutput(reply) => {
                 self.release_reply = Some(reply);
                 self.logs.release_output();
@@ -765,13 +770,35 @@ impl Engine {
     /// other process.
     fn resize_terminals(&mut self) {
         self.resize_at = None;
-        let size = self.display.window_size();
-        let mut running: Vec<ProcessId> = self.supervisor.running().collect();
-        running.retain(|id| {
-            let resized = self.terminals.get(id).map(|pty| pty.set_size(size));
-            !matches!(resized, Some(Ok(true)))
-        });
-        self.send_signal(Signal::SIGWINCH, running);
+        let running: Vec<ProcessId> = self.supervisor.running().collect();
+        let mut others = Vec::new();
+        for id in running {
+            let name = self.supervisor.find(id).map(|status| status.plan.name.clone());
+            let size = self.window_size(&name.unwrap_or_default());
+            let resized = self.terminals.get(&id).map(|pty| pty.set_size(size));
+            if !matches!(resized, Some(Ok(true))) {
+                others.push(id);
+            }
+        }
+        self.send_signal(Signal::SIGWINCH, others);
+    }
+
+    /// The size of the terminal of the process with this name.
+    fn window_size(&self, name: &str) -> WindowSize {
+        self.windows.get(name).copied().unwrap_or_else(|| self.display.window_size())
+    }
+
+    /// The process with this name is shown in a client's window of this size, or no longer.
+    fn set_window(&mut self, name: String, size: Option<WindowSize>) {
+        let size_now = size.unwrap_or_else(|| self.display.window_size());
+        let status = self.supervisor.status().find(|status| status.plan.name == name);
+        let pty = status.and_then(|status| self.terminals.get(&status.id));
+        // The process may have closed its terminal.
+        let _ = pty.map(|pty| pty.set_size(size_now));
+        match size {
+            Some(size) => drop(self.windows.insert(name, size)),
+            None => drop(self.windows.remove(&name)),
+        }
     }
 
     fn send_signal(&mut self, signal: Signal, to: Vec<ProcessId>) {

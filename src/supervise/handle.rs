@@ -15,6 +15,7 @@ use crate::logs::format::Color;
 use crate::logs::subscribers::OutputQueries;
 use crate::notice::Notice;
 use crate::plan::Plan;
+use crate::pty::{Pty, WindowSize};
 
 /// A request, and where to send the reply. None is sent when it comes too late.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) enum Command {
     Restart(Vec<ProcessId>, RestartMode, oneshot::Sender<Changes>),
     Stop(Vec<ProcessId>, oneshot::Sender<Changes>),
     Signal(Vec<ProcessId>, Signal, oneshot::Sender<Changes>),
+    GetTerminal(ProcessId, oneshot::Sender<Option<Pty>>),
+    SetWindow(String, Option<WindowSize>),
     ReleaseOutput(oneshot::Sender<()>),
     Print(Notice),
     Quit,
@@ -195,6 +198,17 @@ impl Handle {
     /// Sends a signal to those of these processes that run. Returns what was done.
     pub async fn signal(&self, ids: Vec<ProcessId>, signal: Signal) -> Result<Changes, Stopping> {
         self.request(|reply| Command::Signal(ids, signal, reply)).await
+    }
+
+    /// The terminal of a process; none if it runs on a pipe, or nothing of it runs.
+    pub async fn terminal(&self, id: ProcessId) -> Result<Option<Pty>, Stopping> {
+        self.request(|reply| Command::GetTerminal(id, reply)).await
+    }
+
+    /// Gives the terminal of the process with this name the size of a client's window, now and
+    /// after a restart; without a size, that of ganger's own terminal again.
+    pub fn set_window(&self, name: String, size: Option<WindowSize>) -> Result<(), Stopping> {
+        self.send(Command::SetWindow(name, size))
     }
 
     /// Releases every terminal, pipe and socket that output goes to, once everything printed so

@@ -18,6 +18,7 @@ pub(super) enum KeyCommand {
     NextMatch,
     PreviousMatch,
     Filter,
+    Attach,
     Restart,
     StopOrStart,
     ScaleUp,
@@ -34,7 +35,7 @@ pub(super) enum KeyCommand {
 }
 
 /// The help: keys, and what they do.
-pub(super) const HELP: [(&str, &str); 17] = [
+pub(super) const HELP: [(&str, &str); 18] = [
     ("up down, k j", "select a process"),
     ("a", "select all: their output merged"),
     ("PgUp PgDn, shift up down", "scroll through the output"),
@@ -43,6 +44,7 @@ pub(super) const HELP: [(&str, &str); 17] = [
     ("/", "search in the output"),
     ("n N", "go to the next older, newer match"),
     ("f", "show only processes whose name contains a text"),
+    ("Enter", "attach to the process: your keys go to it"),
     ("r", "restart the process"),
     ("s", "stop the process, or start it if it is down"),
     ("+ -", "one instance more, or less"),
@@ -84,6 +86,7 @@ pub(super) fn command_of(key: KeyEvent) -> Option<KeyCommand> {
         KeyCode::Char('n') => Some(KeyCommand::NextMatch),
         KeyCode::Char('N') => Some(KeyCommand::PreviousMatch),
         KeyCode::Char('f') => Some(KeyCommand::Filter),
+        KeyCode::Enter => Some(KeyCommand::Attach),
         KeyCode::Char('r') => Some(KeyCommand::Restart),
         KeyCode::Char('s') => Some(KeyCommand::StopOrStart),
         KeyCode::Char('+' | '=') => Some(KeyCommand::ScaleUp),

@@ -3,7 +3,7 @@
 //! The [`model`] is a value: events go in, effects come out, and [`view`] draws it. The
 //! [`screen`] owns the terminal, and [`run`] connects them.
 
-pub mod guard;
+pub mod attach;
 mod keys;
 mod model;
 mod output;
@@ -13,4 +13,5 @@ mod regions;
 pub mod run;
 mod screen;
 mod spans;
+pub mod user_terminal;
 mod view;

@@ -52,6 +52,8 @@ pub(super) enum Effect {
         kind: String,
         is_up: bool,
     },
+    /// The terminal is to become that of this process.
+    Attach(String),
     /// The output of another selection is to be followed.
     Follow(Selection),
     Copy(String),
@@ -280,6 +282,7 @@ impl Model {
             KeyCommand::NextMatch => self.find(true),
             KeyCommand::PreviousMatch => self.find(false),
             KeyCommand::Filter => self.mode = Mode::Input(Input::Filter, self.list.filter.clone()),
+            KeyCommand::Attach => return self.attach(),
             KeyCommand::Restart => return self.restart(),
             KeyCommand::StopOrStart => return self.stop_or_start(),
             KeyCommand::ScaleUp => return self.scale(true),
@@ -355,14 +358,21 @@ impl Model {
         }
     }
 
+    fn attach(&mut self) -> Vec<Effect> {
+        self.with_selected(|process| Effect::Attach(process.name.clone()))
+    }
+
     fn scale(&mut self, is_up: bool) -> Vec<Effect> {
-        match self.list.selected() {
-            Some(process) => vec![Effect::Scale { kind: process.r#type.clone(), is_up }],
-            None => {
-                self.note = Some("select a process first".to_owned());
-                Vec::new()
-            }
+        self.with_selected(|process| Effect::Scale { kind: process.r#type.clone(), is_up })
+    }
+
+    /// The effect on the selected process.
+    fn with_selected(&mut self, effect: impl FnOnce(&ProcessStatus) -> Effect) -> Vec<Effect> {
+        let effect = self.list.selected().map(effect);
+        if effect.is_none() {
+            self.note = Some("select a process first".to_owned());
         }
+        effect.into_iter().collect()
     }
 
     fn copy(&mut self) -> Vec<Effect> {

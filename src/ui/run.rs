@@ -18,11 +18,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
 
+use super::attach::{ClientSignals, Session, SessionEvent, Typed, attach_uri};
 use super::model::{Effect, Event, Model, Settings};
 use super::process_list::Selection;
 use super::screen::{self, Screen};
+use super::user_terminal::UserTerminal;
 use crate::control::api::{About, FormationChange, ProcessStatus};
 use crate::control::client::{Client, Error, percent_encode};
+use crate::keys::detach::DetachKeys;
+use crate::keys::filter::KeyFilter;
 use crate::logs::format::OWN_NAME;
 use crate::plan::formation::ALL;
 use crate::plan::scale::{Change, Target};
@@ -40,8 +44,10 @@ const QUEUED_PIECES: usize = 2;
 const LAST_MESSAGES: usize = 20;
 
 /// How the screen is shown.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// The keys that detach from a process.
+    pub detach_keys: DetachKeys,
     /// Whether it has colours.
     pub color: bool,
     /// Whether the app ends with the screen.
@@ -115,7 +121,7 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<End> {
     let settings = Settings { root: about.root, color: options.color, is_owner: options.is_owner };
     let mut signals = Signals::listen()?;
     let mut ui = Ui::new(client, settings, about.pid)?;
-    ui.handle(Event::Processes(all))?;
+    let _ = ui.handle(Event::Processes(all))?;
     let mut poll = interval_at((Instant::now() + POLL_TIME).into(), POLL_TIME);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -156,12 +162,28 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<End> {
                 }
             },
         };
-        if let Some(event) = event
-            && ui.handle(event)?
-        {
-            return Ok(End::Left);
+        let Some(event) = event else { continue };
+        match ui.handle(event)? {
+            Next::Stay => {}
+            Next::Leave => return Ok(End::Left),
+            Next::Attach(name) => {
+                if ui.attach(&name, &options.detach_keys).await? == Next::Leave {
+                    return Ok(End::Left);
+                }
+            }
         }
     }
+}
+
+/// What follows an event.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Next {
+    /// The screen stays.
+    Stay,
+    /// The user leaves.
+    Leave,
+    /// This process gets the terminal.
+    Attach(String),
 }
 
 /// The signals that end this process.
@@ -184,7 +206,8 @@ impl Signals {
     }
 }
 
-async fn next_key(keys: &mut EventStream) -> Option<io::Result<TerminalEvent>> {
+async fn next_key(keys: &mut Option<EventStream>) -> Option<io::Result<TerminalEvent>> {
+    let keys = keys.as_mut()?;
     poll_fn(|context| Pin::new(&mut *keys).poll_next(context)).await
 }
 
@@ -202,7 +225,8 @@ struct Ui {
     pid: u32,
     model: Model,
     screen: Screen,
-    keys: EventStream,
+    /// None while another part reads the keys.
+    keys: Option<EventStream>,
     messages: LogStream,
     output: Option<LogStream>,
     answers: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
@@ -225,7 +249,7 @@ impl Ui {
             pid,
             model: Model::new(settings),
             screen: Screen::enter()?,
-            keys: EventStream::new(),
+            keys: Some(EventStream::new()),
             answers: mpsc::unbounded_channel(),
             description: None,
             is_changed: true,
@@ -257,8 +281,8 @@ impl Ui {
         Some(event)
     }
 
-    /// Handles an event. Returns true if the user leaves.
-    fn handle(&mut self, event: Event) -> io::Result<bool> {
+    /// Handles an event, and returns what follows.
+    fn handle(&mut self, event: Event) -> io::Result<Next> {
         self.is_changed = true;
         for effect in self.model.update(Instant::now(), event) {
             match effect {
@@ -276,7 +300,8 @@ impl Ui {
                 Effect::Copy(text) => screen::copy(&text)?,
                 Effect::SetMouse(is_on) => self.screen.set_mouse(is_on)?,
                 Effect::Suspend => self.suspend()?,
-                Effect::Leave => return Ok(true),
+                Effect::Leave => return Ok(Next::Leave),
+                Effect::Attach(name) => return Ok(Next::Attach(name)),
                 Effect::Quit => {
                     let client = Arc::clone(&self.client);
                     tokio::spawn(async move { drop(client.quit().await) });
@@ -287,7 +312,47 @@ impl Ui {
                 }
             }
         }
-        Ok(false)
+        Ok(Next::Stay)
+    }
+
+    /// Gives the terminal to a process, until the user detaches or it is down for good.
+    async fn attach(&mut self, name: &str, keys: &DetachKeys) -> io::Result<Next> {
+        let client = Arc::clone(&self.client);
+        let connection = match client.attach(&attach_uri(name, false, false)).await {
+            Ok(connection) => connection,
+            Err(error) => return self.handle(Event::Answer(error.to_string())),
+        };
+        self.keys = None;
+        screen::restore();
+        let terminal = UserTerminal::new().map_err(io::Error::other)?;
+        let ended = {
+            let (mut typed, mut signals) = (Typed::read()?, ClientSignals::listen()?);
+            let filter = KeyFilter::new(keys.clone(), false);
+            let mut session = Session::begin(&terminal, &client, connection, filter)?;
+            session.announce(name, keys);
+            loop {
+                match session.next(&mut typed, &mut signals).await? {
+                    // It would take the terminal from the shell.
+                    SessionEvent::Signal(Signal::SIGTSTP) => {}
+                    event => break event,
+                }
+            }
+        };
+        if matches!(ended, SessionEvent::Signal(_)) {
+            return Ok(Next::Leave);
+        }
+        self.show_again()?;
+        Ok(Next::Stay)
+    }
+
+    /// Takes the terminal again, which may have another size.
+    fn show_again(&mut self) -> io::Result<()> {
+        self.screen.resume()?;
+        self.keys = Some(EventStream::new());
+        let (columns, rows) = self.screen.size()?;
+        self.model.update(Instant::now(), Event::Resize { columns, rows });
+        self.is_changed = true;
+        Ok(())
     }
 
     /// Sends a request, and shows the error if there is one.
@@ -342,11 +407,7 @@ impl Ui {
     fn suspend(&mut self) -> io::Result<()> {
         screen::restore();
         kill(Pid::from_raw(0), Signal::SIGTSTP)?;
-        self.screen.resume()?;
-        self.keys = EventStream::new();
-        let (columns, rows) = self.screen.size()?;
-        self.model.update(Instant::now(), Event::Resize { columns, rows });
-        Ok(())
+        self.show_again()
     }
 
     /// ganger has ended: its last messages are read.

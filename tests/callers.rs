@@ -79,9 +79,9 @@ fn call(caller: &[&str], folder: &Path, args: &str) -> Finished {
     arguments.fold(scenario, Scenario::arg).run()
 }
 
-/// The three ways to start something, as this caller.
+/// The four ways to start something, as this caller.
 fn check(name: &str, call: impl Fn(&Path, &str) -> Finished) {
-    let scenario = Scenario::procfile(PROCFILE);
+    let scenario = Scenario::procfile(PROCFILE).file("beside.sh", "echo beside; exit 7\n");
     let folder = scenario.folder();
     let daemon = call(folder, "start -D");
     let (output, code) = (daemon.stdout(), daemon.status.code());
@@ -93,6 +93,9 @@ fn check(name: &str, call: impl Fn(&Path, &str) -> Finished) {
         let finished = call(folder, args);
         assert_eq!(finished.status.code(), Some(code), "{name}: {args}: {}", finished.stdout());
     }
+    let finished = call(folder, "with -- sh beside.sh");
+    assert_eq!(finished.status.code(), Some(7), "{name}: {}", finished.stdout());
+    assert_eq!(finished.stdout().trim_end(), "beside", "{name}");
     fs::write(folder.join("go"), "").unwrap();
     let finished = call(folder, "start");
     let (output, code) = (finished.stdout(), finished.status.code());

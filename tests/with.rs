@@ -134,6 +134,20 @@ fn running_app_is_used_and_goes_on() {
 }
 
 #[test]
+fn app_that_does_not_answer_is_an_error_of_the_client() {
+    let mut running = Scenario::procfile("a: exec sleep 1000\n").args("start -N").start();
+    running.wait_for("a.1 started");
+    running.signal(Signal::SIGSTOP);
+    let finished = Scenario::new().in_folder(running.folder()).args("with -- echo never").run();
+    let finished = finished.code(1);
+    assert_eq!(finished.stdout(), "");
+    assert!(finished.stderr().contains("kill -CONT"), "{}", finished.stderr());
+    running.signal(Signal::SIGCONT);
+    running.signal(Signal::SIGTERM);
+    running.finish().code(0);
+}
+
+#[test]
 fn app_of_another_procfile_or_name_is_not_used() {
     for args in ["start -f Procfile.dev", "start --name other"] {
         let scenario =

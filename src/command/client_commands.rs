@@ -66,15 +66,25 @@ pub(super) fn run_client_or(
         }
         Err(error) => error,
     };
-    let code = match error.downcast_ref() {
-        Some(Error::HasEnded { last, .. }) => {
-            print_error(&error);
-            for line in last.ending.iter().flat_map(|ending| &ending.report) {
-                eprintln!("  {}", escape_controls(line));
-            }
-            return on_ended(last);
+    if let Some(Error::HasEnded { last, .. }) = error.downcast_ref() {
+        print_error(&error);
+        for line in last.ending.iter().flat_map(|ending| &ending.report) {
+            eprintln!("  {}", escape_controls(line));
         }
-        Some(Error::NotRunning(_) | Error::RunsAbove { .. } | Error::ShuttingDown) => NOT_RUNNING,
+        return on_ended(last);
+    }
+    exit_code(error)
+}
+
+/// Prints an error of a client, and returns the exit code for it. Other errors are returned.
+pub(super) fn exit_code(error: anyhow::Error) -> anyhow::Result<u8> {
+    let code = match error.downcast_ref() {
+        Some(
+            Error::NotRunning(_)
+            | Error::HasEnded { .. }
+            | Error::RunsAbove { .. }
+            | Error::ShuttingDown,
+        ) => NOT_RUNNING,
         Some(Error::TimedOut(_)) => TIMED_OUT,
         Some(Error::NoAnswer(..) | Error::Failed { .. }) => FAILED,
         Some(Error::Refused(_) | Error::Busy(_)) | None => return Err(error),

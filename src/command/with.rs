@@ -18,7 +18,7 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 use tokio::process::Child;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::client_commands::path;
+use super::client_commands::{exit_code, path};
 use super::daemon::{self, Foreground, ForkSide, Startup};
 use super::run::{self, Prepared};
 use super::{file_locations, identity, print_error, start};
@@ -43,7 +43,11 @@ const DID_NOT_STAY_UP: &str = "the app did not stay up";
 /// The pause before it is asked again whether the app has failed, if too many others ask.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) fn with(mut global: Global, mut with: With) -> anyhow::Result<u8> {
+pub(super) fn with(global: Global, with: With) -> anyhow::Result<u8> {
+    run_with_app(global, with).or_else(exit_code)
+}
+
+fn run_with_app(mut global: Global, mut with: With) -> anyhow::Result<u8> {
     let limit = with.start.timeout.take().unwrap_or(READY_TIMEOUT);
     with.start.timeout = with.grace;
     (with.start.daemonize, with.start.ui, with.start.focus) = (false, false, None);

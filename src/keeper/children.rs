@@ -242,7 +242,7 @@ impl Children {
         }
     }
 
-    /// Suspends all children and their descendants.
+    /// Suspends all children and their descendants, and orphans.
     pub(super) fn suspend(&mut self) {
         self.suspended = true;
         // The second round finds processes that were forked during the first one. No process
@@ -252,7 +252,7 @@ impl Children {
         }
     }
 
-    /// Resumes all children and their descendants.
+    /// Resumes all children and their descendants, and orphans.
     pub(super) fn resume(&mut self) {
         self.suspended = false;
         self.signal_all(libc::SIGCONT);
@@ -273,6 +273,10 @@ impl Children {
         for leader in leaders {
             let members = self.members(leader, &snapshot);
             kill::send_to_all(leader, &members, signal);
+        }
+        for orphan in snapshot.orphans() {
+            // It may be gone, or belong to another user.
+            let _ = kill::send(orphan, signal);
         }
     }
 

@@ -284,3 +284,46 @@ fn full_screen_programs_draw_their_screen_for_a_client() {
     }
     stop(running);
 }
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs irb")]
+fn irb_can_be_used() {
+    let mut running = start("a: exec irb --noautocomplete\n", "");
+    // It first asks how wide a character is, and waits for the answer of a terminal.
+    running.wait_until("question", |running| running.run_client("logs a").0.contains('\u{25bd}'));
+    let mut screen = Screen::new(24, 80);
+    let client = attach(&running, &screen, "a");
+    screen.wait_for("> ");
+    screen.type_text("6 * 7\r");
+    screen.wait_for("=> 42");
+    // The line editor knows the line before.
+    screen.type_text("\x1b[A + 1\r");
+    screen.wait_for("=> 43");
+    screen.type_text(DETACH);
+    client.finish().code(0);
+    stop(running);
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs node")]
+fn node_inspector_can_be_stepped_through() {
+    let program = "let x = 41;\nx += 1;\ndebugger;\nconsole.log('result', x);\n";
+    let port = crate::scenario::free_port();
+    let mut running = Scenario::procfile(format!("a: exec node inspect --port={port} app.js\n"))
+        .file("app.js", program)
+        .args("start --pty always")
+        .start();
+    running.wait_until("debug>", |running| running.run_client("logs a").0.contains("debug>"));
+    let mut screen = Screen::new(24, 80);
+    let client = attach(&running, &screen, "a");
+    screen.wait_for("debug> ");
+    screen.type_text("cont\r");
+    screen.wait_for("break in app.js:3");
+    screen.type_text("exec('x + 1000')\r");
+    screen.wait_for("1042");
+    screen.type_text("next\r");
+    screen.wait_for("break in app.js:4");
+    screen.type_text(DETACH);
+    client.finish().code(0);
+    stop(running);
+}

@@ -107,3 +107,18 @@ fn shell_parser_survives_any_bytes() {
 fn service_address_parser_survives_any_bytes() {
     check("needs", checks::needs);
 }
+
+#[test]
+fn painter_of_screens_survives_any_bytes() {
+    check("screen", checks::screen);
+}
+
+#[test]
+fn keys_survive_any_bytes() {
+    check("keys", checks::keys);
+}
+
+#[test]
+fn cursors_survive_any_bytes() {
+    check("cursor", checks::cursor);
+}

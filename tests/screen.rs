@@ -18,6 +18,9 @@ use crate::scenario::{Running, Scenario, TEST_TIMEOUT};
 /// The prompt of a shell on a terminal.
 pub const PROMPT: &str = "prompt> ";
 
+/// What a program writes to learn where the cursor is (`DSR`), which every terminal answers.
+const ASK_FOR_CURSOR: &[u8] = b"\x1b[6n";
+
 /// A terminal, as its user sees it.
 pub struct Screen {
     master: File,
@@ -171,6 +174,10 @@ impl Screen {
     fn take(&mut self, bytes: &[u8]) {
         self.raw.extend_from_slice(bytes);
         self.emulator.process(bytes);
+        if bytes.ends_with(ASK_FOR_CURSOR) {
+            let (row, column) = self.emulator.screen().cursor_position();
+            self.type_text(&format!("\x1b[{};{}R", row + 1, column + 1));
+        }
     }
 }
 

@@ -7,13 +7,18 @@
 
 use std::path::Path;
 
+use ganger::control::paint::paint;
 use ganger::keeper::protocol::{Decoder, Report, Request, encode};
+use ganger::keys::detach::{DetachFilter, DetachKeys, Filtered};
+use ganger::keys::input::Input;
+use ganger::logs::cursor::LogCursor;
 use ganger::logs::lines::{LineSplitter, Prefix, SplitLines};
 use ganger::logs::terminal::{Layout, LongLines, TerminalLines};
 use ganger::plan::env::Layer;
 use ganger::plan::formation::{Formation, FormationRequest, count_instances};
 use ganger::plan::needs::Need;
 use ganger::plan::{config, dotenv, env, procfile, shell};
+use ganger::pty::WindowSize;
 
 /// The parsed types, written as a Procfile, are parsed to the same types.
 pub fn procfile(bytes: &[u8]) {
@@ -191,6 +196,56 @@ pub fn lines(bytes: &[u8]) {
     }
     let newline = !text.is_empty() && !text.ends_with(b"\n");
     assert!(joined == [&text[..], if newline { b"\n" } else { b"" }].concat(), "something is lost");
+}
+
+/// Any output can be painted, and the painting is no longer than a screen needs. The first three
+/// bytes say how large the window is, and whether the process reads lines.
+pub fn screen(bytes: &[u8]) {
+    let [rows, columns, mode, rest @ ..] = bytes else { return };
+    let size = WindowSize { rows: (*rows).into(), columns: (*columns).into() };
+    let painted = paint(rest, size, mode % 2 == 0);
+    // A cell has at most two colours, all attributes, and a character with combining ones; what
+    // was queried last is repeated.
+    let most = 1000 + usize::from(*rows) * usize::from(*columns) * 100 + rest.len();
+    assert!(painted.len() <= most, "{} bytes", painted.len());
+}
+
+/// All that is typed reaches the process, up to the keys that detach, in whatever pieces it is
+/// read. The first byte says in which.
+pub fn keys(bytes: &[u8]) {
+    let [piece, rest @ ..] = bytes else { return };
+    // The escape key is passed on at the end of a piece.
+    let typed: Vec<u8> = rest.iter().copied().filter(|byte| *byte != 0x1b).collect();
+    let keys: DetachKeys = "ctrl-p,ctrl-q".parse().expect("keys");
+    let pass = |piece: usize| {
+        let (mut filter, mut passed) = (DetachFilter::new(keys.clone()), Vec::new());
+        for chunk in typed.chunks(piece) {
+            let Filtered { input, detaches } = filter.push(chunk);
+            passed.extend(input);
+            if detaches {
+                return (passed, true);
+            }
+        }
+        (passed, false)
+    };
+    let (passed, detaches) = pass(1 + usize::from(*piece));
+    assert!((&passed, detaches) == (&pass(1).0, pass(1).1), "the pieces matter");
+    assert!(typed.starts_with(&passed), "it is changed");
+    assert_eq!(detaches, typed[passed.len()..].starts_with(b"\x10\x11"));
+    if let Ok(text) = std::str::from_utf8(rest) {
+        let _ = text.parse::<DetachKeys>();
+        if let Ok(input) = text.parse::<Input>() {
+            assert!(input.bytes().len() <= text.len());
+        }
+    }
+}
+
+/// A cursor is written as it was read, or refused.
+pub fn cursor(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(cursor) = text.parse::<LogCursor>() {
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+    }
 }
 
 /// Garbage is refused, and what is a message is the same when sent again. The

@@ -23,7 +23,7 @@ mod lines;
 mod logs;
 mod memory;
 mod names;
-mod paint;
+pub mod paint;
 mod peer;
 pub mod planner;
 pub mod registration;

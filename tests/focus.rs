@@ -166,9 +166,7 @@ fn is_stopped(pid: Pid) -> bool {
 #[test]
 fn ctrl_z_suspends_everything_and_fg_resumes_it() {
     let tag = tag();
-    // A daemon without the marker of its process can't be told from those of others.
-    let procfile = procfile(&tag).replace("$HOSTILE tree", "$HOSTILE marked");
-    let scenario = Scenario::of("bash").file("Procfile", procfile);
+    let scenario = Scenario::of("bash").file("Procfile", procfile(&tag));
     let mut screen = Screen::new(24, 80);
     let mut shell = screen.start_shell(scenario);
     screen.type_text("$GANGER start -N --focus parrot\n");
@@ -229,4 +227,25 @@ fn terminal_is_restored_and_nothing_is_left_whatever_is_killed() {
         screen.wait_until("line modes", |screen| screen.line_modes() == before);
         wait_until("client and app", || ![client, app].into_iter().any(is_alive));
     }
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3")]
+fn debugger_is_used_in_focus() {
+    let program = "import pdb\nx = 41\npdb.set_trace()\nx += 1\nprint('result', x)\ninput()\n";
+    let mut screen = Screen::new(24, 80);
+    let procfile = "parrot: exec /usr/bin/python3 app.py\nother: exec $HOSTILE tick\n";
+    let scenario = Scenario::procfile(procfile).file("app.py", program);
+    let running = screen.show(scenario.args("start -N --focus parrot")).start();
+    screen.wait_for("(Pdb) ");
+    screen.type_text("p x + 1000\r");
+    screen.wait_for("(Pdb) p x + 1000\n1041\n(Pdb) ");
+    screen.type_text("\x1b[A\r");
+    screen.wait_for("1041\n(Pdb) p x + 1000\n1041\n(Pdb) ");
+    screen.type_text("c\r");
+    screen.wait_for("(Pdb) c\nresult 42");
+    screen.type_text(DETACH);
+    screen.wait_for("parrot.1 | result 42").wait_for("other.1  | tick");
+    screen.type_text("\x03");
+    running.finish().code(0);
 }

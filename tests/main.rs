@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod control_limits;
 mod daemon;
+mod day;
 mod ended;
 mod env;
 mod escapes;

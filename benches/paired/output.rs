@@ -14,6 +14,8 @@ use crate::worker::{BULK, LINE, line};
 
 /// 500 MB.
 const BULK_LINES: usize = 5_000_000;
+/// 100 MB: a terminal is slow.
+const TERMINAL_LINES: usize = 1_000_000;
 
 /// Ganger's figures for one workload, over all runs.
 #[derive(Default)]
@@ -55,6 +57,7 @@ fn gigabytes(lines: usize) -> f64 {
 
 pub(crate) fn output(runs: usize) -> io::Result<Vec<Row>> {
     let mut rows = bulk(runs)?;
+    rows.extend(on_terminal(runs)?);
     for (what, processes, lines, at_once) in [
         ("1M lines from one", 1, 1_000_000, BULK),
         ("1M lines from ten", 10, 100_000, BULK),
@@ -79,7 +82,7 @@ pub(crate) fn output(runs: usize) -> io::Result<Vec<Row>> {
 /// The reader behind ganger does what the last `cat` does, and counts besides.
 fn bulk(runs: usize) -> io::Result<Vec<Row>> {
     let stage = Stage::new(["cat lines".to_owned()])?;
-    write_lines(&stage.dir.join("lines"))?;
+    write_lines(&stage.dir.join("lines"), BULK_LINES)?;
     let copy = stage.dir.join("copy");
     let (mut piped, mut filed) = (Moved::default(), Moved::default());
     let references = [
@@ -123,9 +126,32 @@ fn bulk(runs: usize) -> io::Result<Vec<Row>> {
         .collect())
 }
 
-fn write_lines(to: &Path) -> io::Result<()> {
+/// `cat` of a file in memory, which writes to a terminal. `script` reads its terminal as ganger
+/// does, and leaves in what the terminal adds.
+fn on_terminal(runs: usize) -> io::Result<Vec<Row>> {
+    let stage = Stage::new(["cat lines".to_owned()])?;
+    write_lines(&stage.dir.join("lines"), TERMINAL_LINES)?;
+    let script = "script -qec 'cat lines' /dev/null | cat";
+    let (mut moved, mut reference) = (Moved::default(), Vec::new());
+    for _ in 0..runs {
+        let wall = time_shell(&stage.dir, script)?;
+        reference.push(gigabytes(TERMINAL_LINES) / wall.as_secs_f64());
+        let mut command = stage.command(&Runner::ganger());
+        command.env("GANGER_PTY", "always");
+        let (outcome, arrived) = Run::read(&mut command, count)?;
+        moved.note(TERMINAL_LINES, &outcome, arrived)?;
+    }
+    let what = "100 MB from a terminal to a pipe";
+    Ok(vec![
+        Row::new(format!("*reference* `{}`", script.replace('|', "\\|")), GB_PER_SECOND, reference),
+        moved.speed(what),
+        moved.cpu(what),
+    ])
+}
+
+fn write_lines(to: &Path, lines: usize) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(to)?);
-    for _ in 0..BULK_LINES {
+    for _ in 0..lines {
         file.write_all(&line())?;
     }
     file.flush()

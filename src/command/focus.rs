@@ -84,8 +84,8 @@ impl Focus {
         app: &Foreground,
     ) -> anyhow::Result<u8> {
         let shown = run_with_client(global, async |client| {
-            let mut output = client.send(Method::GET, &self.output, Vec::new()).await?;
             let viewer = Viewer { focus: self, terminal, client: &client, app };
+            let mut output = viewer.read_output().await?;
             viewer.run(&mut output).await?;
             Ok(String::new())
         });
@@ -102,7 +102,7 @@ struct Viewer<'a> {
 }
 
 impl<'a> Viewer<'a> {
-    async fn run(&self, output: &mut Answer<'_>) -> io::Result<()> {
+    async fn run(&self, output: &mut Answer<'a>) -> io::Result<()> {
         let Focus { process, keys, .. } = self.focus;
         let (mut typed, mut signals) = (Typed::read()?, ClientSignals::listen()?);
         let mut attaching = Some(self.attach());
@@ -118,6 +118,11 @@ impl<'a> Viewer<'a> {
                 );
             }
         }
+    }
+
+    /// Begins to read the joined output.
+    async fn read_output(&self) -> Result<Answer<'a>, Error> {
+        self.client.send(Method::GET, &self.focus.output, Vec::new()).await
     }
 
     fn attach(&self) -> Attaching<'a> {
@@ -149,7 +154,7 @@ impl<'a> Viewer<'a> {
     /// Shows the joined output, until the user attaches again.
     async fn watch(
         &self,
-        output: &mut Answer<'_>,
+        output: &mut Answer<'a>,
         mut attaching: Option<Attaching<'a>>,
         typed: &mut Typed,
         signals: &mut ClientSignals,
@@ -159,11 +164,16 @@ impl<'a> Viewer<'a> {
         loop {
             tokio::select! {
                 piece = output.next() => {
-                    // The connection breaks if ganger is killed.
-                    let Ok(Some(piece)) = piece else { return Ok(Watched::Ended) };
-                    let mut stdout = io::stdout();
-                    stdout.write_all(&piece)?;
-                    stdout.flush()?;
+                    if let Ok(Some(piece)) = piece {
+                        let mut stdout = io::stdout();
+                        stdout.write_all(&piece)?;
+                        stdout.flush()?;
+                    } else if let Ok(again) = self.read_output().await {
+                        // ganger has closed it, because many others need connections.
+                        *output = again;
+                    } else {
+                        return Ok(Watched::Ended);
+                    }
                 }
                 attached = answer(&mut attaching) => {
                     attaching = None;

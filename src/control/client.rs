@@ -193,6 +193,8 @@ impl Client {
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
                     return Err(Error::NotRunning(format!("at `{}`", self.path.display())));
                 }
+                // The socket was closed before this connection was accepted.
+                ErrorKind::ConnectionReset => return Err(Error::ShuttingDown),
                 // Connections are not accepted, and the queue of the socket is full.
                 ErrorKind::WouldBlock if Instant::now() < deadline => {
                     sleep(RECONNECT_PAUSE).await;
@@ -378,5 +380,39 @@ impl Answer<'_> {
         let collected = response.into_body().collect().await;
         let bytes = collected.map(http_body_util::Collected::to_bytes);
         bytes.map_err(|error| client.broken(pid, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn socket_that_is_closed_during_the_connect_is_that_of_an_ending_ganger() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sock");
+        let (client, is_over) = (Client::at(path.clone()), AtomicBool::new(false));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    drop(UnixListener::bind(&path).unwrap());
+                    std::fs::remove_file(&path).unwrap();
+                }
+            });
+            for _ in 0..5000 {
+                match runtime.block_on(client.connect()) {
+                    Ok(_) | Err(Error::NotRunning(_) | Error::ShuttingDown) => {}
+                    Err(other) => {
+                        is_over.store(true, Ordering::Relaxed);
+                        panic!("{other}");
+                    }
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
     }
 }

@@ -32,6 +32,7 @@
 //! - [`keeper`] makes sure that no process survives ganger. It alone forks, signals and waits,
 //!   in a process of its own.
 //! - [`runtime_dir`] finds the folder for control sockets and session markers.
+//! - [`panics`] catches panics of code that shows output.
 //! - [`revision`] reads the git revision of a folder.
 //!
 //! No state is shared under a lock: every value has one owner, which receives messages.
@@ -63,5 +64,7 @@ pub mod pty;
 pub mod keeper;
 
 pub mod runtime_dir;
+
+pub mod panics;
 
 pub mod revision;

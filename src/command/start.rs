@@ -32,6 +32,7 @@ use crate::logs::format::Style;
 use crate::logs::terminal::LongLines;
 use crate::logs::{self, Logs};
 use crate::notice::Notice;
+use crate::panics;
 use crate::plan::identity::Identity;
 use crate::plan::sources::Sources;
 use crate::plan::{Options, Plan, other_runners};
@@ -406,6 +407,7 @@ fn serve(
     about: SelfDescription,
 ) -> anyhow::Result<(Bound, Server)> {
     let listener = bound.listener.try_clone().context("failed to listen")?;
+    panics::silence_caught();
     Ok((bound, server::start(clients, listener, engine, planner, about)))
 }
 

@@ -4,11 +4,11 @@
 //! the client begins with an empty screen.
 
 use std::num::NonZero;
-use std::panic::catch_unwind;
 use std::sync::LazyLock;
 
 use regex::bytes::Regex;
 
+use crate::panics;
 use crate::pty::WindowSize;
 
 /// How much of the recent output is emulated, in bytes: many screens full of it.
@@ -28,7 +28,7 @@ static LAST_QUERIES: LazyLock<Regex> = LazyLock::new(|| {
 #[must_use]
 pub fn paint(recent: &[u8], size: WindowSize, reads_lines: bool) -> Vec<u8> {
     let recent = &recent[recent.len().saturating_sub(MAX_BYTES)..];
-    let mut painted = catch_unwind(|| draw(recent, size, reads_lines)).unwrap_or_default();
+    let mut painted = panics::catch(|| draw(recent, size, reads_lines)).unwrap_or_default();
     painted.extend(LAST_QUERIES.find(recent).into_iter().flat_map(|found| found.as_bytes()));
     painted
 }

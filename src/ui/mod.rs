@@ -7,7 +7,6 @@ pub mod attach;
 mod keys;
 mod model;
 mod output;
-mod panics;
 mod process_list;
 mod regions;
 pub mod run;

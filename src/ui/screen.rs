@@ -14,8 +14,8 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 
 use super::model::Model;
-use super::panics;
 use super::view;
+use crate::panics;
 
 /// The terminal in full-screen mode.
 pub(super) struct Screen {

@@ -10,12 +10,12 @@ use unicode_width::UnicodeWidthStr;
 use super::keys::HELP;
 use super::model::{Input, Mode, Model, Question};
 use super::output::find_in;
-use super::panics;
 use super::process_list::Selection;
 use super::regions::Regions;
 use super::spans;
 use crate::control::api::{ProcessStatus, State};
 use crate::notice::escape_controls;
+use crate::panics;
 
 /// The least width of a name.
 const MIN_NAME_COLUMNS: usize = 8;

@@ -1,19 +1,30 @@
 //! Catches panics of code that shows output, so that they cost no more than its result.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 
 thread_local! {
     static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Leaves out the messages of panics that are caught.
+pub fn silence_caught() {
+    let hook = take_hook();
+    set_hook(Box::new(move |info| {
+        if !is_caught() {
+            hook(info);
+        }
+    }));
+}
+
 /// Whether a panic of this thread is caught, so that it needs no message.
-pub(super) fn is_caught() -> bool {
+#[must_use]
+pub fn is_caught() -> bool {
     IS_CAUGHT.get()
 }
 
 /// Runs `code`. Returns none if it panics.
-pub(super) fn catch<T>(code: impl FnOnce() -> T) -> Option<T> {
+pub fn catch<T>(code: impl FnOnce() -> T) -> Option<T> {
     let before = IS_CAUGHT.replace(true);
     let result = catch_unwind(AssertUnwindSafe(code));
     IS_CAUGHT.set(before);

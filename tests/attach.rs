@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::callers::Sshd;
 use crate::control::ClientOutput;
-use crate::scenario::{GANGER, Running, Scenario, TEST_TIMEOUT, children, is_alive};
+use crate::scenario::{
+    GANGER, Running, Scenario, TEST_TIMEOUT, children, is_alive, is_stopped, wait_until,
+};
 use crate::screen::Screen;
 
 /// The key that detaches.
@@ -323,6 +326,42 @@ fn node_inspector_can_be_stepped_through() {
     screen.wait_for("1042");
     screen.type_text("next\r");
     screen.wait_for("break in app.js:4");
+    screen.type_text(DETACH);
+    client.finish().code(0);
+    stop(running);
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs sshd")]
+fn attach_works_over_ssh() {
+    let mut running = start(PARROT, "");
+    running.wait_for("a.1    | up");
+    let sshd = Sshd::start(running.folder());
+    let mut screen = Screen::new(30, 100);
+    let command = format!("cd {} && {GANGER} attach a", running.folder().display());
+    let client = screen.show(sshd.run("-tt -e none", &command)).start();
+    screen.wait_for("attached to a, ctrl-] detaches").wait_for("up");
+    screen.type_text("from afar\r");
+    screen.wait_for("got from afar");
+    screen.type_text(DETACH);
+    screen.wait_for("detached from a");
+    client.finish().code(0);
+    stop(running);
+}
+
+#[test]
+fn attached_client_goes_on_after_ganger_was_suspended() {
+    let mut running = start(PARROT, "");
+    running.wait_for("a.1    | up");
+    let mut screen = Screen::new(24, 80);
+    let client = attach(&running, &screen, "a");
+    screen.wait_for("attached to a");
+    let process = children(running.keeper())[0];
+    running.signal(Signal::SIGTSTP);
+    wait_until("all suspended", || is_stopped(process) && is_stopped(running.pid()));
+    screen.type_text("meanwhile\r");
+    running.signal(Signal::SIGCONT);
+    screen.wait_for("got meanwhile");
     screen.type_text(DETACH);
     client.finish().code(0);
     stop(running);

@@ -121,7 +121,7 @@ fn every_caller_gets_output_and_exit_code() {
 }
 
 /// A server for ssh(1) on this machine, with a key of its own.
-struct Sshd {
+pub struct Sshd {
     child: Child,
     folder: tempfile::TempDir,
     port: u16,
@@ -129,7 +129,7 @@ struct Sshd {
 
 impl Sshd {
     /// It runs what it is asked for with the runtime folder of this scenario's folder.
-    fn start(beside: &Path) -> Self {
+    pub fn start(beside: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
         fs::create_dir_all("/run/sshd").unwrap();
@@ -154,6 +154,17 @@ impl Sshd {
         wait_until("a listener", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { child, folder, port }
     }
+
+    /// ssh(1) with these options, which runs a command line there.
+    pub fn run(&self, options: &str, command: &str) -> Scenario {
+        let mut scenario = Scenario::of("ssh").args(options).args("-q -F /dev/null");
+        for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes"]
+        {
+            scenario = scenario.arg("-o").arg(option);
+        }
+        let scenario = scenario.arg("-i").arg(self.folder.path().join("user"));
+        scenario.args(&format!("-p {} root@127.0.0.1", self.port)).arg(command)
+    }
 }
 
 impl Drop for Sshd {
@@ -169,13 +180,7 @@ fn ssh_gets_output_and_exit_code() {
     let app = tempfile::tempdir().unwrap();
     let sshd = Sshd::start(app.path());
     check("ssh -n", |folder, args| {
-        let mut scenario = Scenario::of("ssh").in_folder(folder).args("-n -q -F /dev/null");
-        for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes"]
-        {
-            scenario = scenario.arg("-o").arg(option);
-        }
-        let scenario = scenario.arg("-i").arg(sshd.folder.path().join("user"));
-        let scenario = scenario.args(&format!("-p {} root@127.0.0.1", sshd.port));
-        scenario.arg(format!("cd {} && {GANGER} {args} 2>&1", folder.display())).run()
+        let command = format!("cd {} && {GANGER} {args} 2>&1", folder.display());
+        sshd.run("-n", &command).in_folder(folder).run()
     });
 }

@@ -612,6 +612,12 @@ pub fn is_alive(pid: Pid) -> bool {
         || other_threads(pid).any(|thread| runs(&format!("/proc/{pid}/task/{thread}")))
 }
 
+/// Whether a process is stopped by a signal.
+pub fn is_stopped(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
 /// The threads of a process, without its main thread.
 fn other_threads(pid: Pid) -> impl Iterator<Item = Pid> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

@@ -114,13 +114,23 @@ fn connections_wait_while_the_only_instance_restarts() {
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs gunicorn")]
 fn gunicorn_accepts_the_listening_socket() {
+    gunicorn_accepts_the_socket("never");
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs gunicorn")]
+fn gunicorn_accepts_the_listening_socket_on_a_terminal() {
+    gunicorn_accepts_the_socket("always");
+}
+
+fn gunicorn_accepts_the_socket(pty: &str) {
     let port = free_port();
     let app = "def app(environ, start_response):\n\
                \x20   start_response('200 OK', [('content-length', '5')])\n\
                \x20   return [b'hello']\n";
     let mut running = Scenario::procfile("web: gunicorn --workers 2 app:app\n")
         .file("app.py", app)
-        .args(&format!("start --listen web -m web=2 -p {port}"))
+        .args(&format!("start --listen web -m web=2 -p {port} --pty {pty}"))
         .start();
     running.wait_until("four workers", |running| running.count_in_output("Booting worker") == 4);
     let (responses, errors) = load(port, || {

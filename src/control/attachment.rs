@@ -67,7 +67,8 @@ impl Attachment {
         loop {
             self.type_input(&mut input);
             tokio::select! {
-                output = next_output(&mut self.output) => match output {
+                // Between two lives it waits, so that the message about the next one comes first.
+                output = next_output(&mut self.output), if self.pty.is_some() => match output {
                     Some(output) => self.forward(stream, output).await?,
                     None => return Ok(()),
                 },

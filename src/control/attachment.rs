@@ -32,7 +32,7 @@ pub(super) struct Attachment {
     pub(super) name: String,
     /// The process that it is attached to; another one after a restart.
     pub(super) id: ProcessId,
-    /// Its terminal; none between two lives.
+    /// Its terminal; none while it is down.
     pub(super) pty: Option<Pty>,
     pub(super) window: WindowSize,
     pub(super) membership: Membership,
@@ -67,7 +67,7 @@ impl Attachment {
         loop {
             self.type_input(&mut input);
             tokio::select! {
-                // Between two lives it waits, so that the message about the next one comes first.
+                // While the process is down it waits: the message about its restart comes first.
                 output = next_output(&mut self.output), if self.pty.is_some() => match output {
                     Some(output) => self.forward(stream, output).await?,
                     None => return Ok(()),
@@ -105,7 +105,7 @@ impl Attachment {
         }
     }
 
-    /// Sends input to the process, as much as it accepts. What is typed between two lives is lost.
+    /// Sends input to the process, as much as it accepts. What is typed while it is down is lost.
     fn type_input(&self, input: &mut Vec<u8>) {
         match self.pty.as_ref().map(|pty| pty.write(input)) {
             Some(Ok(count)) => drop(input.drain(..count)),

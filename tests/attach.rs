@@ -1,15 +1,13 @@
 //! `ganger attach` and `ganger send`: typing into processes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::callers::Sshd;
 use crate::control::ClientOutput;
-use crate::scenario::{
-    GANGER, Running, Scenario, TEST_TIMEOUT, children, is_alive, is_stopped, wait_until,
-};
+use crate::random::Random;
+use crate::scenario::{GANGER, Running, Scenario, children, is_alive, is_stopped, wait_until};
 use crate::screen::Screen;
 
 /// The key that detaches.
@@ -181,7 +179,7 @@ const MODES_ON: &str = r"\033[?1049h\033[?25l\033[?1h\033=\033[?1003h\033[?1006h
 
 #[test]
 fn terminal_is_restored_whatever_is_killed() {
-    let mut random = fastrand::Rng::with_seed(7);
+    let mut random = Random(7);
     let procfile = format!("a: stty raw -echo; printf '{MODES_ON}up'; sleep 1000\n");
     for schedule in 0..50 {
         let mut running = start(&procfile, "");
@@ -191,8 +189,8 @@ fn terminal_is_restored_whatever_is_killed() {
         let mut client = attach(&running, &screen, "a");
         screen.wait_for("up").wait_until("modes", |screen| screen.emulated().alternate_screen());
         let guarded = children(client.pid())[0];
-        std::thread::sleep(Duration::from_millis(random.u64(..20)));
-        let victim = random.usize(..5);
+        std::thread::sleep(Duration::from_millis(random.below(20)));
+        let victim = random.below(5);
         let victim = match victim {
             0 => client.pid(),
             1 => guarded,
@@ -202,19 +200,11 @@ fn terminal_is_restored_whatever_is_killed() {
         };
         kill(victim, Signal::SIGKILL).unwrap();
         client.wait();
-        wait_until_dead(guarded);
+        wait_until("the client's end", || !is_alive(guarded));
         screen.wait_until("reset", Screen::is_reset);
         assert_eq!(screen.line_modes(), before, "schedule {schedule}");
         let _ = kill(running.pid(), Signal::SIGTERM);
         running.wait();
-    }
-}
-
-fn wait_until_dead(pid: Pid) {
-    let deadline = Instant::now() + TEST_TIMEOUT;
-    while is_alive(pid) {
-        assert!(Instant::now() < deadline, "{pid} is alive");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -1,18 +1,14 @@
 //! `start --focus`: a process has the terminal, and the output of the others waits.
 
-use std::fs::File;
-use std::process::Stdio;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::places::start_on_terminal;
 use crate::random::Random;
 use crate::scenario::{
-    GANGER, Running, Scenario, children, is_alive, is_stopped, tag, tagged, wait_until,
-    wait_until_gone,
+    Running, Scenario, children, is_alive, is_stopped, tag, tagged, wait_until, wait_until_gone,
 };
 use crate::screen::{PROMPT, Screen};
 
@@ -165,18 +161,9 @@ fn mistakes_are_found_before_anything_runs() {
 #[test]
 fn terminal_that_hangs_up_stops_all() {
     let tag = tag();
-    let terminal = openpty(None, None).unwrap();
-    // Otherwise ganger would keep the end open that is closed below.
-    fcntl(&terminal.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
-    let slave = File::from(terminal.slave);
-    let (out, err) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
-    let scenario = Scenario::of("setsid").file("Procfile", procfile(&tag)).arg("-c").arg(GANGER);
-    let scenario = scenario.args("start -N --focus parrot").command(|command| {
-        command.stdin(Stdio::from(slave)).stdout(Stdio::from(out)).stderr(Stdio::from(err));
-    });
-    let mut running = scenario.start();
+    let (mut running, terminal) = start_on_terminal(&procfile(&tag), "start -N --focus parrot");
     running.wait_until("a whole tree", |_| tagged(&tag).len() == 4);
-    drop(terminal.master);
+    drop(terminal);
     running.wait();
     wait_until_gone(&tag);
 }

@@ -2,6 +2,7 @@
 //! environment or an output, and with inherited signal settings.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -12,7 +13,9 @@ use nix::pty::openpty;
 use nix::sys::signal::{self, SigHandler, SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-use crate::scenario::{GANGER, Scenario, children, is_alive, tag, tagged, wait_until_gone};
+use crate::scenario::{
+    GANGER, Running, Scenario, children, is_alive, tag, tagged, wait_until_gone,
+};
 
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs root")]
@@ -277,25 +280,28 @@ fn inherited_ignored_sigchld_does_not_change_exit_codes() {
     with_inherited_signals(scenario, &[], true).run().code(6);
 }
 
-#[test]
-fn terminal_that_hangs_up_stops_all() {
-    let tag = tag();
+/// ganger in a session of its own, on the terminal whose other end is returned. The session hangs up
+/// when that is dropped.
+pub fn start_on_terminal(procfile: &str, args: &str) -> (Running, OwnedFd) {
     let terminal = openpty(None, None).unwrap();
-    // Otherwise ganger would keep the end open that is closed below.
+    // Otherwise ganger would keep the end open that is closed later.
     fcntl(&terminal.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
     let slave = File::from(terminal.slave);
     let (out, err) = (slave.try_clone().unwrap(), slave.try_clone().unwrap());
-    let scenario = Scenario::of("setsid")
-        .file("Procfile", format!("a: exec $HOSTILE tree {tag}\n"))
-        .arg("-c")
-        .arg(GANGER)
-        .args("start")
-        .command(|command| {
-            command.stdin(Stdio::from(slave)).stdout(Stdio::from(out)).stderr(Stdio::from(err));
-        });
-    let mut running = scenario.start();
+    let scenario = Scenario::of("setsid").file("Procfile", procfile).arg("-c").arg(GANGER);
+    let scenario = scenario.args(args).command(|command| {
+        command.stdin(Stdio::from(slave)).stdout(Stdio::from(out)).stderr(Stdio::from(err));
+    });
+    (scenario.start(), terminal.master)
+}
+
+#[test]
+fn terminal_that_hangs_up_stops_all() {
+    let tag = tag();
+    let procfile = format!("a: exec $HOSTILE tree {tag}\n");
+    let (mut running, terminal) = start_on_terminal(&procfile, "start");
     running.wait_until("four", |_| tagged(&tag).len() == 4);
-    drop(terminal.master);
+    drop(terminal);
     assert_eq!(running.wait().code(), Some(0));
     assert_eq!(tagged(&tag), []);
 }

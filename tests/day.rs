@@ -2,13 +2,9 @@
 //! kept as snapshots.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use regex::Regex;
-
-use crate::scenario::{Scenario, TEST_TIMEOUT, tag, wait_until};
+use crate::scenario::{Scenario, tag, wait_until};
+use crate::tmux::Tmux;
 
 /// A server that has a mistake, and stops there when it finds it.
 const SERVER: &str = r"
@@ -28,52 +24,6 @@ time.sleep(1000)
 /// The shell in a window.
 const SHELL: &str = "env PS1=% bash --norc --noediting";
 
-/// A tmux server of its own, which is killed at the end.
-struct Tmux<'a> {
-    name: &'a str,
-    folder: &'a Path,
-}
-
-impl Tmux<'_> {
-    fn run(&self, args: &[&str]) -> String {
-        let mut command = Command::new("tmux");
-        command.args(["-L", self.name]).args(args).env("TMUX_TMPDIR", self.folder);
-        command.current_dir(self.folder);
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    }
-
-    fn type_keys(&self, window: &str, keys: &[&str]) {
-        self.run(&[&["send-keys", "-t", &format!("day:{window}")], keys].concat());
-    }
-
-    fn text(&self, window: &str) -> String {
-        self.run(&["capture-pane", "-p", "-t", &format!("day:{window}")])
-    }
-
-    #[track_caller]
-    fn wait_for(&self, window: &str, text: &str) {
-        let deadline = Instant::now() + TEST_TIMEOUT;
-        while !self.text(window).contains(text) {
-            assert!(Instant::now() < deadline, "no `{text}`:\n{}", self.text(window));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// The screen, with what differs from run to run left out.
-    fn screen(&self, window: &str) -> String {
-        let screen = self.text(window);
-        let root = self.folder.canonicalize().unwrap().display().to_string();
-        let pids = Regex::new(r"pid \d+").unwrap();
-        pids.replace_all(&screen.replace(&root, "ROOT"), "pid PID").trim_end().to_owned()
-    }
-}
-
-impl Drop for Tmux<'_> {
-    fn drop(&mut self) {
-        self.run(&["kill-server"]);
-    }
-}
-
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs tmux and python3")]
 fn error_is_debugged_from_another_window() {
@@ -91,38 +41,38 @@ fn error_is_debugged_from_another_window() {
     let folder = shell.folder().to_owned();
     let tmux = Tmux { name: &name, folder: &folder };
     tmux.run(&["set-option", "-g", "status", "off"]);
-    tmux.wait_for("app", "%");
-    tmux.type_keys("app", &["$GANGER start -N", "Enter"]);
-    tmux.wait_for("app", "web.1    | listening");
-    tmux.wait_for("app", "worker.1 | ready");
+    tmux.wait_for("day:app", "%");
+    tmux.type_keys("day:app", &["$GANGER start -N", "Enter"]);
+    tmux.wait_for("day:app", "web.1    | listening");
+    tmux.wait_for("day:app", "worker.1 | ready");
     fs::write(folder.join("order"), "").unwrap();
-    tmux.wait_for("app", "ERROR the total of the order is wrong");
+    tmux.wait_for("day:app", "ERROR the total of the order is wrong");
     // The prompt is seen in the joined output, too.
-    tmux.wait_for("app", "(Pdb)");
+    tmux.wait_for("day:app", "(Pdb)");
 
     tmux.run(&["new-window", "-t", "day", "-n", "debug", SHELL]);
-    tmux.wait_for("debug", "%");
-    tmux.type_keys("debug", &["clear; $GANGER attach web", "Enter"]);
-    tmux.wait_for("debug", "(Pdb)");
-    tmux.type_keys("debug", &["p total", "Enter"]);
-    tmux.wait_for("debug", "41");
-    tmux.type_keys("debug", &["n", "Enter"]);
-    tmux.wait_for("debug", "-> print('order is paid:', total, flush=True)");
-    tmux.type_keys("debug", &["p total", "Enter"]);
-    tmux.wait_for("debug", "42");
-    tmux.type_keys("debug", &["c", "Enter"]);
-    tmux.wait_for("debug", "order is paid: 42");
-    tmux.type_keys("debug", &["C-]"]);
-    tmux.wait_for("debug", "detached from web");
-    insta::assert_snapshot!("attached", tmux.screen("debug"));
+    tmux.wait_for("day:debug", "%");
+    tmux.type_keys("day:debug", &["clear; $GANGER attach web", "Enter"]);
+    tmux.wait_for("day:debug", "(Pdb)");
+    tmux.type_keys("day:debug", &["p total", "Enter"]);
+    tmux.wait_for("day:debug", "41");
+    tmux.type_keys("day:debug", &["n", "Enter"]);
+    tmux.wait_for("day:debug", "-> print('order is paid:', total, flush=True)");
+    tmux.type_keys("day:debug", &["p total", "Enter"]);
+    tmux.wait_for("day:debug", "42");
+    tmux.type_keys("day:debug", &["c", "Enter"]);
+    tmux.wait_for("day:debug", "order is paid: 42");
+    tmux.type_keys("day:debug", &["C-]"]);
+    tmux.wait_for("day:debug", "detached from web");
+    insta::assert_snapshot!("attached", tmux.screen("day:debug"));
 
-    tmux.type_keys("debug", &["clear; $GANGER restart --wait web", "Enter"]);
-    tmux.wait_for("debug", "restarting web.1");
-    wait_until("the next run", || tmux.screen("app").matches("| listening").count() == 2);
-    tmux.type_keys("debug", &["$GANGER quit; echo code=$?", "Enter"]);
-    tmux.wait_for("debug", "code=0");
-    tmux.wait_for("app", "worker.1 stopped");
-    let screen = tmux.screen("app");
+    tmux.type_keys("day:debug", &["clear; $GANGER restart --wait web", "Enter"]);
+    tmux.wait_for("day:debug", "restarting web.1");
+    wait_until("the next run", || tmux.screen("day:app").matches("| listening").count() == 2);
+    tmux.type_keys("day:debug", &["$GANGER quit; echo code=$?", "Enter"]);
+    tmux.wait_for("day:debug", "code=0");
+    tmux.wait_for("day:app", "worker.1 stopped");
+    let screen = tmux.screen("day:app");
     // They start and stop in any order.
     let from = screen.find("web.1    | ERROR").unwrap();
     let to = screen.find("ganger   | asked to quit").unwrap();

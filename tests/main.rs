@@ -50,6 +50,7 @@ mod stop;
 mod stream;
 mod style;
 mod terminal;
+mod tmux;
 mod ui;
 mod watch;
 mod with;

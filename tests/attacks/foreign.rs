@@ -12,6 +12,7 @@ use crate::control::{ClientOutput, run_client};
 use crate::scenario::{
     GANGER, Running, Scenario, children, hostile, is_alive, tag, tagged, tagged_as, wait_until_gone,
 };
+use crate::tmux::Tmux;
 
 /// A script with a background job and a `>(tee log)`, which becomes ganger.
 fn script(job: &str, tag: &str) -> Running {
@@ -154,23 +155,6 @@ fn next_start_spares_a_terminal_and_the_shell_on_it() {
     assert_eq!(tagged_as("leaf", &shell).len(), 1, "the shell is left alone");
 }
 
-/// A tmux server, which is killed at the end of the test.
-struct Tmux<'a>(&'a str, &'a Path);
-
-impl Tmux<'_> {
-    fn run(&self, args: &[&str]) -> String {
-        let mut command = Command::new("tmux");
-        command.args(["-L", self.0]).args(args).env("TMUX_TMPDIR", self.1);
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    }
-}
-
-impl Drop for Tmux<'_> {
-    fn drop(&mut self) {
-        self.run(&["kill-server"]);
-    }
-}
-
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs tmux")]
 fn next_start_spares_a_tmux_server_and_its_shells() {
@@ -184,7 +168,7 @@ fn next_start_spares_a_tmux_server_and_its_shells() {
     running.wait_for("tmux.1   | there\n");
     running.wait_until("a shell", |_| tagged_as("leaf", &shell).len() == 1);
     let folder = running.folder().to_owned();
-    let server = Tmux(&tag, &folder);
+    let server = Tmux { name: &tag, folder: &folder };
     let pid = server.run(&["display-message", "-p", "#{pid}"]);
     assert!(!pid.is_empty());
     kill_both(&mut running);

@@ -340,6 +340,37 @@ fn attach_works_over_ssh() {
 }
 
 #[test]
+fn attach_works_against_a_daemon_which_outlives_the_client() {
+    let scenario = Scenario::procfile(PARROT).args("start -D --pty always");
+    let folder = scenario.folder().to_owned();
+    let daemon = scenario.start().finish_but_keep();
+    let mut screen = Screen::new(24, 80);
+    let client = attach(&daemon, &screen, "a");
+    screen.wait_for("attached to a, ctrl-] detaches").wait_for("up");
+    screen.type_text("hello\r");
+    screen.wait_for("\nhello\ngot hello");
+    screen.type_text(DETACH);
+    screen.wait_for("detached from a");
+    client.finish().code(0);
+    // A client is hung up, and the next one goes on where that was.
+    let mut client = attach(&daemon, &screen, "a");
+    screen.wait_for_times("attached to a", 2);
+    client.signal(Signal::SIGHUP);
+    client.wait();
+    screen.wait_until("reset", Screen::is_reset);
+    let mut screen = Screen::new(24, 80);
+    let mut client = attach(&daemon, &screen, "a");
+    screen.wait_for("got hello");
+    screen.type_text("again\r");
+    screen.wait_for("got again");
+    // The daemon's end is the client's.
+    assert_eq!(daemon.run_client("quit").1, 0);
+    client.wait();
+    screen.wait_for(", detached]").wait_until("reset", Screen::is_reset);
+    assert!(crate::scenario::running_files(&folder).is_empty());
+}
+
+#[test]
 fn attached_client_goes_on_after_ganger_was_suspended() {
     let mut running = start(PARROT, "");
     running.wait_for("a.1    | up");

@@ -6,9 +6,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::places::start_on_terminal;
+use crate::postgres;
 use crate::random::Random;
 use crate::scenario::{
-    Running, Scenario, children, is_alive, is_stopped, tag, tagged, wait_until, wait_until_gone,
+    Running, Scenario, children, free_port, is_alive, is_stopped, tag, tagged, wait_until,
+    wait_until_gone,
 };
 use crate::screen::{PROMPT, Screen};
 
@@ -253,4 +255,83 @@ fn debugger_is_used_in_focus() {
     screen.wait_for("parrot.1 | result 42").wait_for("other.1  | tick");
     screen.type_text("\x03");
     running.finish().code(0);
+}
+
+/// Starts a program in focus, and returns it when it has written `prompt`.
+fn start_program(screen: &mut Screen, program: &str, prompt: &str) -> Running {
+    let procfile = format!("parrot: exec {program}\nother: exec $HOSTILE tick\n");
+    let running = start(screen, &procfile, "");
+    screen.wait_for(prompt);
+    running
+}
+
+/// Detaches, sees the output of the others, attaches again, and stops all by two interrupts.
+fn stop_program(screen: &mut Screen, running: Running) {
+    screen.type_text(DETACH);
+    screen.wait_for("detached from parrot").wait_for("other.1  | tick");
+    screen.type_text(DETACH);
+    screen.wait_for_times("attached to parrot", 2);
+    screen.type_text("\x03\x03");
+    running.finish().code(0);
+    assert!(screen.is_reset());
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs irb")]
+fn irb_is_used_in_focus() {
+    let mut screen = Screen::new(24, 80);
+    let running = start_program(&mut screen, "irb --noautocomplete", "> ");
+    screen.type_text("6 * 7\r");
+    screen.wait_for("=> 42");
+    screen.type_text("\x1b[A + 1\r");
+    screen.wait_for("=> 43");
+    stop_program(&mut screen, running);
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs node")]
+fn node_inspector_is_used_in_focus() {
+    let program = "let x = 41;\nx += 1;\ndebugger;\nconsole.log('result', x);\n";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("app.js");
+    std::fs::write(&file, program).unwrap();
+    let mut screen = Screen::new(24, 80);
+    let command = format!("node inspect --port={} {}", free_port(), file.display());
+    let running = start_program(&mut screen, &command, "debug> ");
+    screen.type_text("cont\r");
+    screen.wait_for("app.js:3");
+    screen.type_text("exec('x + 1000')\r");
+    screen.wait_for("1042");
+    stop_program(&mut screen, running);
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs PostgreSQL")]
+fn psql_is_used_in_focus_beside_its_server() {
+    let procfile = format!(
+        "parrot: PAGER= exec psql -h 127.0.0.1 -p $GANGER_PROCESS_db_PORT -U postgres\n\
+         db: {}\n",
+        postgres::COMMAND
+    );
+    let config = format!("{}[process.parrot]\nafter = ['db']\n", postgres::CONFIG);
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let scenario = postgres::add_database(scenario);
+    let mut screen = Screen::new(24, 80);
+    let args = format!("start --focus parrot -p {}", free_port());
+    let running = screen.show(scenario.args(&args)).start();
+    screen.wait_for("postgres=# ");
+    screen.type_text("select 6 * 7 as answer;\r");
+    screen.wait_for(" answer \n").wait_for("42").wait_for("(1 row)");
+    // An interrupt belongs to psql, which clears the line. Another one stops all only at once.
+    screen.type_text("select 1");
+    screen.wait_for("postgres=# select 1").type_text("\x03");
+    screen.wait_for("^C\npostgres=# ");
+    screen.type_text("\x1b[A\r");
+    screen.wait_for_times("(1 row)", 2);
+    screen.type_text(DETACH);
+    screen.wait_for("parrot.1 | (1 row)");
+    screen.type_text("\x03");
+    running.finish().code(0);
+    screen.wait_for("db.1 exited (0)");
+    assert!(screen.is_reset());
 }

@@ -35,6 +35,7 @@ mod orphans;
 mod output;
 mod places;
 mod ports;
+mod postgres;
 mod procfile;
 mod ps;
 mod random;

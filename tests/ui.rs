@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::callers::Sshd;
 use crate::scenario::{
-    Running, Scenario, TEST_TIMEOUT, children, is_alive, memory, tag, wait_until_gone,
+    GANGER, Running, Scenario, TEST_TIMEOUT, children, is_alive, memory, tag, tagged, wait_until,
+    wait_until_gone,
 };
 use crate::screen::Screen;
+use crate::tmux::Tmux;
 
 const UP: &str = "\x1b[A";
 const DOWN: &str = "\x1b[B";
@@ -121,12 +124,14 @@ fn ui_restarts_stops_starts_and_scales() {
     app.screen.wait_for("1 of 1 up");
 }
 
+/// Whether the list is beside the output, not above it.
+fn is_beside(screen: &Screen) -> bool {
+    screen.text().lines().any(|line| line.contains("NAME") && line.contains("── "))
+}
+
 #[test]
 fn ui_fits_the_size_of_the_terminal() {
     let mut app = App::start("web: echo up; sleep 1000\n", "", "| up");
-    let is_beside = |screen: &Screen| {
-        screen.text().lines().any(|line| line.contains("NAME") && line.contains("── all"))
-    };
     app.screen.wait_for("── all");
     assert!(!is_beside(&app.screen));
     app.screen.resize(60, 200);
@@ -261,6 +266,94 @@ fn suspended_ui_gives_the_terminal_back() {
     screen.wait_for("1 of 1 up").type_text("q");
     screen.wait_for("left");
     shell.finish().code(0);
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs tmux")]
+fn ui_is_used_in_tmux_against_a_daemon() {
+    let procfile = "web: while read line; do echo \"got $line\"; done\n\
+                    worker: echo hello from worker; exec sleep 1000\n";
+    let scenario = Scenario::of("tmux").file("Procfile", procfile);
+    let (_shell, tmux) = Tmux::start(scenario, "app", 80, 24);
+    tmux.type_keys("app", &["$GANGER start -ND --pty always && $GANGER ui", "Enter"]);
+    tmux.wait_for("app", "2 of 2 up");
+    tmux.wait_for("app", "worker.1 | hello from worker");
+    tmux.type_keys("app", &["Down"]);
+    tmux.wait_for("app", "── web.1 ──");
+    tmux.type_keys("app", &["Enter"]);
+    tmux.wait_for("app", "attached to web.1");
+    tmux.type_keys("app", &["typed in tmux", "Enter"]);
+    tmux.wait_for("app", "got typed in tmux");
+    tmux.type_keys("app", &["C-]"]);
+    tmux.wait_for("app", "── web.1 ──");
+    tmux.run(&["resize-window", "-x", "200", "-y", "60"]);
+    let is_beside = |line: &str| line.contains("NAME") && line.contains("── web.1 ──");
+    wait_until("the list beside the output", || tmux.text("app").lines().any(is_beside));
+    tmux.type_keys("app", &["r"]);
+    tmux.wait_for("app", "web.1 started, pid ");
+    tmux.type_keys("app", &["Qy"]);
+    tmux.wait_for("app", "worker.1 stopped");
+    // The shell has its screen and its keys again.
+    tmux.type_keys("app", &["echo code=$?", "Enter"]);
+    tmux.wait_for("app", "code=0");
+    tmux.wait_for("app", "$GANGER ui");
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs sshd")]
+fn ui_works_over_ssh() {
+    let mut ganger = Scenario::procfile("web: echo up; sleep 1000\n").args("start").start();
+    ganger.wait_for("| up");
+    let sshd = Sshd::start(ganger.folder());
+    let mut screen = Screen::new(24, 80);
+    let folder = ganger.folder().display().to_string();
+    let command = format!("{GANGER} ui -d {folder}");
+    let before = screen.modes();
+    let ui = screen.show(sshd.run("-tt -e none", &command)).start();
+    screen.wait_for("1 of 1 up").wait_for("web.1  | up");
+    screen.type_text(DOWN);
+    screen.wait_for("── web.1 ──");
+    screen.resize(60, 200);
+    screen.wait_until("the list beside the output", is_beside);
+    screen.type_text("q");
+    ui.finish().code(0);
+    assert_restored(&mut screen, &before);
+    // A connection that is lost ends the screen and not the app.
+    let mut ui = screen.show(sshd.run("-tt -e none", &command)).start();
+    screen.wait_for("1 of 1 up");
+    assert!(!tagged(&folder).is_empty());
+    ui.signal(Signal::SIGKILL);
+    ui.wait();
+    wait_until_gone(&folder);
+    assert!(is_alive(ganger.pid()));
+}
+
+#[test]
+fn ui_is_readable_without_colour() {
+    let colored = |bytes: &str| {
+        let colors = regex::Regex::new(r"\x1b\[[0-9;:]*m").unwrap();
+        let is_color = |it: &str| {
+            let numbers = it[2..it.len() - 1].split(';').map(|number| number.parse().unwrap_or(0));
+            numbers.into_iter().any(|number| matches!(number, 30..=38 | 40..=48 | 90..=107))
+        };
+        colors.find_iter(bytes).filter(|it| is_color(it.as_str())).count()
+    };
+    let procfile = "web: printf '\\033[31mred\\033[0m\\n'; sleep 1000\n";
+    for (variable, args, expected) in
+        [("NO_COLOR", "", false), ("OTHER", "--color never", false), ("OTHER", "", true)]
+    {
+        let mut screen = Screen::new(24, 80);
+        let scenario = Scenario::procfile(procfile).env(variable, "1");
+        let ui = screen.show(scenario.args("start --ui").args(args)).start();
+        screen.wait_for("1 of 1 up").wait_for("web.1  | red");
+        // What is selected is seen by more than a colour.
+        screen.type_text(DOWN);
+        screen.wait_for("\n> web.1  ").wait_for("── web.1 ──").wait_for("\nred");
+        screen.type_text("Qy");
+        ui.finish().code(0);
+        let raw = screen.raw();
+        assert_eq!(colored(&raw) > 0, expected, "{variable} {args}: {raw:?}");
+    }
 }
 
 #[test]

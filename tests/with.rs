@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::postgres;
 use crate::random::Random;
 use crate::scenario::{
     Finished, Running, Scenario, children, free_port, tag, tagged, wait_until_gone,
@@ -330,33 +331,24 @@ fn tests_of_gunicorn_postgresql_and_redis_run_beside_them() {
                    port=os.environ['GANGER_PROCESS_db_PORT'])\n\
                    db.cursor().execute('create table counter as select 41 as n')\n\
                    db.commit()\n";
-    let procfile = "web: exec gunicorn --bind 127.0.0.1:$PORT app:app\n\
-                    db: exec setpriv --reuid postgres --regid postgres --clear-groups \
-                    $POSTGRES/postgres -D data -p $PORT -k '' -c listen_addresses=127.0.0.1\n\
-                    cache: exec redis-server --port $PORT --save '' --bind 127.0.0.1\n\
-                    migrate: exec /usr/bin/python3 migrate.py\n";
-    let config = "[process.web]\nafter = ['migrate', 'cache']\nready = { http = '/' }\n\
-                  [process.migrate]\nafter = ['db']\nready = { exit = true }\n\
-                  [process.db]\nstop_signal = 'INT'\n\
-                  ready = { command = '$POSTGRES/pg_isready -q -h 127.0.0.1 -p $PORT' }\n";
-    let postgres = find_postgres();
+    let procfile = format!(
+        "web: exec gunicorn --bind 127.0.0.1:$PORT app:app\n\
+         db: {}\n\
+         cache: exec redis-server --port $PORT --save '' --bind 127.0.0.1\n\
+         migrate: exec /usr/bin/python3 migrate.py\n",
+        postgres::COMMAND
+    );
+    let config = format!(
+        "[process.web]\nafter = ['migrate', 'cache']\nready = {{ http = '/' }}\n\
+         [process.migrate]\nafter = ['db']\nready = {{ exit = true }}\n{}",
+        postgres::CONFIG
+    );
     let start = |expected: &str, hang: &str| {
-        let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+        let scenario = Scenario::procfile(&procfile).file("ganger.toml", &config);
         let scenario =
             scenario.file("app.py", app).file("test_app.py", test).file("migrate.py", migrate);
-        let folder = scenario.folder().to_owned();
-        // PostgreSQL does not run as root.
-        let init = format!(
-            "mkdir data && chown postgres data && chmod 755 . && cd / && \
-             setpriv --reuid postgres --regid postgres --clear-groups \
-             {postgres}/initdb -D {}/data -U postgres -A trust --no-sync",
-            folder.display()
-        );
-        let mut shell = std::process::Command::new("sh");
-        let output = shell.args(["-c", &init]).current_dir(&folder).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        let scenario = postgres::add_database(scenario);
         let scenario = scenario.env("EXPECTED", expected).env("HANG", hang);
-        let scenario = scenario.env("POSTGRES", &postgres);
         scenario.args(&format!("with -p {} -- /usr/bin/python3 -m pytest -q", free_port())).start()
     };
     // The readiness probe was the first hit.
@@ -368,12 +360,6 @@ fn tests_of_gunicorn_postgresql_and_redis_run_beside_them() {
     hanging.wait_until("the test", |hanging| hanging.folder().join("tested").exists());
     hanging.signal(Signal::SIGTERM);
     hanging.finish().code(143);
-}
-
-fn find_postgres() -> String {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").unwrap().flatten();
-    let folder = versions.map(|it| it.path().join("bin")).max().unwrap();
-    folder.to_str().unwrap().to_owned()
 }
 
 #[test]

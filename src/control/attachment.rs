@@ -13,10 +13,10 @@ use tokio::time::sleep;
 use super::app::App;
 use super::attached::{AttachEvent, Membership};
 use super::paint::add_returns;
+use crate::exit::Exit;
 use crate::logs::subscribers::{Output, Subscription};
 use crate::notice::{DiscardReason, Notice};
 use crate::pty::{Pty, RESET_MODES, WindowSize};
-use crate::supervise::handle::Stopping;
 use crate::supervise::supervisor::{ProcessId, Status};
 
 /// How much is read at once of what a client types.
@@ -70,7 +70,7 @@ impl Attachment {
                 // While the process is down it waits: the message about its restart comes first.
                 output = next_output(&mut self.output), if self.pty.is_some() => match output {
                     Some(output) => self.forward(stream, output).await?,
-                    None => return Ok(()),
+                    None => return self.end_run(stream, None, false).await,
                 },
                 Some(event) = self.membership.events.recv() => match event {
                     AttachEvent::Types => {
@@ -96,7 +96,10 @@ impl Attachment {
                     }
                 }
                 changed = engine.changed() => {
-                    if changed.is_err() || self.follow(stream).await? == Stay::Detached {
+                    if changed.is_err() {
+                        return self.end_run(stream, None, false).await;
+                    }
+                    if self.follow(stream).await? == Stay::Detached {
                         return Ok(());
                     }
                 }
@@ -134,31 +137,48 @@ impl Attachment {
 
     /// Follows the process through its exits and restarts.
     async fn follow(&mut self, stream: &UnixStream) -> io::Result<Stay> {
-        let stopping = |_: Stopping| io::Error::from(ErrorKind::BrokenPipe);
-        let snapshot = self.app.engine.snapshot().await.map_err(stopping)?;
+        let Ok(snapshot) = self.app.engine.snapshot().await else {
+            self.end_run(stream, None, false).await?;
+            return Ok(Stay::Detached);
+        };
         let status = snapshot.find(&self.name);
         if status.is_some_and(|status| status.id == self.id && status.state.is_running()) {
             return Ok(Stay::Attached);
         }
         let restarts = !snapshot.ending && status.is_some_and(Status::is_wanted);
+        self.end_run(stream, status.and_then(|status| status.last), restarts).await?;
+        let Some(status) = status.filter(|_| restarts) else { return Ok(Stay::Detached) };
+        if status.state.is_running() && status.pid().is_some() {
+            self.id = status.id;
+            let Ok(pty) = self.app.engine.terminal(self.id).await else {
+                self.end_run(stream, None, false).await?;
+                return Ok(Stay::Detached);
+            };
+            self.pty = pty;
+            let (name, pid) = (self.name.clone(), status.pid());
+            self.notify(stream, Notice::AttachedRestarted { name, pid }).await?;
+        }
+        Ok(Stay::Attached)
+    }
+
+    /// Shows the end of a run of the process, once, and whether another one follows. The exit is
+    /// not known if ganger itself is about to end.
+    async fn end_run(
+        &mut self,
+        stream: &UnixStream,
+        exit: Option<Exit>,
+        restarts: bool,
+    ) -> io::Result<()> {
         let has_exited = self.pty.take().is_some();
         if has_exited {
             self.finish_output(stream).await?;
             send(stream, RESET_MODES.as_bytes()).await?;
         }
         if has_exited || !restarts {
-            let exit = status.and_then(|status| status.last);
             let name = self.name.clone();
             self.notify(stream, Notice::AttachedExited { name, exit, restarts }).await?;
         }
-        let Some(status) = status.filter(|_| restarts) else { return Ok(Stay::Detached) };
-        if status.state.is_running() && status.pid().is_some() {
-            self.id = status.id;
-            self.pty = self.app.engine.terminal(self.id).await.map_err(stopping)?;
-            let (name, pid) = (self.name.clone(), status.pid());
-            self.notify(stream, Notice::AttachedRestarted { name, pid }).await?;
-        }
-        Ok(Stay::Attached)
+        Ok(())
     }
 
     /// Sends what the process wrote last: the mux has read it when it answers a query.

@@ -168,7 +168,7 @@ fn next_start_spares_a_tmux_server_and_its_shells() {
     running.wait_for("tmux.1   | there\n");
     running.wait_until("a shell", |_| tagged_as("leaf", &shell).len() == 1);
     let folder = running.folder().to_owned();
-    let server = Tmux { name: &tag, folder: &folder };
+    let server = Tmux { name: tag.clone(), folder: folder.clone() };
     let pid = server.run(&["display-message", "-p", "#{pid}"]);
     assert!(!pid.is_empty());
     kill_both(&mut running);

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::callers::Sshd;
 use crate::control::ClientOutput;
 use crate::random::Random;
 use crate::scenario::{GANGER, Running, Scenario, children, is_alive, is_stopped, wait_until};
 use crate::screen::Screen;
+use crate::servers::Sshd;
 
 /// The key that detaches.
 const DETACH: &str = "\x1d";

@@ -2,14 +2,10 @@
 //! the output, a pipe, `ssh -n`, cron, a service manager, a CI runner without a terminal.
 
 use std::fs;
-use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use crate::scenario::{
-    Finished, GANGER, Scenario, free_port, runtime_files, use_runtime_dir, wait_until,
-};
+use crate::scenario::{Finished, GANGER, Scenario, runtime_files};
+use crate::servers::{Cron, Sshd, Systemd};
 
 /// How a caller runs a command line of the shell, which stands for `CMD` here. Each ends with the
 /// exit code, and prints all output.
@@ -120,60 +116,6 @@ fn every_caller_gets_output_and_exit_code() {
     });
 }
 
-/// A server for ssh(1) on this machine, with a key of its own.
-pub struct Sshd {
-    child: Child,
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Sshd {
-    /// It runs what it is asked for with the runtime folder of this scenario's folder.
-    pub fn start(beside: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
-        fs::create_dir_all("/run/sshd").unwrap();
-        for name in ["host", "user"] {
-            let mut keygen = Command::new("ssh-keygen");
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.path().join(name));
-            assert!(keygen.status().unwrap().success());
-        }
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        let port = free_port();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
-             PermitRootLogin yes\nStrictModes no\nUsePAM no\n",
-            path("host"),
-            path("user.pub")
-        );
-        fs::write(folder.path().join("config"), config).unwrap();
-        let mut sshd = Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-f", &path("config")]).stderr(Stdio::null());
-        use_runtime_dir(&mut sshd, beside);
-        let child = sshd.spawn().unwrap();
-        wait_until("a listener", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { child, folder, port }
-    }
-
-    /// ssh(1) with these options, which runs a command line there.
-    pub fn run(&self, options: &str, command: &str) -> Scenario {
-        let mut scenario = Scenario::of("ssh").args(options).args("-q -F /dev/null");
-        for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes"]
-        {
-            scenario = scenario.arg("-o").arg(option);
-        }
-        let scenario = scenario.arg("-i").arg(self.folder.path().join("user"));
-        scenario.args(&format!("-p {} root@127.0.0.1", self.port)).arg(command)
-    }
-}
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs sshd")]
 fn ssh_gets_output_and_exit_code() {
@@ -183,4 +125,27 @@ fn ssh_gets_output_and_exit_code() {
         let command = format!("cd {} && {GANGER} {args} 2>&1", folder.display());
         sshd.run("-n", &command).in_folder(folder).run()
     });
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs cron")]
+fn job_of_cron_gets_output_and_exit_code() {
+    let cron = Cron::start();
+    check("a job of cron", |folder, args| {
+        cron.run(&format!("cd {} && {GANGER} {args}", folder.display()))
+    });
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs systemd")]
+fn systemd_run_gets_output_and_exit_code() {
+    let systemd = Systemd::start();
+    // When the main process of a service exits, systemd kills the others unless it is told not to.
+    for mode in ["--scope", "--wait --pipe --property=KillMode=process"] {
+        check(mode, |folder, args| {
+            let folder = folder.display();
+            let options = format!("--quiet --collect --working-directory={folder} {mode}");
+            systemd.run(&options, &format!("{GANGER} {args} 2>&1"))
+        });
+    }
 }

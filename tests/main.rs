@@ -46,6 +46,7 @@ mod runtime_dir;
 mod scenario;
 mod screen;
 mod scripts;
+mod servers;
 mod stdin;
 mod stop;
 mod stream;

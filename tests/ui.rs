@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::callers::Sshd;
 use crate::scenario::{
     GANGER, Running, Scenario, TEST_TIMEOUT, children, is_alive, memory, tag, tagged, wait_until,
     wait_until_gone,
 };
 use crate::screen::Screen;
+use crate::servers::Sshd;
 use crate::tmux::Tmux;
 
 const UP: &str = "\x1b[A";

@@ -338,6 +338,9 @@ pub struct Start {
     /// Run in the background; return when all processes are ready (then use `logs`, `quit`)
     #[arg(help_heading = RUNS, short = 'D', long, env = "GANGER_DAEMONIZE", value_parser = BoolishValueParser::new())]
     pub daemonize: bool,
+    /// With `-D`: once it is up, print what `ps --json` prints; the rest goes to standard error
+    #[arg(help_heading = OUTPUT, long, requires = "daemonize")]
+    pub json: bool,
     /// Show the app on a full screen, as `ganger ui` does; leaving it stops everything
     #[arg(help_heading = OUTPUT, long, env = "GANGER_UI", value_parser = BoolishValueParser::new())]
     #[arg(conflicts_with = "daemonize")]
@@ -387,6 +390,7 @@ impl LongLineArgs {
     .help_heading(RUNS)))]
 #[command(mut_arg("daemonize", |arg| arg.hide(true)))]
 #[command(mut_arg("ui", |arg| arg.hide(true)))]
+#[command(mut_arg("json", |arg| arg.hide(true)))]
 #[command(
     after_help = "It exits with the exit code of the command; 125 if the app was not ready in \
     time, or failed while the command ran. If the app runs already, it is used, and goes on.\n\n\
@@ -732,8 +736,8 @@ mod tests {
             .filter(|arg| arg.get_env().is_none() && !arg.is_hide_set())
             .filter_map(clap::Arg::get_long)
             .collect();
-        // `--processes` is set by GANGER_PROCESSES, and `--no-timestamp` and `--wrap` are the
-        // defaults.
-        assert_eq!(without, ["processes", "no-timestamp", "wrap"]);
+        // `--processes` is set by GANGER_PROCESSES, `--no-timestamp` and `--wrap` are the defaults,
+        // and a script that reads JSON asks for it.
+        assert_eq!(without, ["processes", "no-timestamp", "wrap", "json"]);
     }
 }

@@ -190,6 +190,26 @@ fn daemon_survives_the_reader_of_its_output() {
 }
 
 #[test]
+fn start_prints_json_when_all_is_up() {
+    let scenario = Scenario::procfile("a: echo early; echo late >&2; exec sleep 1000\n");
+    let folder = scenario.folder().to_owned();
+    let client = |args: &str| Scenario::new().in_folder(&folder).args(args).run();
+    let finished = client("start -ND --json").code(0);
+    let answer: serde_json::Value = serde_json::from_slice(&finished.out).unwrap();
+    let process = &answer["processes"][0];
+    assert_eq!((process["name"].as_str(), process["state"].as_str()), (Some("a.1"), Some("up")));
+    assert_eq!(answer["root"].as_str(), folder.canonicalize().unwrap().to_str());
+    let stderr = finished.stderr();
+    assert!(stderr.contains("a.1    | early\n") && stderr.contains("a.1    | late\n"), "{stderr}");
+    let again: serde_json::Value = serde_json::from_slice(&client("ps --json").out).unwrap();
+    assert_eq!(again["pid"], answer["pid"]);
+    client("quit").code(0);
+    // Without the background, there is no end of the start.
+    let stderr = client("start --json").code(2).stderr();
+    assert!(stderr.contains("--daemonize"), "{stderr}");
+}
+
+#[test]
 fn captured_output_ends_when_all_is_up() {
     let procfile = "a: echo early; until test -e go; do sleep 0.01; done; echo late; \
                     touch done; exec sleep 1000\n";

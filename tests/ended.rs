@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::control::{ClientOutput, client_output, request, run_client};
-use crate::scenario::{Running, Scenario, is_alive, runtime_files};
+use crate::scenario::{Running, Scenario, is_alive, runtime_files, wait_until};
+use crate::screen::Screen;
 
 /// A daemon, whose output goes to a file.
 fn daemon(procfile: &str, args: &str) -> Running {
@@ -105,6 +106,37 @@ fn daemon_that_was_stopped_leaves_its_last_lines() {
     assert!(lines.contains(&"up") && lines.contains(&"a.1 stopped"), "{text}");
     assert!(text.contains("the last one ended N ago with exit code 0 ("), "{text}");
     assert_eq!(ask(&running, "ps --name y").0.matches("ended").count(), 0);
+}
+
+#[test]
+fn kept_lines_are_shown_as_those_of_a_running_app() {
+    let procfile = "a: echo life >> lives; echo \"life $(wc -l < lives)\"; \
+                    printf '\\033[2J\\033[31mred\\033[0m\\n'; exec sleep 1000\n";
+    let mut running = daemon(procfile, "");
+    assert_eq!(running.run_client("restart --wait a").1, 0);
+    running.wait_until("two lives", |running| running.run_client("logs a").0.contains("life 2"));
+    let json = |args: &str| -> Vec<serde_json::Value> {
+        let ClientOutput(text, 3) = ask(&running, args) else { panic!("`{args}` finds an app") };
+        let objects = text.lines().filter(|line| line.starts_with('{'));
+        objects.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    assert_eq!(running.run_client("quit").1, 0);
+    wait_until("its end", || record(&running).is_some());
+    let lines = json("logs --json --this-run -n 2");
+    let texts: Vec<&str> = lines.iter().filter_map(|it| it["line"].as_str()).collect();
+    assert_eq!(texts, ["life 2", "red"]);
+    // A later cursor is that of another ganger.
+    let cursor = lines.last().unwrap()["cursor"].as_str().unwrap();
+    let lines = json(&format!("logs --json --cursor {cursor}"));
+    assert!(lines[0]["missed_bytes"].is_null() && lines[0].get("missed_bytes").is_some());
+    assert_eq!(lines.iter().filter(|it| it["line"] == "life 1").count(), 1);
+    // On a terminal, what would change it is left out.
+    let mut screen = Screen::new(24, 80);
+    let logs = Scenario::new().in_folder(running.folder()).args("logs --this-run a --color always");
+    screen.show(logs).start().finish().code(3);
+    screen.wait_for("a.1    | life 2").wait_for("a.1    | red");
+    assert!(screen.raw().contains("\x1b[31m") && !screen.raw().contains("\x1b[2J"));
+    assert!(!screen.text().contains("life 1"), "{}", screen.text());
 }
 
 #[test]

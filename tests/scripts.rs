@@ -175,10 +175,10 @@ fn debugging_session_needs_json_commands_only() {
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs python3-jsonschema")]
 fn json_of_every_command_has_its_schema() {
     let port = free_port();
-    let scenario = Scenario::procfile(PROCFILE).file("ganger.toml", CONFIG);
-    let mut running = scenario.args(&format!("start -D -p {port}")).start();
-    assert!(running.wait().success());
+    let app = Scenario::procfile(PROCFILE).file("ganger.toml", CONFIG);
+    let start = format!("start -D --json -p {port}");
     let outputs = [
+        ("ps", start.as_str()),
         ("ps", "ps --json"),
         ("ps", "ps web --json"),
         ("ps-all", "ps --all --json"),
@@ -193,24 +193,37 @@ fn json_of_every_command_has_its_schema() {
         ("version", "version --json"),
         ("logs", "logs --json"),
         ("logs", "logs --json --cursor 1:"),
+        ("", "quit"),
+        ("ps-ended", "ps --json"),
     ];
-    let folder = running.folder().join("outputs");
+    let folder = app.folder().join("outputs");
     std::fs::create_dir(&folder).unwrap();
-    for (index, (definition, args)) in outputs.into_iter().enumerate() {
-        let ClientOutput(text, 0) = running.run_client(args) else { panic!("`{args}` fails") };
+    for (index, (definition, args)) in outputs.iter().enumerate() {
+        let finished = Scenario::new().in_folder(app.folder()).args(args).run();
+        // The last one shows how the app has ended.
+        let finished = finished.code(if index == outputs.len() - 1 { 3 } else { 0 });
+        if definition.is_empty() {
+            continue;
+        }
+        let text = finished.stdout();
         // `logs` prints an object on each line.
-        let text = if definition == "logs" {
+        let text = if *definition == "logs" {
             format!("[{}]", text.trim_end().replace('\n', ","))
         } else {
             format!("[{text}]")
         };
         std::fs::write(folder.join(format!("{index}.{definition}")), text).unwrap();
     }
-    running.run_client("quit");
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/output.schema.json");
     let script = "import json, jsonschema, pathlib, sys\n\
                   schema = json.load(open(sys.argv[1]))\n\
                   jsonschema.Draft7Validator.check_schema(schema)\n\
+                  def close(node):\n\
+                  \x20   if isinstance(node, dict) and 'properties' in node:\n\
+                  \x20       node['additionalProperties'] = False\n\
+                  \x20   for part in node.values() if isinstance(node, dict) else node:\n\
+                  \x20       if isinstance(part, (dict, list)): close(part)\n\
+                  close(schema)\n\
                   for file in pathlib.Path(sys.argv[2]).iterdir():\n\
                   \x20   for output in json.load(open(file)):\n\
                   \x20       part = {'$ref': '#/definitions/' + file.suffix[1:], **schema}\n\

@@ -16,9 +16,10 @@ use super::use_color;
 use crate::cli::{Global, Logs, Start};
 use crate::control::api::{AppExit, CURSOR_MARK, LogLine};
 use crate::control::client::{Client, percent_encode};
-use crate::control::last_run::{LastRun, LineQuery};
+use crate::control::last_run::{LastRun, LineFormat, LineQuery};
 use crate::logs::format::{OWN_NAME, Style};
 use crate::logs::lines::plain_text;
+use crate::logs::terminal::{Layout, LongLines};
 use crate::plan::formation::ALL;
 
 pub(super) fn logs(global: &Global, logs: &Logs) -> anyhow::Result<u8> {
@@ -69,12 +70,22 @@ fn print_last(global: &Global, logs: &Logs, last: &LastRun) -> anyhow::Result<u8
         prefix: !logs.no_prefix,
         width: 0,
     };
+    let layout = terminal_columns().map(|columns| Layout {
+        columns: Some(columns.into()),
+        long_lines: if logs.long.are_cut() { LongLines::Trim } else { LongLines::Wrap },
+        color: style.color,
+    });
     let query = LineQuery {
         names: &logs.names,
         max_lines: logs.lines,
         since: logs.since.and_then(|age| SystemTime::now().checked_sub(age)),
+        this_run: logs.this_run,
         matches: &|line| logs.grep.as_ref().is_none_or(|pattern| pattern.is_match(line)),
-        style: (!logs.json).then_some(style),
+        format: if logs.json {
+            LineFormat::Json { follows_cursor: logs.cursor.is_some() }
+        } else {
+            LineFormat::Text(style, layout)
+        },
     };
     let lines = last.format_lines(&query).map_err(anyhow::Error::msg)?;
     write(&lines);

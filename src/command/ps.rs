@@ -6,11 +6,12 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client_commands::{NOT_RUNNING, path, run_client_or};
+use super::client_commands::{NOT_RUNNING, path, run_client, run_client_or};
 use super::json;
 use crate::cli::{Global, Ps};
 use crate::control::api::{ProcessStatus, State};
-use crate::control::client::Client;
+use crate::control::client::{Client, Error};
+use crate::control::json_lines::format_time;
 use crate::control::last_run::LastRun;
 use crate::notice::escape_controls;
 use crate::plan::OnExit;
@@ -27,9 +28,7 @@ pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
             let all: Vec<ProcessStatus> = client.ask(Method::GET, &uri, Vec::new()).await?;
             return Ok(table(&all, terminal_width()));
         }
-        let mut answer: Value = client.ask(Method::GET, "/", Vec::new()).await?;
-        answer["processes"] = client.ask(Method::GET, &uri, Vec::new()).await?;
-        Ok(json::to_text(answer))
+        Ok(describe(&client, &uri).await?)
     };
     run_client_or(global, request, |last| {
         if ps.output.json {
@@ -38,6 +37,18 @@ pub(super) fn ps(global: &Global, ps: &Ps) -> anyhow::Result<u8> {
         }
         Ok(NOT_RUNNING)
     })
+}
+
+/// Prints what `ps --json` prints of all processes.
+pub(super) fn print_json(global: &Global) -> anyhow::Result<u8> {
+    run_client(global, async |client| describe(&client, "/processes").await)
+}
+
+/// A running ganger and the processes of a response, as `ps --json` shows them.
+async fn describe(client: &Client, processes: &str) -> Result<String, Error> {
+    let mut answer: Value = client.ask(Method::GET, "/", Vec::new()).await?;
+    answer["processes"] = client.ask(Method::GET, processes, Vec::new()).await?;
+    Ok(json::to_text(answer))
 }
 
 /// A ganger that has ended, as `ps --json` shows it.
@@ -51,7 +62,7 @@ fn describe_last(last: &LastRun) -> Value {
             "procfile": run.procfile,
             "name": run.name,
             "pid": run.pid,
-            "ended_at": ending.map(|ending| ending.at),
+            "ended_at": last.ended_at().map(format_time),
             "exit_code": ending.map(|ending| ending.exit_code),
             "report": ending.map(|ending| &ending.report),
         },

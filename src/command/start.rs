@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::dup2_stdout;
 
 use super::daemon::{self, Background, ForkSide, Startup};
 use super::focus::{self, Focus};
 use super::port_block::PortBlock;
 use super::ports::{self, ResolvedPorts};
-use super::{file_locations, identity, read, ui, use_color};
+use super::{file_locations, identity, ps, read, ui, use_color};
 use crate::cli::{Global, Start, When};
 use crate::control::app::SelfDescription;
 use crate::control::app_root::AppRoot;
@@ -64,6 +65,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         None
     };
     let is_background = start.daemonize || has_viewer;
+    let prints_json = start.json;
     let detach_keys = start.detach.keys.clone();
     let focus = start
         .focus
@@ -71,7 +73,13 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
         .map(|process| Focus::new(process, &start, use_color(global.color, &std::io::stdout())));
     match is_background.then(|| daemon::fork_background(None)).transpose()? {
         None => start_app(global, start, None),
-        Some(ForkSide::Background(background)) => start_app(global, start, Some(background)),
+        Some(ForkSide::Background(background)) => {
+            if start.json {
+                // The foreground process prints the JSON. What is printed here is none.
+                dup2_stdout(std::io::stderr()).context("failed to prepare the output")?;
+            }
+            start_app(global, start, Some(background))
+        }
         Some(ForkSide::Foreground(mut foreground)) => match foreground.await_startup()? {
             Startup::Released(_) if start.ui => {
                 let shown = ui::show(global, &detach_keys, true);
@@ -81,6 +89,7 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
             Startup::Released(_) if let (Some(focus), Some(terminal)) = (&focus, &terminal) => {
                 focus.run(global, terminal, &foreground)
             }
+            Startup::Released(code) if prints_json => ps::print_json(global).map(|_| code),
             Startup::Released(code) | Startup::Exited(code) => Ok(code),
         },
     }

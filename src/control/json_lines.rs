@@ -75,12 +75,13 @@ impl JsonLines {
 }
 
 /// A line as a record.
-pub(super) fn to_record(name: &str, at: SystemTime, line: &[u8], partial: bool) -> LogLine {
+fn to_record(name: &str, at: SystemTime, line: &[u8], partial: bool) -> LogLine {
     LogLine { time: format_time(at), name: name.to_owned(), line: plain_text(line), partial }
 }
 
 /// The time in UTC, to a millisecond (RFC 3339).
-fn format_time(at: SystemTime) -> String {
+#[must_use]
+pub fn format_time(at: SystemTime) -> String {
     let format = |at: jiff::Timestamp| at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
     jiff::Timestamp::try_from(at).map(format).unwrap_or_default()
 }

@@ -1,22 +1,25 @@
 //! What a ganger in the background leaves when it ends: how it ended, and its last lines. It is
 //! kept in a file beside where its socket was, until the next start.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use memchr::memchr;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::json_lines::to_record;
+use super::json_lines::JsonLines;
+use super::lines::{Lines, TextLines};
 use super::names::{Names, type_of};
 use super::run_file::{self, RUNNING, Run};
-use crate::logs::format::{Style, assign_colors};
+use crate::logs::cursor::LogCursor;
+use crate::logs::format::{OWN_NAME, Style, assign_colors};
 use crate::logs::lines::plain_text;
 use crate::logs::recent::{LineRange, RecentOutput};
+use crate::logs::terminal::Layout;
 use crate::runtime_dir;
 
 /// The extension of the file.
@@ -62,8 +65,22 @@ struct Header {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Line {
     at: SystemTime,
-    name: String,
+    /// Whether it was written after the process was last started.
+    is_last: bool,
+    name: Arc<str>,
     bytes: Vec<u8>,
+}
+
+/// How lines are formatted.
+#[derive(Clone, Copy, Debug)]
+pub enum LineFormat {
+    /// As `start` prints them, on a terminal if there is a layout.
+    Text(Style, Option<Layout>),
+    /// As JSON. `follows_cursor`: a cursor of the ganger that has ended was given.
+    Json {
+        /// What the reader has missed is then unknown.
+        follows_cursor: bool,
+    },
 }
 
 /// Which lines are asked for, and how they are formatted.
@@ -74,10 +91,12 @@ pub struct LineQuery<'a> {
     pub max_lines: Option<usize>,
     /// None that is older.
     pub since: Option<SystemTime>,
+    /// Only what was written after a process was last started.
+    pub this_run: bool,
     /// Whether a line, without escape sequences, is asked for.
     pub matches: &'a dyn Fn(&str) -> bool,
-    /// Their format; none: JSON.
-    pub style: Option<Style>,
+    /// Their format.
+    pub format: LineFormat,
 }
 
 /// Leaves this file in place of the run file at `path`. Fails if the run file is not there.
@@ -125,8 +144,22 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 
 /// The last lines of all processes, in the order in which they ended.
 fn last_lines(recent: &RecentOutput) -> VecDeque<Line> {
+    let mut lines = lines_of(recent, false);
+    let mut last: HashMap<Arc<str>, usize> = HashMap::new();
+    for line in lines_of(recent, true) {
+        *last.entry(line.name).or_default() += 1;
+    }
+    for line in lines.iter_mut().rev() {
+        let left = last.get_mut(&line.name).filter(|left| **left > 0);
+        line.is_last = left.map(|left| *left -= 1).is_some();
+    }
+    lines
+}
+
+/// The last lines, or those that were written after each process was last started.
+fn lines_of(recent: &RecentOutput, this_run: bool) -> VecDeque<Line> {
     let Ok(excerpt) = recent.excerpt(|_| true, usize::MAX) else { return VecDeque::new() };
-    let range = LineRange { max_lines: Some(MAX_LINES), ..LineRange::default() };
+    let range = LineRange { max_lines: Some(MAX_LINES), this_run, ..LineRange::default() };
     let mut reader = excerpt.into_reader(&range);
     let (mut lines, mut total, mut open) = (VecDeque::new(), 0, Vec::new());
     while let Some(piece) = reader.next_piece() {
@@ -141,7 +174,8 @@ fn last_lines(recent: &RecentOutput) -> VecDeque<Line> {
             if part.ends_with(b"\n") {
                 let bytes: Vec<u8> = std::mem::take(&mut open);
                 total += bytes.len();
-                lines.push_back(Line { at: piece.at, name: piece.name.to_string(), bytes });
+                let name = Arc::clone(piece.name);
+                lines.push_back(Line { at: piece.at, is_last: this_run, name, bytes });
             }
         }
     }
@@ -154,21 +188,24 @@ fn last_lines(recent: &RecentOutput) -> VecDeque<Line> {
 }
 
 impl Line {
-    /// Time in milliseconds since 1970, name, text.
+    /// Time in milliseconds since 1970, whether it is of the last run of the process (`1`), name,
+    /// text.
     fn to_bytes(&self) -> Vec<u8> {
         let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let prefix = format!("{} {} ", since.as_millis(), self.name);
+        let prefix = format!("{} {} {} ", since.as_millis(), u8::from(self.is_last), self.name);
         [prefix.as_bytes(), &self.bytes, b"\n"].concat()
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (at, rest) = bytes.split_at_checked(memchr(b' ', bytes)?)?;
-        let (name, text) = rest[1..].split_at_checked(memchr(b' ', &rest[1..])?)?;
+        let mut fields = bytes.splitn(4, |byte| *byte == b' ');
+        let mut next = || fields.next();
+        let (at, is_last, name, text) = (next()?, next()?, next()?, next()?);
         let millis = str::from_utf8(at).ok()?.parse().ok()?;
         Some(Self {
             at: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))?,
-            name: str::from_utf8(name).ok()?.to_owned(),
-            bytes: text[1..].to_owned(),
+            is_last: is_last == b"1",
+            name: str::from_utf8(name).ok()?.into(),
+            bytes: text.to_owned(),
         })
     }
 }
@@ -216,49 +253,65 @@ impl LastRun {
     pub fn format_lines(&self, query: &LineQuery) -> Result<Vec<u8>, String> {
         let mut known: Vec<(&str, &str)> = Vec::new();
         for Line { name, .. } in &self.lines {
-            if !known.iter().any(|(other, _)| other == name) {
+            if !known.iter().any(|(other, _)| *other == &**name) {
                 known.push((name, type_of(name)));
             }
         }
         let chosen = if query.names.is_empty() {
-            vec![true; known.len()]
+            // Programs name what they want.
+            let is_shown =
+                |name: &str| name != OWN_NAME || matches!(query.format, LineFormat::Text(..));
+            known.iter().map(|(name, _)| is_shown(name)).collect()
         } else {
             let names = Names::parse(&query.names.join(",")).map_err(|error| error.to_string())?;
             names.resolve(&known).map_err(|error| error.to_string())?
         };
-        let types: Vec<&str> = known.iter().map(|(_, process_type)| *process_type).collect();
-        let style = query.style.unwrap_or_default().fit_names(known.iter().map(|(name, _)| *name));
-        let colors = assign_colors(&types, &[]);
-        let labels = known.iter().zip(colors).map(|((name, _), color)| style.label(name, color));
-        let labels: Vec<_> = labels.collect();
-        let place = |line: &Line| known.iter().position(|(name, _)| *name == line.name);
+        let is_chosen = |line: &Line| {
+            known.iter().zip(&chosen).any(|((name, _), chosen)| *chosen && *name == &*line.name)
+        };
         let is_meant = |line: &&Line| {
             query.since.is_none_or(|since| line.at >= since)
-                && place(line).is_some_and(|place| chosen[place])
+                && (line.is_last || !query.this_run)
+                && is_chosen(line)
                 && (query.matches)(&plain_text(&line.bytes))
         };
         let lines: Vec<&Line> = self.lines.iter().filter(is_meant).collect();
         let skipped = lines.len().saturating_sub(query.max_lines.unwrap_or(usize::MAX));
-        let mut text = Vec::new();
-        for line in &lines[skipped..] {
-            if query.style.is_none() {
-                let record = to_record(&line.name, line.at, &line.bytes, false);
-                text.extend(serde_json::to_vec(&record).unwrap_or_default());
-                text.push(b'\n');
-                continue;
+        let mut formatted = match query.format {
+            LineFormat::Text(style, layout) => {
+                let types: Vec<&str> = known.iter().map(|(_, of)| *of).collect();
+                let colors =
+                    types.iter().map(|it| (*it).to_owned()).zip(assign_colors(&types, &[]));
+                let style = style.fit_names(known.iter().map(|(name, _)| *name));
+                Lines::Text(TextLines::new(style, false, Arc::new(colors.collect()), layout))
             }
-            let stamp = style.timestamp_at(line.at);
-            let prefix = labels[place(line).unwrap_or_default()].prefix(&stamp);
-            text.extend([prefix.stamp, prefix.line, &line.bytes, b"\n"].concat());
+            LineFormat::Json { follows_cursor } => {
+                let mut lines = JsonLines::default();
+                if follows_cursor {
+                    lines.note_gap(None);
+                }
+                Lines::Json(lines)
+            }
+        };
+        for Line { at, name, bytes, .. } in &lines[skipped..] {
+            formatted.push(name, *at, &[bytes, &b"\n"[..]].concat());
         }
-        Ok(text)
+        // No ganger has this number, so that a later one tells that output is missing.
+        formatted.note_cursor(&LogCursor::new(0, []));
+        Ok(std::mem::take(formatted.out()))
+    }
+
+    /// When it ended, if that is known.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<SystemTime> {
+        let since = Duration::try_from_secs_f64(self.ending.as_ref()?.at).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(since)
     }
 
     /// How long ago it ended, if that is known.
     #[must_use]
     pub fn age(&self, now: SystemTime) -> Option<Duration> {
-        let at = Duration::try_from_secs_f64(self.ending.as_ref()?.at).ok()?;
-        now.duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(at)
+        now.duration_since(self.ended_at()?).ok()
     }
 }
 
@@ -266,7 +319,6 @@ impl LastRun {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Arc;
     use std::sync::mpsc::TryRecvError;
 
     #[test]
@@ -279,7 +331,7 @@ mod tests {
         recent.push(&names[0], at, b"open");
         let lines = last_lines(&recent);
         let shown: Vec<(&str, &[u8])> =
-            lines.iter().map(|line| (line.name.as_str(), &*line.bytes)).collect();
+            lines.iter().map(|line| (&*line.name, &*line.bytes)).collect();
         let expected: [(&str, &[u8]); 4] = [
             ("web.1", b"one"),
             ("web.1", b"\xff two"),

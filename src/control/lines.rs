@@ -40,7 +40,7 @@ pub(super) enum Lines {
 
 impl Lines {
     /// A process has written a few bytes.
-    fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
+    pub(super) fn push(&mut self, name: &Arc<str>, at: SystemTime, bytes: &[u8]) {
         match self {
             Self::Text(lines) => lines.push(name, at, bytes),
             Self::Json(lines) => lines.push(name, at, bytes),
@@ -67,7 +67,7 @@ impl Lines {
     }
 
     /// Notes that a reader can go on here.
-    fn note_cursor(&mut self, cursor: &LogCursor) {
+    pub(super) fn note_cursor(&mut self, cursor: &LogCursor) {
         match self {
             Self::Text(lines) => lines.note_cursor(cursor),
             Self::Json(lines) => lines.note_cursor(cursor),
@@ -75,7 +75,8 @@ impl Lines {
         }
     }
 
-    fn out(&mut self) -> &mut Vec<u8> {
+    /// What is to be sent next.
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
         match self {
             Self::Text(lines) => &mut lines.out,
             Self::Json(lines) => &mut lines.out,

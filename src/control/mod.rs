@@ -17,7 +17,7 @@ mod connection;
 mod error;
 mod find;
 mod in_flight;
-mod json_lines;
+pub mod json_lines;
 pub mod last_run;
 mod lines;
 mod logs;

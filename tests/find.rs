@@ -6,6 +6,7 @@ use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use serde_json::Value;
 
 use crate::control::{ClientOutput, client_output, request};
@@ -220,6 +221,36 @@ fn ps_all_lists_every_ganger_of_this_user() {
     let _first = first.finish_but_keep();
     dev.finish().code(0);
     assert_eq!(list(&folder), Vec::<Value>::new());
+}
+
+#[test]
+fn suspended_ganger_whose_queue_is_full_blocks_no_client_of_others() {
+    let suspended = Scenario::procfile(SLEEPER).file("b/Procfile", SLEEPER);
+    let folder = suspended.folder().to_owned();
+    let mut suspended = suspended.args("start -N").start();
+    suspended.wait_for("a.1 started");
+    let other = up(&folder, "b", "-N");
+    suspended.signal(Signal::SIGSTOP);
+    let socket = suspended.socket();
+    // Each waits in the queue although its client is gone.
+    let connect = || {
+        let (unix, stream) = (AddressFamily::UNIX, SocketType::STREAM);
+        let client = socket_with(unix, stream, SocketFlags::NONBLOCK, None).unwrap();
+        rustix::net::connect(client, &SocketAddrUnix::new(&socket).unwrap())
+    };
+    let full = (0..100_000).find_map(|_| connect().err());
+    assert_eq!(full, Some(rustix::io::Errno::AGAIN));
+    assert_eq!(processes(&folder, "b", ""), (vec!["a.1".into()], String::new()));
+    assert_eq!(list(&folder).len(), 2);
+    let ClientOutput(text, code) = ask(&folder, "", "ps");
+    assert_eq!((code, text.contains("does not answer")), (1, true), "{text}");
+    // A start there is refused.
+    let refused = Scenario::new().in_folder(&folder).args("start").run().code(2);
+    assert!(refused.stderr().contains("already running"), "{}", refused.stderr());
+    suspended.signal(Signal::SIGCONT);
+    suspended.signal(Signal::SIGTERM);
+    other.quit();
+    suspended.finish().code(0);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::api::{ATTACH_PROTOCOL, ATTACHMENT_HEADER, ErrorBody};
 use super::last_run::LastRun;
-use super::{find, peer};
+use super::{find, peer, socket};
 use crate::notice::time;
 use crate::plan::sources::FileLocations;
 use crate::runtime_dir::{self, is_private};
@@ -340,7 +340,7 @@ impl Client {
     /// The error of a connection that broke off: the process at its other end has exited, or
     /// another one listens now, or there is another reason.
     fn broken(&self, pid: Option<i32>, error: &dyn std::error::Error) -> Error {
-        match std::os::unix::net::UnixStream::connect(&self.path) {
+        match socket::connect(&self.path) {
             Ok(now) if peer::pid(&now) == pid => self.failed(error),
             Ok(_) | Err(_) => Error::ShuttingDown,
         }

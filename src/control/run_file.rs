@@ -166,7 +166,7 @@ pub fn find(root: &Path, identity: &Identity) -> Option<Run> {
     let paths: Vec<PathBuf> = folders.map(|folder| folder.join(&name)).collect();
     paths.into_iter().find_map(|path| {
         let run = read(&path)?;
-        socket::connect(&path.with_extension("sock"), geteuid()).map(|_| run)
+        socket::is_bound(&path.with_extension("sock"), geteuid()).then_some(run)
     })
 }
 
@@ -192,7 +192,7 @@ fn list_in(folder: &Path, user: Uid) -> Vec<Running> {
         let socket = run.socket.as_ref().map_or_else(|| path.with_extension("sock"), PathBuf::from);
         Some(Running { run, socket })
     });
-    let running = running.filter(|it| socket::connect(&it.socket, user).is_some());
+    let running = running.filter(|it| socket::is_bound(&it.socket, user));
     let mut running: Vec<Running> = running.collect();
     running.sort_by_cached_key(|Running { run, .. }| {
         (run.root.clone(), run.procfile.clone(), run.name.clone())

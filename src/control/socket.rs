@@ -14,8 +14,11 @@ use nix::sys::signal::kill;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, Uid, geteuid};
+use rustix::io::FdFlags;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
 use super::app_root::AppRoot;
+use super::peer;
 use crate::notice::time;
 use crate::plan::identity::{self, Identity};
 use crate::runtime_dir;
@@ -176,7 +179,7 @@ pub fn find(root: &AppRoot, identity: &Identity) -> Option<PathBuf> {
 pub fn check_vacant(root: &AppRoot, identity: &Identity) -> Result<(), Error> {
     let found = find_in(runtime_dir::search_path(), root, identity);
     let Some(path) = found else { return Ok(()) };
-    Err(Error::AlreadyRunning { owner: listener_pid(&path), age: age_of(&path) })
+    Err(Error::AlreadyRunning { owner: owner_pid(&path), age: age_of(&path) })
 }
 
 fn find_in(
@@ -188,7 +191,7 @@ fn find_in(
     let name = |path| name_of(path, identity);
     let mut sockets =
         root.paths().flat_map(|path| folders.iter().map(move |folder| folder.join(name(path))));
-    sockets.find(|path| connect(path, geteuid()).is_some())
+    sockets.find(|path| is_bound(path, geteuid()))
 }
 
 /// Listens at `path`, for this user alone, in place of a ganger that has died.
@@ -245,10 +248,8 @@ impl Aliases {
 fn clear(path: &Path) -> Result<(), Error> {
     let refused = |error| Error::Refused { path: path.to_owned(), error };
     match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(refused)
-            }
+        Ok(found) if found.file_type().is_socket() => match connect(path) {
+            Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path).map_err(refused),
             Ok(_) | Err(_) => Err(Error::Occupied(path.to_owned())),
         },
         Ok(_) => Err(Error::Occupied(path.to_owned())),
@@ -262,9 +263,7 @@ const OWNER_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn lock(path: &Path) -> Result<Lock, Error> {
     let refused = |error| Error::Refused { path: path.to_owned(), error };
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
+    let lock_path = lock_path(path);
     let since = Instant::now();
     loop {
         let file = open_lock(&lock_path)?;
@@ -278,8 +277,8 @@ fn lock(path: &Path) -> Result<Lock, Error> {
                     return Ok(Lock { path: lock_path, inode, _file: file });
                 }
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let owner = listener_pid(path).or_else(|| read_pid(&mut file));
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let owner = owner_pid(path);
                 if owner.is_some() || since.elapsed() > OWNER_TIMEOUT {
                     return Err(Error::AlreadyRunning { owner, age: age_of(path) });
                 }
@@ -316,41 +315,48 @@ fn open_lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-fn read_pid(file: &mut File) -> Option<i32> {
-    let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
-    let pid = text.strip_suffix('\n')?.parse().ok()?;
-    // The text may still be from an earlier owner, which has exited.
-    kill(Pid::from_raw(pid), None).is_ok().then_some(pid)
+/// The process that listens at the other end, or else that holds the lock.
+fn owner_pid(path: &Path) -> Option<i32> {
+    let listener = connect(path).ok().and_then(|stream| peer::pid(&stream));
+    listener.or_else(|| {
+        let mut text = String::new();
+        open_lock(&lock_path(path)).ok()?.read_to_string(&mut text).ok()?;
+        let pid = text.strip_suffix('\n')?.parse().ok()?;
+        // The text may still be from an earlier owner, which has exited.
+        kill(Pid::from_raw(pid), None).is_ok().then_some(pid)
+    })
 }
 
-/// A connection to a ganger of this user, or of root.
-pub(super) fn connect(path: &Path, user: Uid) -> Option<UnixStream> {
-    let stream = UnixStream::connect(path).ok()?;
-    #[cfg(target_os = "linux")]
-    {
-        let peer = Uid::from_raw(getsockopt(&stream, PeerCredentials).ok()?.uid());
-        (peer == user || peer.is_root()).then_some(stream)
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = user;
-        Some(stream)
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Whether a ganger of this user, or of root, listens here.
+pub(super) fn is_bound(path: &Path, user: Uid) -> bool {
+    let is_trusted = |owner: Uid| owner == user || owner.is_root();
+    match connect(path) {
+        #[cfg(target_os = "linux")]
+        Ok(stream) => getsockopt(&stream, PeerCredentials)
+            .is_ok_and(|peer| is_trusted(Uid::from_raw(peer.uid()))),
+        #[cfg(not(target_os = "linux"))]
+        Ok(_) => true,
+        // It is suspended, and its queue is full.
+        Err(rustix::io::Errno::AGAIN) => {
+            fs::metadata(path).is_ok_and(|found| is_trusted(Uid::from_raw(found.uid())))
+        }
+        Err(_) => false,
     }
 }
 
-/// The process that listens at the other end.
-fn listener_pid(path: &Path) -> Option<i32> {
-    let stream = connect(path, geteuid())?;
-    #[cfg(target_os = "linux")]
-    {
-        getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid())
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = stream;
-        None
-    }
+/// A connection that is not waited for, however full the queue of the listener is.
+pub(super) fn connect(path: &Path) -> rustix::io::Result<UnixStream> {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]

@@ -249,7 +249,8 @@ fn suspended_ganger_whose_queue_is_full_blocks_no_client_of_others() {
     assert!(refused.stderr().contains("already running"), "{}", refused.stderr());
     suspended.signal(Signal::SIGCONT);
     suspended.signal(Signal::SIGTERM);
-    other.quit();
+    assert_eq!(ask(&folder, "b", "quit"), client_output("", 0));
+    other.finish().code(0);
     suspended.finish().code(0);
 }
 

@@ -127,6 +127,15 @@ fn running_app_is_used_and_goes_on() {
     // Another one, which is gone afterwards.
     let fresh = beside("--fresh", "echo $GANGER_PROCESS_web_PORT").code(0).stdout();
     assert_ne!(fresh, format!("{port}\n"));
+    // The variable is that of the running app; a flag is for the other one.
+    let other = free_port();
+    for (args, expected) in [(String::new(), None), (format!("-p {other}"), Some(other))] {
+        let scenario = Scenario::new().in_folder(running.folder()).args("with --fresh").args(&args);
+        let scenario = scenario.env("GANGER_PORT", &port.to_string());
+        let shown = run(scenario, "echo $GANGER_PROCESS_web_PORT").code(0).stdout();
+        assert_ne!(shown, format!("{port}\n"), "{args}");
+        assert!(expected.is_none_or(|port| shown == format!("{port}\n")), "{args}: {shown}");
+    }
     assert_eq!(running.states(), ["web.1 up"]);
     // It may end meanwhile.
     let finished = beside("", "$GANGER quit; exec sleep 1000").code(125);

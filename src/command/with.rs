@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hyper::Method;
 use nix::sys::signal::Signal;
-use nix::unistd::{getpgrp, tcgetpgrp};
+use nix::unistd::{geteuid, getpgrp, tcgetpgrp};
 use tokio::process::Child;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -55,8 +55,8 @@ fn run_with_app(mut global: Global, mut with: With) -> anyhow::Result<u8> {
         global.name = Some(format!("with-{}", std::process::id()));
         let ports = &mut with.start.plan.ports;
         // The variable is that of the app that runs already.
-        let given = ports.port.filter(|_| std::env::var_os("GANGER_PORT").is_none());
-        ports.port = given.or(Some(Base::Auto));
+        let variable = std::env::var("GANGER_PORT").ok().and_then(|it| Base::parse(&it).ok());
+        ports.port = ports.port.filter(|port| variable != Some(*port)).or(Some(Base::Auto));
     } else if let Some(client) = find_running(&global)? {
         let names = with.start.plan.names();
         let session = CommandSession::begin()?;
@@ -92,8 +92,7 @@ fn block_on(run: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8>
 /// The ganger that runs this app already, as `start` would find it, if there is one.
 fn find_running(global: &Global) -> anyhow::Result<Option<Client>> {
     if let Some(path) = &global.socket {
-        let is_running = std::os::unix::net::UnixStream::connect(path).is_ok();
-        return Ok(is_running.then(|| Client::at(path.clone())));
+        return Ok(socket::is_bound(path, geteuid()).then(|| Client::at(path.clone())));
     }
     let locations = file_locations(global);
     let root = AppRoot::find(&locations)?;

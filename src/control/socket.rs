@@ -334,7 +334,8 @@ fn lock_path(path: &Path) -> PathBuf {
 }
 
 /// Whether a ganger of this user, or of root, listens here.
-pub(super) fn is_bound(path: &Path, user: Uid) -> bool {
+#[must_use]
+pub fn is_bound(path: &Path, user: Uid) -> bool {
     let is_trusted = |owner: Uid| owner == user || owner.is_root();
     match connect(path) {
         #[cfg(target_os = "linux")]

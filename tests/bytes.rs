@@ -122,3 +122,8 @@ fn keys_survive_any_bytes() {
 fn cursors_survive_any_bytes() {
     check("cursor", checks::cursor);
 }
+
+#[test]
+fn record_of_an_ended_app_survives_any_bytes() {
+    check("record", checks::record);
+}

@@ -7,11 +7,13 @@
 
 use std::path::Path;
 
+use ganger::control::last_run::{self, LineFormat, LineQuery};
 use ganger::control::paint::paint;
 use ganger::keeper::protocol::{Decoder, Report, Request, encode};
 use ganger::keys::detach::{DetachFilter, DetachKeys, Filtered};
 use ganger::keys::input::Input;
 use ganger::logs::cursor::LogCursor;
+use ganger::logs::format::Style;
 use ganger::logs::lines::{LineSplitter, Prefix, SplitLines};
 use ganger::logs::terminal::{Layout, LongLines, TerminalLines};
 use ganger::plan::env::Layer;
@@ -246,6 +248,34 @@ pub fn cursor(bytes: &[u8]) {
     if let Ok(cursor) = text.parse::<LogCursor>() {
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
     }
+}
+
+/// Lines that an app has left are shown one by one, or left out. The first line of their file is
+/// valid.
+pub fn record(bytes: &[u8]) {
+    const HEADER: &[u8] = br#"{"run":{"pid":1,"root":"/a","procfile":"Procfile","name":null,
+        "roots":[],"socket":null},"ending":{"at":1.5,"exit_code":0,"report":[]}}"#;
+    let _ = last_run::parse(bytes);
+    let header: Vec<u8> = HEADER.iter().copied().filter(|byte| *byte != b'\n').collect();
+    let last = last_run::parse(&[&header, &b"\n"[..], bytes].concat()).expect("a valid header");
+    let layout = Layout { columns: Some(80), long_lines: LongLines::Wrap, color: false };
+    let show = |format| {
+        let query = LineQuery {
+            names: &[],
+            max_lines: None,
+            since: None,
+            this_run: false,
+            matches: &|_| true,
+            format,
+        };
+        last.format_lines(&query).expect("no name is asked for")
+    };
+    let json = show(LineFormat::Json { follows_cursor: true });
+    let is_object = |line: &[u8]| line.starts_with(b"{") && line.ends_with(b"}");
+    assert!(json.trim_ascii_end().split(|byte| *byte == b'\n').all(is_object));
+    let text = show(LineFormat::Text(Style::default(), Some(layout)));
+    assert!(text.is_empty() || text.ends_with(b"\n"));
+    assert!(!text.contains(&0x1b), "an escape sequence is shown without colours");
 }
 
 /// Garbage is refused, and what is a message is the same when sent again. The

@@ -242,7 +242,9 @@ fn read(path: &Path) -> Option<LastRun> {
     parse(&bytes)
 }
 
-fn parse(bytes: &[u8]) -> Option<LastRun> {
+/// What a file of these bytes tells; nothing if its first line is not valid.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<LastRun> {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let Header { run, ending } = serde_json::from_slice(lines.next()?).ok()?;
     Some(LastRun { run, ending: Some(ending), lines: lines.filter_map(Line::parse).collect() })

@@ -259,6 +259,9 @@ pub struct PortArgs {
     /// Set no PORT
     #[arg(short = 'N', long, env = "GANGER_NO_PORT", value_parser = BoolishValueParser::new())]
     pub no_port: bool,
+    /// Whether fixed ports do not count, which `with --fresh` sets.
+    #[arg(skip)]
+    pub no_fixed_ports: bool,
 }
 
 /// The flags that `start` and `run` share.

@@ -113,6 +113,64 @@ fn command_is_stopped_when_a_process_dies() {
 }
 
 #[test]
+fn command_and_what_it_started_have_the_grace_period_to_end() {
+    let procfile = "web: until test -e die; do sleep 0.01; done; exit 3\n";
+    let cleans = "sh -c \"trap 'sleep 0.3; touch cleaned; exit' TERM HUP; touch begun; \
+                  while :; do sleep 0.02; done\"; touch after";
+    // The app fails, or the caller stops it all.
+    for (signal, code) in [(None, 125), (Some(Signal::SIGTERM), 143), (Some(Signal::SIGHUP), 129)] {
+        let mut running = sh(Scenario::procfile(procfile).args("with -N"), cleans).start();
+        running.wait_until("the command", |running| running.folder().join("begun").exists());
+        match signal {
+            Some(signal) => running.signal(signal),
+            None => std::fs::write(running.folder().join("die"), "").unwrap(),
+        }
+        assert_eq!(running.wait().code(), Some(code));
+        assert!(running.folder().join("cleaned").exists(), "{signal:?}");
+        assert!(!running.folder().join("after").exists(), "{signal:?}");
+    }
+    let stubborn = "trap '' TERM INT; touch begun; while :; do sleep 0.02; done";
+    for (signal, code) in [(None, 125), (Some(Signal::SIGTERM), 137), (Some(Signal::SIGINT), 137)] {
+        let scenario = Scenario::procfile(procfile).args("with -N --grace 0.3s");
+        let mut running = sh(scenario, stubborn).start();
+        running.wait_until("the command", |running| running.folder().join("begun").exists());
+        if signal.is_none() {
+            std::fs::write(running.folder().join("die"), "").unwrap();
+        }
+        // One interrupt is for the command, which may go on; another one means all.
+        running.wait_until("the end", |running| {
+            if let Some(signal) = signal {
+                running.signal(signal);
+            }
+            running.keeper_if_any().is_none()
+        });
+        assert_eq!(running.wait().code(), Some(code), "{signal:?}");
+    }
+}
+
+#[test]
+fn fixed_port_of_the_running_app_is_left_to_it() {
+    let (port, fixed) = (free_port(), free_port());
+    let procfile = "web: exec $HOSTILE listen $PORT x\napi: exec $HOSTILE listen $PORT x\n";
+    let config = format!("[process.api]\nport = {fixed}\nready = {{ port = true }}\n");
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let mut running = scenario.args(&format!("start -p {port}")).start();
+    running.wait_for("api.1 is ready");
+    let scenario = Scenario::new().in_folder(running.folder()).args("with --fresh");
+    // Commands in it mean the app that is there for it.
+    let script = "echo $GANGER_PROCESS_api_PORT; $GANGER ps --json | grep '\"port\"'; \
+                  $GANGER restart --wait api > /dev/null";
+    let shown = run(scenario, script).code(0).stdout();
+    let other = shown.lines().next().unwrap().to_owned();
+    assert_ne!(other, fixed.to_string());
+    assert!(shown.contains(&format!("\"port\": {other}")), "{shown}");
+    assert!(!shown.contains(&format!("\"port\": {fixed}")), "{shown}");
+    assert_eq!(running.states(), ["web.1 up", "api.1 up"]);
+    assert_eq!(running.count_in_output("api.1 started"), 1);
+    running.quit();
+}
+
+#[test]
 fn running_app_is_used_and_goes_on() {
     let port = free_port();
     let scenario = Scenario::procfile("web: exec $HOSTILE listen $PORT x\n");

@@ -210,7 +210,8 @@ impl PlanArgs {
 impl PortArgs {
     /// These options, with the port flags.
     fn options(self, options: Options) -> Options {
-        Options { port: self.port, port_step: self.port_step, no_port: self.no_port, ..options }
+        let Self { port, port_step, no_port, no_fixed_ports } = self;
+        Options { port, port_step, no_port, no_fixed_ports, ..options }
     }
 }
 

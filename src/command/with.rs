@@ -5,18 +5,19 @@
 //! gone, however it ends. The command is a child of this process, in the same session and process
 //! group, so that the terminal and the shell treat both as one job.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hyper::Method;
 use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpgrp, tcgetpgrp};
-use tokio::process::Child;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 
 use super::client_commands::{exit_code, path};
 use super::daemon::{self, Foreground, ForkSide, Startup};
@@ -36,8 +37,10 @@ use crate::plan::port::Base;
 const APP_FAILED: u8 = 125;
 /// How long the app may take to be ready, unless the user chose another time.
 const READY_TIMEOUT: Duration = Duration::from_mins(5);
-/// The time between SIGTERM and SIGKILL for the command.
+/// The time between SIGTERM and SIGKILL for the command, unless the user chose another time.
 const GRACE: Duration = Duration::from_secs(5);
+/// The pause before it is asked again whether the command has ended.
+const REST_PAUSE: Duration = Duration::from_millis(20);
 /// What is said if the app ends or fails while the command runs.
 const DID_NOT_STAY_UP: &str = "the app did not stay up";
 /// The pause before it is asked again whether the app has failed, if too many others ask.
@@ -56,6 +59,7 @@ fn run_with_app(mut global: Global, mut with: With) -> anyhow::Result<u8> {
         let ports = &mut with.start.plan.ports;
         // The variable is that of the app that runs already.
         let variable = std::env::var("GANGER_PORT").ok().and_then(|it| Base::parse(&it).ok());
+        ports.no_fixed_ports = true;
         ports.port = ports.port.filter(|port| variable != Some(*port)).or(Some(Base::Auto));
     } else if let Some(client) = find_running(&global)? {
         let names = with.start.plan.names();
@@ -220,20 +224,39 @@ async fn beside(
     let common = &with.start.plan.common;
     let mut prepared = Prepared::beside(global, common, ports, &with.command, &processes)?;
     prepared.command.env("GANGER_CONTROL", std::path::absolute(client.path())?);
+    // Commands of ganger in it mean the same app.
+    let path = |path: &PathBuf| std::path::absolute(path);
+    let chosen = [
+        ("GANGER_SOCKET", global.socket.as_ref().map(path).transpose()?.map(OsString::from)),
+        ("GANGER_ROOT", global.root.as_ref().map(path).transpose()?.map(OsString::from)),
+        ("GANGER_PROCFILE", global.procfile.as_ref().map(path).transpose()?.map(OsString::from)),
+        ("GANGER_NAME", global.name.as_ref().map(OsString::from)),
+    ];
+    for (variable, value) in chosen {
+        prepared.command.envs(value.map(|value| (variable, value)));
+    }
     session.mark(&mut prepared.command);
     let mut child = match prepared.spawn() {
         Ok(child) => child,
         Err(code) => return Ok(Some(code)),
     };
     let mut failed = std::pin::pin!(wait_for_failure(client, names));
-    let (mut kill_at, mut suspends) = (None, false);
+    let grace = with.grace.unwrap_or(GRACE);
+    let (mut kill_at, mut suspends, mut interrupts) = (None, false, 0);
     loop {
         tokio::select! {
-            status = child.wait() => return Ok(Some(run::code(status?))),
+            status = child.wait() => {
+                if let Some(kill_at) = kill_at {
+                    wait_for_rest(session, kill_at).await;
+                }
+                return Ok(Some(run::code(status?)));
+            }
             failure = &mut failed => {
                 // What it has printed is lost when it ends, which may be soon.
                 report(client, &failure, since).await;
-                stop(&mut child).await;
+                session.signal(Signal::SIGTERM);
+                wait_for_rest(session, Instant::now() + grace).await;
+                let _ = child.kill().await;
                 return Ok(None);
             }
             signal = signals.next() => {
@@ -246,13 +269,18 @@ async fn beside(
                     run::suspend_with(&child, &mut suspends)?;
                     continue;
                 }
-                let is_int = matches!(signal, Signal::SIGINT | Signal::SIGQUIT);
-                // The terminal sends it to the command as well.
-                if !(is_int && is_in_foreground()) {
-                    run::forward(&child, signal);
+                if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
+                    interrupts += 1;
+                    // The terminal sends it to the command as well.
+                    if !is_in_foreground() {
+                        run::forward(&child, signal);
+                    }
+                } else {
+                    // A shell passes on nothing.
+                    session.signal(signal);
                 }
-                if !is_int {
-                    kill_at.get_or_insert(tokio::time::Instant::now() + GRACE);
+                if signal == Signal::SIGTERM || signal == Signal::SIGHUP || interrupts > 1 {
+                    kill_at.get_or_insert(Instant::now() + grace);
                 }
             }
             () = until(kill_at) => {
@@ -263,10 +291,17 @@ async fn beside(
     }
 }
 
-async fn until(at: Option<tokio::time::Instant>) {
+async fn until(at: Option<Instant>) {
     match at {
-        Some(at) => sleep_until(at).await,
+        Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until no process of the command is left, or until this time.
+async fn wait_for_rest(session: &CommandSession, deadline: Instant) {
+    while Instant::now() < deadline && session.is_alive() {
+        sleep(REST_PAUSE).await;
     }
 }
 
@@ -274,14 +309,6 @@ async fn until(at: Option<tokio::time::Instant>) {
 fn is_in_foreground() -> bool {
     let foreground = File::open("/dev/tty").ok().and_then(|terminal| tcgetpgrp(terminal).ok());
     foreground == Some(getpgrp())
-}
-
-/// Stops the command: SIGTERM, and SIGKILL after the grace period.
-async fn stop(child: &mut Child) {
-    run::forward(child, Signal::SIGTERM);
-    if timeout(GRACE, child.wait()).await.is_err() {
-        let _ = child.kill().await;
-    }
 }
 
 /// Returns when one of these processes has failed, or the app ends.

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 use tokio::process::Command;
 
 use super::kill::{ExistingDescendants, kill_all_descendants};
 use super::protocol::SESSION_VAR;
-use super::stale_sessions::{kill_orphans_of, kill_session};
+use super::stale_sessions::{kill_orphans_of, signal_session};
 
 /// The processes of a command, from its start on.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl CommandSession {
         {
             let parent = getpid();
             let die_with_parent = move || {
-                nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
                 // It may be gone already.
                 if nix::unistd::getppid() == parent {
                     Ok(())
@@ -53,6 +54,17 @@ impl CommandSession {
                 command.pre_exec(die_with_parent)
             };
         }
+    }
+
+    /// Sends a signal to all processes of the command.
+    pub fn signal(&self, signal: Signal) {
+        signal_session(&self.marker, signal as i32);
+    }
+
+    /// Whether a process of the command is left.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        signal_session(&self.marker, 0)
     }
 
     /// Kills whatever is left of the command.
@@ -79,7 +91,7 @@ pub fn kill_command(marker: &str) {
     let since = Instant::now();
     let mut searches = 0;
     while searches < SEARCHES && since.elapsed() < KILL_TIMEOUT {
-        searches = if kill_session(marker) { 0 } else { searches + 1 };
+        searches = if signal_session(marker, libc::SIGKILL) { 0 } else { searches + 1 };
         std::thread::sleep(SEARCH_PAUSE);
     }
 }

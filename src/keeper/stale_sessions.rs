@@ -95,17 +95,17 @@ pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Descendant> {
     }
 }
 
-/// Kills every process with the marker of this session, and all that descend from one. Returns
-/// whether there was one that may be killed.
-pub(super) fn kill_session(session: &str) -> bool {
+/// Sends a signal, or with 0 none, to every process with the marker of this session and all that
+/// descend from one. Returns whether there was one that may be signalled.
+pub(super) fn signal_session(session: &str, signal: i32) -> bool {
     let marked = marked_pids(&[session.to_owned()]);
     let left = process_table::descendants(marked);
-    let mut killed = false;
+    let mut found = false;
     for stat in left.iter().filter(|stat| stat.alive) {
-        // What may not be killed belongs to another user.
-        killed |= send(stat, libc::SIGKILL) != Err(Errno::EPERM);
+        // What may not be signalled belongs to another user.
+        found |= send(stat, signal) != Err(Errno::EPERM);
     }
-    killed
+    found
 }
 
 /// Finds the live processes that have the marker of one of these sessions.

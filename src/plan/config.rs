@@ -237,6 +237,16 @@ impl Config {
         self.process(name).and_then(|process| process.port)
     }
 
+    /// The fixed ports of all types.
+    pub fn fixed_ports(&self) -> impl Iterator<Item = u16> {
+        self.process.values().filter_map(|process| process.port)
+    }
+
+    /// Gives types with a fixed port one like all others.
+    pub(super) fn forget_fixed_ports(&mut self) {
+        self.process.values_mut().for_each(|process| process.port = None);
+    }
+
     /// Whether another type depends on this one.
     #[must_use]
     pub fn is_dependency(&self, name: &str) -> bool {

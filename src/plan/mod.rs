@@ -201,11 +201,14 @@ impl Plan {
         let procfile = sources.procfile.name.clone();
         let types: Vec<&str> =
             process_types.iter().map(|process_type| process_type.name.as_str()).collect();
-        let config = match &sources.config {
+        let mut config = match &sources.config {
             None => Config::default(),
             Some(text) => config::parse(&text.bytes, &types, &procfile)
                 .map_err(|error| Error::Config { file: text.name.clone(), error })?,
         };
+        if options.no_fixed_ports {
+            config.forget_fixed_ports();
+        }
         options.check_names(&types, &procfile)?;
         let mut files = EnvSources {
             real: &sources.environment,
@@ -465,7 +468,8 @@ fn check_same_ports(processes: &[Arc<ProcessPlan>]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The block of ports that is derived from the app, if the base port is `auto`.
+/// The block of ports that is derived from the app, if the base port is `auto`: the first one that
+/// has no fixed port.
 fn auto_block(
     config: &Config,
     options: &Options,
@@ -479,7 +483,11 @@ fn auto_block(
         (None, None) => config.port == Some(Base::Auto),
     };
     let step = options.port_step.unwrap_or(port::DEFAULT.step);
-    let derive = || AutoBlock::derive(options.identity.hash(&sources.root), types, step);
+    let derive = || {
+        let usual = AutoBlock::derive(options.identity.hash(&sources.root), types, step);
+        let has_fixed = |block: &AutoBlock| config.fixed_ports().any(|port| block.contains(port));
+        usual.and_others().find(|block| !has_fixed(block)).unwrap_or(usual)
+    };
     (is_auto && !options.no_port).then(derive)
 }
 

@@ -33,6 +33,8 @@ pub struct Options {
     pub port_step: Option<u16>,
     /// `--no-port`.
     pub no_port: bool,
+    /// Fixed ports of the configuration do not count: another ganger may use them.
+    pub no_fixed_ports: bool,
     /// `--timeout`.
     pub grace: Option<Duration>,
     /// `--auto-restart`.

@@ -72,6 +72,12 @@ impl AutoBlock {
         (self.first..self.first + self.count).map(|hundred| FIRST_AUTO_PORT + 100 * hundred)
     }
 
+    /// Whether this port belongs to it.
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        (self.base()..self.base() + 100 * self.count).contains(&port)
+    }
+
     /// This block, and then all others of its size: those above it, then those below.
     pub fn and_others(self) -> impl Iterator<Item = Self> {
         let last = AUTO_HUNDREDS - self.count;
@@ -150,6 +156,8 @@ mod tests {
         let bases: Vec<u16> = block(218, 2).and_others().map(AutoBlock::base).collect();
         assert_eq!((bases.len(), bases[..2].to_vec()), (219, vec![31_800, 10_000]));
         assert_eq!(AutoBlock::derive(0, 3, 50).hundreds().count(), 2);
+        let contains = |port| block(7, 2).contains(port);
+        assert_eq!([10_699, 10_700, 10_899, 10_900].map(contains), [false, true, true, false]);
     }
 
     #[test]

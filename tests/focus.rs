@@ -9,7 +9,7 @@ use crate::places::start_on_terminal;
 use crate::postgres;
 use crate::random::Random;
 use crate::scenario::{
-    Running, Scenario, children, free_port, is_alive, is_stopped, tag, tagged, wait_until,
+    Running, Scenario, children, free_port, is_alive, is_stopped, memory, tag, tagged, wait_until,
     wait_until_gone,
 };
 use crate::screen::{PROMPT, Screen};
@@ -85,6 +85,47 @@ fn nothing_that_waits_is_lost_or_shown_twice() {
     assert_eq!(shown, numbers.collect::<Vec<_>>());
     screen.type_text("\x03");
     running.finish().code(0);
+}
+
+#[test]
+fn output_that_waits_is_bounded_and_the_rest_is_counted() {
+    // Four times what ganger keeps for all clients together, in lines of 33 bytes.
+    const FLOOD: usize = 33_000_000;
+    const LEFT_OUT: &str = " bytes of output discarded: they were not read in time";
+    let procfile = format!(
+        "parrot: echo up; exec sleep 1000\n\
+         other: until test -e begin; do sleep 0.01; done; \
+         yes a line of a flood without an end | head -c {FLOOD}; touch over; \
+         until test -e go; do sleep 0.01; done; \
+         while :; do echo after it; sleep 0.05; done\n"
+    );
+    let mut screen = Screen::new(24, 100);
+    let running = start(&screen, &procfile, "");
+    let folder = running.folder().to_owned();
+    screen.wait_for("attached to parrot");
+    std::fs::write(folder.join("begin"), "").unwrap();
+    screen.wait_until("the whole flood", |_| folder.join("over").exists());
+    let used = memory(app_of(&running).unwrap());
+    assert!(used < 40 << 20, "{used} bytes");
+    screen.type_text(DETACH);
+    screen.wait_for_times("detached from parrot", 1);
+    std::fs::write(folder.join("go"), "").unwrap();
+    screen.wait_for("other.1  | after it");
+    let raw = screen.raw();
+    let parts: Vec<&str> = raw.split(LEFT_OUT).collect();
+    let (last, before) = parts.split_last().unwrap();
+    let number = |part: &&str| {
+        let digits = part.rsplit(|char: char| !char.is_ascii_digit()).next().unwrap();
+        digits.parse::<usize>().unwrap()
+    };
+    let left_out: usize = before.iter().map(number).sum();
+    assert!((FLOOD / 2..FLOOD).contains(&left_out), "{left_out}");
+    // The messages stand where something is missing, and at least one before what came later.
+    assert!(before[0].contains("a line of a flood without an end"));
+    assert!(last.contains("after it") && !before.iter().any(|part| part.contains("after it")));
+    screen.type_text("\x03");
+    running.finish().code(0);
+    screen.wait_until("reset", Screen::is_reset);
 }
 
 #[test]

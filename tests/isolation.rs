@@ -8,15 +8,22 @@ use crate::scenario::{Running, Scenario, children, tag, tagged, wait_until_gone}
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs namespaces")]
 fn isolated_processes_see_only_themselves_and_exit_normally() {
-    let procfile = "a: echo $$ $(ls -d /proc/[0-9]* | wc -l); (setsid sleep 1000 &); exit 3\n\
+    // A terminal hangs up when `a` exits, which kills what has not left its session by then.
+    let procfile = "a: echo $$ $(ls -d /proc/[0-9]* | wc -l); \
+                    (setsid sh -c ': > left; exec sleep 1000' &); \
+                    until test -e left; do sleep 0.01; done; exit 3\n\
                     b: sleep 1000\n";
-    let finished = Scenario::procfile(procfile).args("start --isolate").run().code(3);
-    let numbers = finished.lines_of("a.1");
-    let numbers: Vec<u32> = numbers[0].split(' ').map(|text| text.parse().unwrap()).collect();
-    assert!(numbers[0] < 10 && numbers[1] < 10, "{numbers:?}");
-    let stderr = finished.stderr();
-    assert!(stderr.contains("a.1 exited (3), leaving s"), "{stderr}");
-    assert!(stderr.contains("(pid N), stopping all\nganger | b.1 stopped\n"), "{stderr}");
+    for pty in ["never", "always"] {
+        let scenario = Scenario::procfile(procfile).args("start --isolate --pty").arg(pty);
+        let finished = scenario.run().code(3);
+        let numbers = finished.lines_of("a.1");
+        let numbers: Vec<u32> = numbers[0].split(' ').map(|text| text.parse().unwrap()).collect();
+        assert!(numbers[0] < 10 && numbers[1] < 10, "{pty}: {numbers:?}");
+        let stderr = finished.stderr();
+        assert!(stderr.contains("a.1 exited (3), leaving s"), "{pty}: {stderr}");
+        let end = "(pid N), stopping all\nganger | b.1 stopped\n";
+        assert!(stderr.contains(end), "{pty}: {stderr}");
+    }
 }
 
 /// Three trees of four processes, each with a daemon that has no descriptors and no environment.

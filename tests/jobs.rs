@@ -61,6 +61,58 @@ fn failed_job_stops_all_with_its_exit_code() {
     assert!(finished.stderr().contains("migrate.1 exited (7), stopping all\n"));
 }
 
+/// ganger's own messages, without their prefix.
+fn messages(stderr: &str) -> Vec<&str> {
+    stderr.lines().filter_map(|line| line.split_once(" | ")).map(|(_, message)| message).collect()
+}
+
+#[test]
+fn what_depends_on_a_failed_job_is_not_started_even_if_the_job_may_fail() {
+    let running = start("on_exit = 'ignore'\n");
+    finish_job(&running, "7");
+    // The job stops nothing; that `web` can't be started does.
+    let finished = running.finish().code(7);
+    assert!(!finished.stdout().contains("serving"), "{}", finished.stdout());
+    let stderr = finished.stderr();
+    let expected = [
+        "migrate.1 exited (7)",
+        "web.1 waits for migrate.1, which exited (7)",
+        "web.1 was not started, stopping all",
+    ];
+    assert!(messages(&stderr).windows(3).any(|lines| lines == expected), "{stderr}");
+}
+
+#[test]
+fn failed_job_and_what_depends_on_it_stay_down_until_they_are_restarted() {
+    let procfile = format!("{PROCFILE}clock: exec sleep 1000\n");
+    let ignore = "on_exit = 'ignore'\n";
+    let config = config(ignore).replace("after =", &format!("{ignore}after ="));
+    let scenario = Scenario::procfile(procfile).file("ganger.toml", config);
+    let mut running = scenario.args("start -N").start();
+    running.wait_for("web.1 waits for migrate.1\n");
+    finish_job(&running, "7");
+    running.wait_for("web.1 waits for migrate.1, which exited (7)\n");
+    running.wait_for("web.1 was not started\n");
+    running.wait_for_states(&["web.1 down", "migrate.1 down", "clock.1 up"]);
+    let all = running.processes();
+    for (process, last_exit) in all.iter().zip(["was not started", "exited (7)"]) {
+        assert_eq!(process["ready"], false, "{process}");
+        assert_eq!(process["last_exit"], last_exit);
+    }
+    let table = running.run_client("ps migrate").0;
+    assert!(table.contains("migrate.1  -    down ") && table.ends_with("exited (7)\n"), "{table}");
+    // It ends at once, with or without a limit.
+    let failed = client_output("ganger: migrate.1 exited (7), and stays down\n", 4);
+    assert_eq!(running.run_client("wait migrate --ready"), failed);
+    let not_started = client_output("ganger: web.1 was not started, and stays down\n", 4);
+    assert_eq!(running.run_client("wait web --ready --timeout 1s"), not_started);
+    // A restart of both makes up for it.
+    finish_job(&running, "0");
+    assert_eq!(running.run_client("restart --wait web migrate").1, 0);
+    assert_eq!(running.states(), ["web.1 up", "migrate.1 down", "clock.1 up"]);
+    running.quit();
+}
+
 #[test]
 fn failed_job_is_repeated_if_its_policy_says_so() {
     let mut running = start("on_exit = 'restart-on-failure'\nbackoff = { max = '100ms' }\n");

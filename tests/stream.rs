@@ -126,6 +126,23 @@ fn process_that_waits_for_input_gets_a_hint() {
 }
 
 #[test]
+fn process_without_a_terminal_gets_a_hint_on_the_terminal_of_ganger() {
+    let procfile = "web: printf 'name? '; read name; echo $name\n";
+    // Wide enough for the message.
+    let mut screen = Screen::new(24, 300);
+    let scenario = Scenario::procfile(procfile).args("start --pty never");
+    let running = screen.show(scenario).start();
+    screen.wait_for("web.1  | name?");
+    screen.wait_for(
+        "ganger | web.1 seems to wait for input after `name?`, and none will come: `ganger start \
+         --pty always` lets `ganger attach web.1` answer it, or `ganger run web` runs it on your \
+         terminal",
+    );
+    screen.type_text("\x03");
+    running.finish().code(0);
+}
+
+#[test]
 fn messages_are_read_by_the_name_of_ganger() {
     let mut running = Scenario::procfile("a: echo up; sleep 1000\n").args("start").start();
     running.wait_for("| up");

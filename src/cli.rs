@@ -202,7 +202,7 @@ pub enum Command {
     /// Print recent output; `-f` follows it
     #[command(after_help = READS)]
     Logs(Logs),
-    /// Wait until processes are ready or have exited
+    /// Wait until processes are ready, have exited, or have printed a line
     #[command(after_help = READS)]
     Wait(Wait),
     /// Show and control the running app on a full screen

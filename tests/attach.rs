@@ -359,7 +359,8 @@ fn attach_works_against_a_daemon_which_outlives_the_client() {
     client.wait();
     screen.wait_until("reset", Screen::is_reset);
     let mut screen = Screen::new(24, 80);
-    let mut client = attach(&daemon, &screen, "a");
+    let client = Scenario::of(GANGER).in_folder(daemon.folder()).args("connect a");
+    let mut client = screen.show(client).start();
     screen.wait_for("got hello");
     screen.type_text("again\r");
     screen.wait_for("got again");

@@ -122,7 +122,7 @@ fn kept_lines_are_shown_as_those_of_a_running_app() {
     };
     assert_eq!(running.run_client("quit").1, 0);
     wait_until("its end", || record(&running).is_some());
-    let lines = json("logs --json --this-run -n 2");
+    let lines = json("logs a --json --this-run -n 2");
     let texts: Vec<&str> = lines.iter().filter_map(|it| it["line"].as_str()).collect();
     assert_eq!(texts, ["life 2", "red"]);
     // A later cursor is that of another ganger.

@@ -317,6 +317,21 @@ fn revision_is_that_of_the_start_or_the_last_reload() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs git")]
+fn json_of_a_start_tells_the_revision() {
+    let scenario = Scenario::procfile(SLEEPER);
+    let folder = scenario.folder().to_owned();
+    for args in ["init --quiet", "add Procfile", "commit --quiet -m first"] {
+        git(&folder, args);
+    }
+    let finished = Scenario::new().in_folder(&folder).args("start -ND --json").run().code(0);
+    let answer: Value = serde_json::from_slice(&finished.out).unwrap();
+    let expected = serde_json::json!({ "commit": git(&folder, "rev-parse HEAD"), "dirty": false });
+    assert_eq!(answer["revision"], expected);
+    assert_eq!(ask(&folder, "", "quit"), client_output("", 0));
+}
+
+#[test]
 fn folder_without_a_repository_has_no_revision() {
     let mut running = Scenario::procfile(SLEEPER).args("start").start();
     running.wait_for("a.1 started");

@@ -33,8 +33,8 @@ fn put(folder: &Path, process: &str, number: usize, text: &str) {
     std::fs::rename(folder.join("new"), folder.join(format!("{process}-{number}"))).unwrap();
 }
 
-/// The lines of an answer in JSON as `NAME LINE`, the number of bytes that were missed, and the
-/// cursor.
+/// The lines of an answer in JSON as `NAME LINE`, without ganger's own, the number of bytes that were
+/// missed, and the cursor.
 fn read(running: &Running, args: &str) -> (Vec<String>, Option<Value>, String) {
     let ClientOutput(text, 0) = running.run_client(&format!("logs --json {args}")) else {
         panic!("no answer to `{args}`")
@@ -46,7 +46,9 @@ fn read(running: &Running, args: &str) -> (Vec<String>, Option<Value>, String) {
         let text = |key: &str| record[key].as_str().unwrap().to_owned();
         if record.get("line").is_some() {
             assert!(text("time").ends_with('Z'));
-            lines.push(format!("{} {}", text("name"), text("line")));
+            if text("name") != "ganger" {
+                lines.push(format!("{} {}", text("name"), text("line")));
+            }
         } else if let Some(bytes) = record.get("missed_bytes") {
             missed = Some(bytes.clone());
         } else {
@@ -64,13 +66,18 @@ fn cursor_leads_to_what_is_new() {
     let (lines, missed, cursor) = read(&running, "");
     assert_eq!((lines, missed), (vec!["a.1 one".to_owned(), "a.1 two".to_owned()], None));
     let (lines, _, again) = read(&running, &format!("--cursor {cursor}"));
-    assert_eq!((lines, &again), (vec![], &cursor));
+    // Only ganger itself may have printed something.
+    let of_processes = |cursor: &str| cursor.split(",ganger=").next().unwrap().to_owned();
+    assert_eq!((lines, of_processes(&again)), (vec![], of_processes(&cursor)));
     write(&mut running, "b.1", 1, "\x1b[31mthree\x1b[0m\n");
     write(&mut running, "a.1", 2, "four\n");
     let (lines, _, next) = read(&running, &format!("--cursor {cursor}"));
     assert_eq!(lines, ["b.1 three", "a.1 four"]);
     // With everything else that chooses lines.
-    assert_eq!(read(&running, &format!("--cursor {cursor} b")).0, ["b.1 three"]);
+    let (lines, _, of_b) = read(&running, &format!("--cursor {cursor} b"));
+    assert_eq!(lines, ["b.1 three"]);
+    // What was read of the others before is not new.
+    assert_eq!(read(&running, &format!("--cursor {of_b}")).0, ["a.1 four"]);
     assert_eq!(read(&running, &format!("--cursor {cursor} --grep ^f")).0, ["a.1 four"]);
     assert_eq!(read(&running, &format!("--cursor {cursor} -n 1")).0, ["a.1 four"]);
     assert_eq!(read(&running, &format!("--cursor {cursor} --since 60")).0.len(), 2);
@@ -167,7 +174,10 @@ fn follower_gets_matching_lines_and_cursors_as_json() {
         let record: Value = serde_json::from_str(record).unwrap();
         record.get("line").map_or("cursor".to_owned(), |line| line.as_str().unwrap().to_owned())
     });
-    assert_eq!(kinds.collect::<Vec<_>>(), ["another error", "cursor", "error 2", "cursor"]);
+    // Each burst of output ends with a cursor, whether or not a line in it matches.
+    let mut kinds: Vec<String> = kinds.collect();
+    kinds.dedup();
+    assert_eq!(kinds, ["another error", "cursor", "error 2", "cursor"]);
 }
 
 #[test]

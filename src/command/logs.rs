@@ -103,10 +103,9 @@ fn uri(logs: &Logs, color: bool) -> String {
         "/logs?format={format}&color={color}&follow={}&timestamp={}&no_prefix={}&this_run={}",
         logs.follow, logs.timestamp, logs.no_prefix, logs.this_run
     );
-    // Without names, also the messages of ganger itself; programs name what they want.
+    // Without names, also the messages of ganger itself.
     let everything = [ALL.to_owned(), OWN_NAME.to_owned()];
-    let is_everything = logs.names.is_empty() && !logs.json;
-    let names = if is_everything { &everything[..] } else { &logs.names };
+    let names = if logs.names.is_empty() { &everything[..] } else { &logs.names };
     let names = percent_encode(&names.join(","));
     // The last lines of those that match are not known before they are read.
     let lines = logs.lines.filter(|_| logs.grep.is_none());

@@ -16,7 +16,7 @@ use super::lines::{Lines, TextLines};
 use super::names::{Names, type_of};
 use super::run_file::{self, RUNNING, Run};
 use crate::logs::cursor::LogCursor;
-use crate::logs::format::{OWN_NAME, Style, assign_colors};
+use crate::logs::format::{Style, assign_colors};
 use crate::logs::lines::plain_text;
 use crate::logs::recent::{LineRange, RecentOutput};
 use crate::logs::terminal::Layout;
@@ -260,10 +260,7 @@ impl LastRun {
             }
         }
         let chosen = if query.names.is_empty() {
-            // Programs name what they want.
-            let is_shown =
-                |name: &str| name != OWN_NAME || matches!(query.format, LineFormat::Text(..));
-            known.iter().map(|(name, _)| is_shown(name)).collect()
+            vec![true; known.len()]
         } else {
             let names = Names::parse(&query.names.join(",")).map_err(|error| error.to_string())?;
             names.resolve(&known).map_err(|error| error.to_string())?

@@ -214,17 +214,19 @@ pub(super) struct LogBody {
 }
 
 impl LogBody {
-    /// `run` is the number of this run of ganger. `held` is dropped with it.
+    /// `cursor` is where the client has stopped before. `held` is dropped with it.
     pub(super) fn new(
         lines: Lines,
         reader: ExcerptReader,
-        run: u32,
+        mut cursor: LogCursor,
         room: OwnedSemaphorePermit,
         following: Option<Subscription>,
         in_flight: InFlight,
         held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) -> Self {
-        let cursor = LogCursor::new(run, reader.next().iter().cloned());
+        for (name, offset) in reader.next() {
+            cursor.advance(name, *offset);
+        }
         let kept = Some((reader, room));
         let (pending, cursor_is_due) = (None, false);
         Self { lines, kept, following, pending, cursor, cursor_is_due, in_flight, _held: held }

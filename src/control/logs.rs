@@ -89,11 +89,12 @@ pub(super) async fn logs(
     let run = app.engine.output().run();
     // What a reader has missed of an earlier ganger is unknown.
     let is_foreign = cursor.as_ref().is_some_and(|cursor| cursor.run != run);
+    let before = cursor.filter(|_| !is_foreign);
     let range = LineRange {
         max_lines: query.n,
         since,
         this_run: query.this_run,
-        after: cursor.filter(|_| !is_foreign),
+        after: before.clone(),
         complete: query.format == Format::Json && !query.follow,
     };
     let stream = app.acquire_stream_slot().await?;
@@ -140,8 +141,10 @@ pub(super) async fn logs(
     if following.is_some() {
         connection.follow();
     }
+    // What was read of processes that are not chosen now stays read.
+    let cursor = before.unwrap_or_else(|| LogCursor::new(run, []));
     let held = (stream, kept);
-    let body = LogBody::new(lines, reader, run, room, following, app.in_flight, held);
+    let body = LogBody::new(lines, reader, cursor, room, following, app.in_flight, held);
     Ok(Body::new(body).into_response())
 }
 

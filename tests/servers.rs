@@ -98,11 +98,11 @@ impl Cron {
         let scenario = Scenario::of("sh").args("-euc").arg(Self::START).file("job", Self::JOB);
         let folder = scenario.folder().to_owned();
         let table = format!("* * * * * root cd {} && test ! -e up && sh job\n", folder.display());
-        let mut running = scenario.file("tables/job", table).file("empty/crontab", "").start();
         for name in ["requests", "answers"] {
             let mode = nix::sys::stat::Mode::S_IRWXU;
             nix::unistd::mkfifo(&folder.join(name), mode).unwrap();
         }
+        let mut running = scenario.file("tables/job", table).file("empty/crontab", "").start();
         let deadline = Instant::now() + 2 * TEST_TIMEOUT;
         let job = loop {
             let pid = fs::read_to_string(folder.join("up")).unwrap_or_default();

@@ -130,21 +130,45 @@ fn command_and_what_it_started_have_the_grace_period_to_end() {
         assert!(!running.folder().join("after").exists(), "{signal:?}");
     }
     let stubborn = "trap '' TERM INT; touch begun; while :; do sleep 0.02; done";
-    for (signal, code) in [(None, 125), (Some(Signal::SIGTERM), 137), (Some(Signal::SIGINT), 137)] {
+    for (signal, code) in [(None, 125), (Some(Signal::SIGTERM), 137)] {
         let scenario = Scenario::procfile(procfile).args("with -N --grace 0.3s");
         let mut running = sh(scenario, stubborn).start();
         running.wait_until("the command", |running| running.folder().join("begun").exists());
-        if signal.is_none() {
-            std::fs::write(running.folder().join("die"), "").unwrap();
+        match signal {
+            Some(signal) => running.signal(signal),
+            None => std::fs::write(running.folder().join("die"), "").unwrap(),
         }
-        // One interrupt is for the command, which may go on; another one means all.
-        running.wait_until("the end", |running| {
-            if let Some(signal) = signal {
-                running.signal(signal);
-            }
-            running.keeper_if_any().is_none()
-        });
         assert_eq!(running.wait().code(), Some(code), "{signal:?}");
+    }
+}
+
+#[test]
+fn first_interrupt_is_for_the_command_and_a_second_one_stops_it() {
+    let scenario = Scenario::procfile("web: exec sleep 1000\n").args("with -N --grace 0.2s");
+    let script = "trap 'echo int' INT; trap 'echo term' TERM; echo begun; \
+                  i=0; while :; do sleep 0.05; i=$((i+1)); [ $i != 20 ] || echo later; done";
+    let mut running = sh(scenario, script).start();
+    running.wait_for("begun\n").signal(Signal::SIGINT);
+    // Long after the grace period it goes on.
+    running.wait_for("int\n").wait_for("later\n").signal(Signal::SIGINT);
+    let stdout = running.finish().code(137).stdout();
+    assert_eq!(stdout, "begun\nint\nlater\nterm\n");
+}
+
+#[test]
+fn every_process_of_a_command_gets_one_signal() {
+    let scenario = Scenario::procfile("web: exec sleep 1000\n").args("with -N");
+    let inner = "trap 'echo x >> signals-$1; exit' TERM; touch up-$1; while :; do sleep 0.02; done";
+    // One that is deep, and one whose environment is another.
+    let script =
+        "sh -c 'sh inner a; true' & env -i PATH=/bin:/usr/bin sh -c 'sh inner b; true' & wait";
+    let mut running = sh(scenario.file("inner", inner), script).start();
+    let folder = running.folder().to_owned();
+    running.wait_until("both", |_| ["up-a", "up-b"].iter().all(|it| folder.join(it).exists()));
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait().code(), Some(143));
+    for name in ["signals-a", "signals-b"] {
+        assert_eq!(std::fs::read_to_string(folder.join(name)).unwrap(), "x\n", "{name}");
     }
 }
 

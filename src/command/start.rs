@@ -89,7 +89,9 @@ pub(super) fn start(global: &Global, start: Start) -> anyhow::Result<u8> {
             Startup::Released(_) if let (Some(focus), Some(terminal)) = (&focus, &terminal) => {
                 focus.run(global, terminal, &foreground)
             }
-            Startup::Released(code) if prints_json => ps::print_json(global).map(|_| code),
+            Startup::Released(code) if prints_json => {
+                ps::print_json(global).map(|printed| if code == 0 { printed } else { code })
+            }
             Startup::Released(code) | Startup::Exited(code) => Ok(code),
         },
     }

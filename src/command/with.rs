@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hyper::Method;
 use nix::sys::signal::Signal;
-use nix::unistd::{geteuid, getpgrp, tcgetpgrp};
+use nix::unistd::{Pid, geteuid, getpgrp, tcgetpgrp};
+use tokio::process::Child;
 use tokio::time::{sleep, sleep_until};
 
 use super::client_commands::{exit_code, path};
@@ -39,8 +40,10 @@ const APP_FAILED: u8 = 125;
 const READY_TIMEOUT: Duration = Duration::from_mins(5);
 /// The time between SIGTERM and SIGKILL for the command, unless the user chose another time.
 const GRACE: Duration = Duration::from_secs(5);
-/// The pause before it is asked again whether the command has ended.
-const REST_PAUSE: Duration = Duration::from_millis(20);
+/// The pause between two searches for what a command has started, and how many must find nothing: a
+/// process that is about to execute its program has no environment for a moment.
+const REST_PAUSE: Duration = Duration::from_millis(50);
+const QUIET_SEARCHES: u32 = 3;
 /// What is said if the app ends or fails while the command runs.
 const DID_NOT_STAY_UP: &str = "the app did not stay up";
 /// The pause before it is asked again whether the app has failed, if too many others ask.
@@ -226,10 +229,11 @@ async fn beside(
     prepared.command.env("GANGER_CONTROL", std::path::absolute(client.path())?);
     // Commands of ganger in it mean the same app.
     let path = |path: &PathBuf| std::path::absolute(path);
+    let procfile = global.procfile.as_ref().filter(|it| it.as_os_str() != "-");
     let chosen = [
         ("GANGER_SOCKET", global.socket.as_ref().map(path).transpose()?.map(OsString::from)),
         ("GANGER_ROOT", global.root.as_ref().map(path).transpose()?.map(OsString::from)),
-        ("GANGER_PROCFILE", global.procfile.as_ref().map(path).transpose()?.map(OsString::from)),
+        ("GANGER_PROCFILE", procfile.map(path).transpose()?.map(OsString::from)),
         ("GANGER_NAME", global.name.as_ref().map(OsString::from)),
     ];
     for (variable, value) in chosen {
@@ -242,52 +246,62 @@ async fn beside(
     };
     let mut failed = std::pin::pin!(wait_for_failure(client, names));
     let grace = with.grace.unwrap_or(GRACE);
-    let (mut kill_at, mut suspends, mut interrupts) = (None, false, 0);
+    let (mut exited, mut app_failed, mut kill_at) = (None, false, None);
+    let (mut suspends, mut interrupts, mut quiet_searches) = (false, 0, 0);
     loop {
         tokio::select! {
-            status = child.wait() => {
-                if let Some(kill_at) = kill_at {
-                    wait_for_rest(session, kill_at).await;
-                }
-                return Ok(Some(run::code(status?)));
-            }
-            failure = &mut failed => {
+            status = child.wait(), if exited.is_none() => exited = Some(status?),
+            failure = &mut failed, if !app_failed && exited.is_none() => {
                 // What it has printed is lost when it ends, which may be soon.
                 report(client, &failure, since).await;
-                session.signal(Signal::SIGTERM);
-                wait_for_rest(session, Instant::now() + grace).await;
-                let _ = child.kill().await;
-                return Ok(None);
+                app_failed = true;
+                signal_all(session, &child, Signal::SIGTERM);
+                kill_at.get_or_insert(Instant::now() + grace);
             }
-            signal = signals.next() => {
-                if signal == Signal::SIGCHLD {
-                    run::suspend_with(&child, &mut suspends)?;
-                    continue;
-                }
-                if signal == Signal::SIGTSTP {
+            signal = signals.next() => match signal {
+                Signal::SIGCHLD => run::suspend_with(&child, &mut suspends)?,
+                Signal::SIGTSTP => {
                     suspends = true;
                     run::suspend_with(&child, &mut suspends)?;
-                    continue;
                 }
-                if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
+                _ if exited.is_some() => kill_at = None,
+                Signal::SIGINT | Signal::SIGQUIT if interrupts == 0 => {
                     interrupts += 1;
                     // The terminal sends it to the command as well.
                     if !is_in_foreground() {
                         run::forward(&child, signal);
                     }
-                } else {
-                    // A shell passes on nothing.
-                    session.signal(signal);
                 }
-                if signal == Signal::SIGTERM || signal == Signal::SIGHUP || interrupts > 1 {
+                Signal::SIGINT | Signal::SIGQUIT => {
+                    signal_all(session, &child, Signal::SIGTERM);
                     kill_at.get_or_insert(Instant::now() + grace);
                 }
-            }
+                _ => {
+                    signal_all(session, &child, signal);
+                    kill_at.get_or_insert(Instant::now() + grace);
+                }
+            },
             () = until(kill_at) => {
                 kill_at = None;
                 let _ = child.start_kill();
             }
+            () = sleep(REST_PAUSE), if exited.is_some() => {}
         }
+        let Some(status) = exited else { continue };
+        // A command that was stopped leaves the rest of the grace period to what it started.
+        quiet_searches = if session.is_alive() { 0 } else { quiet_searches + 1 };
+        if kill_at.is_none() || quiet_searches >= QUIET_SEARCHES {
+            return Ok((!app_failed).then(|| run::code(status)));
+        }
+    }
+}
+
+/// Signals the command and all that it has started: a shell passes on nothing.
+fn signal_all(session: &CommandSession, child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    // Where no processes can be found, it is signalled alone.
+    if !pid.is_some_and(|pid| session.signal(pid, signal)) {
+        run::forward(child, signal);
     }
 }
 
@@ -295,13 +309,6 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits until no process of the command is left, or until this time.
-async fn wait_for_rest(session: &CommandSession, deadline: Instant) {
-    while Instant::now() < deadline && session.is_alive() {
-        sleep(REST_PAUSE).await;
     }
 }
 

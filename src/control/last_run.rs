@@ -203,7 +203,11 @@ impl Line {
         let millis = str::from_utf8(at).ok()?.parse().ok()?;
         Some(Self {
             at: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))?,
-            is_last: is_last == b"1",
+            is_last: match is_last {
+                b"0" => false,
+                b"1" => true,
+                _ => return None,
+            },
             name: str::from_utf8(name).ok()?.into(),
             bytes: text.to_owned(),
         })
@@ -341,6 +345,7 @@ mod tests {
         for line in lines {
             assert_eq!(Line::parse(line.to_bytes().strip_suffix(b"\n").unwrap()), Some(line));
         }
+        assert_eq!(Line::parse(b"1500 2 web.1 one"), None);
         recent.push(&names[0], at, &b"x".repeat(100_000));
         let lines = last_lines(&recent);
         assert_eq!(lines.back().unwrap().bytes.len(), MAX_LINE_BYTES);

@@ -258,6 +258,8 @@ fn clear(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// A process id in a lock is not longer.
+const MAX_PID_BYTES: u64 = 20;
 /// How long an owner of a lock may take to write its process id.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -319,8 +321,11 @@ fn open_lock(path: &Path) -> Result<File, Error> {
 fn owner_pid(path: &Path) -> Option<i32> {
     let listener = connect(path).ok().and_then(|stream| peer::pid(&stream));
     listener.or_else(|| {
+        // It may be any kind of file.
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let mut text = String::new();
-        open_lock(&lock_path(path)).ok()?.read_to_string(&mut text).ok()?;
+        let lock = File::options().read(true).custom_flags(flags).open(lock_path(path)).ok()?;
+        lock.take(MAX_PID_BYTES).read_to_string(&mut text).ok()?;
         let pid = text.strip_suffix('\n')?.parse().ok()?;
         // The text may still be from an earlier owner, which has exited.
         kill(Pid::from_raw(pid), None).is_ok().then_some(pid)

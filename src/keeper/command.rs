@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::unistd::getpid;
+use nix::unistd::{Pid, getpid};
 use tokio::process::Command;
 
 use super::kill::{ExistingDescendants, kill_all_descendants};
@@ -56,15 +56,17 @@ impl CommandSession {
         }
     }
 
-    /// Sends a signal to all processes of the command.
-    pub fn signal(&self, signal: Signal) {
-        signal_session(&self.marker, signal as i32);
+    /// Sends a signal to the command's process, whose environment may be without the marker, and to
+    /// all that it has started. Returns whether any was found.
+    #[must_use]
+    pub fn signal(&self, process: Pid, signal: Signal) -> bool {
+        signal_session(&self.marker, &[process], signal as i32)
     }
 
     /// Whether a process of the command is left.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        signal_session(&self.marker, 0)
+        signal_session(&self.marker, &[], 0)
     }
 
     /// Kills whatever is left of the command.
@@ -91,7 +93,7 @@ pub fn kill_command(marker: &str) {
     let since = Instant::now();
     let mut searches = 0;
     while searches < SEARCHES && since.elapsed() < KILL_TIMEOUT {
-        searches = if signal_session(marker, libc::SIGKILL) { 0 } else { searches + 1 };
+        searches = if signal_session(marker, &[], libc::SIGKILL) { 0 } else { searches + 1 };
         std::thread::sleep(SEARCH_PAUSE);
     }
 }

@@ -4,6 +4,8 @@
 //! child of the nearest subreaper above it, so that every live descendant stays below the
 //! keeper. On other systems only the children that the keeper forked are known.
 
+use std::collections::{HashSet, VecDeque};
+
 use nix::unistd::Pid;
 
 use super::protocol::Descendant;
@@ -56,13 +58,19 @@ pub(super) fn keeper_session(keeper: Pid) -> Option<String> {
     Some(format!("{}_{}", pid_namespace(keeper)?, identity_text(keeper)?))
 }
 
-/// `roots` and all of their descendants, parents before children.
+/// `roots` and all of their descendants, each once: parents before children, unless a root descends
+/// from a later one.
 pub(super) fn descendants(roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat> {
-    let mut found: Vec<ProcStat> = roots.into_iter().filter_map(stat).collect();
-    let mut next = 0;
-    while next < found.len() {
-        found.extend(children(found[next].pid).into_iter().filter_map(stat));
-        next += 1;
+    let mut seen = HashSet::new();
+    let mut found: Vec<ProcStat> = Vec::new();
+    let mut pids: VecDeque<Pid> = roots.into_iter().collect();
+    while let Some(pid) = pids.pop_front() {
+        if seen.insert(pid)
+            && let Some(stat) = stat(pid)
+        {
+            pids.extend(children(pid));
+            found.push(stat);
+        }
     }
     found
 }

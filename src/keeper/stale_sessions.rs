@@ -95,11 +95,11 @@ pub(super) fn kill_orphans_of(sessions: &[String]) -> Vec<Descendant> {
     }
 }
 
-/// Sends a signal, or with 0 none, to every process with the marker of this session and all that
-/// descend from one. Returns whether there was one that may be signalled.
-pub(super) fn signal_session(session: &str, signal: i32) -> bool {
+/// Sends a signal, or with 0 none, to these processes, every process with the marker of this session,
+/// and all that descend from one. Returns whether there was one that may be signalled.
+pub(super) fn signal_session(session: &str, roots: &[Pid], signal: i32) -> bool {
     let marked = marked_pids(&[session.to_owned()]);
-    let left = process_table::descendants(marked);
+    let left = process_table::descendants(roots.iter().copied().chain(marked));
     let mut found = false;
     for stat in left.iter().filter(|stat| stat.alive) {
         // What may not be signalled belongs to another user.

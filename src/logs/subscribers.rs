@@ -133,7 +133,8 @@ pub struct OutputQueries {
 
 impl OutputQueries {
     pub(super) fn new(sender: Sender<LogQuery>, waker: Arc<Waker>) -> Self {
-        Self { sender, waker, next_subscriber: Arc::default(), run: fastrand::u32(..) }
+        // 0 is the number of no run.
+        Self { sender, waker, next_subscriber: Arc::default(), run: fastrand::u32(1..) }
     }
 
     /// The number of this run of ganger, for cursors.

@@ -309,7 +309,7 @@ fn start_program(screen: &mut Screen, program: &str, prompt: &str) -> Running {
 /// Detaches, sees the output of the others, attaches again, and stops all by two interrupts.
 fn stop_program(screen: &mut Screen, running: Running) {
     screen.type_text(DETACH);
-    screen.wait_for("detached from parrot").wait_for("other.1  | tick");
+    screen.wait_for_times("detached from parrot", 1).wait_for("other.1  | tick");
     screen.type_text(DETACH);
     screen.wait_for_times("attached to parrot", 2);
     screen.type_text("\x03\x03");
@@ -320,13 +320,20 @@ fn stop_program(screen: &mut Screen, running: Running) {
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs irb")]
 fn irb_is_used_in_focus() {
-    let mut screen = Screen::new(24, 80);
-    let running = start_program(&mut screen, "irb --noautocomplete", "> ");
-    screen.type_text("6 * 7\r");
-    screen.wait_for("=> 42");
-    screen.type_text("\x1b[A + 1\r");
-    screen.wait_for("=> 43");
-    stop_program(&mut screen, running);
+    for (program, prompt) in [
+        ("irb --noautocomplete", "irb(main)"),
+        ("env IRB_USE_AUTOCOMPLETE=false ruby -e 'x = 41; binding.irb; puts x'", "irb(main)"),
+    ] {
+        let mut screen = Screen::new(24, 80);
+        let running = start_program(&mut screen, program, prompt);
+        screen.type_text("x = 42\r");
+        screen.wait_for("=> 42");
+        screen.type_text("x + 1\r");
+        screen.wait_for("=> 43");
+        screen.type_text("\x1b[A + 1\r");
+        screen.wait_for("=> 44");
+        stop_program(&mut screen, running);
+    }
 }
 
 #[test]

@@ -151,6 +151,8 @@ fn follower_gets_matching_lines_and_cursors_as_json() {
     };
     let mut json = follow("logs -f --json --grep error -n 1");
     let mut text = follow("logs -f --grep error -n 1");
+    let (_, _, cursor) = read(&running, "");
+    let from_cursor = follow(&format!("logs -f --json a b --cursor {cursor} --this-run"));
     // Both follow once they have printed what was there before.
     let first_line = |child: &mut std::process::Child| {
         let (mut line, mut byte) = (Vec::new(), [0]);
@@ -169,6 +171,12 @@ fn follower_gets_matching_lines_and_cursors_as_json() {
         String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
     };
     assert_eq!(first_text + &output(text), "a.1    | another error\nb.1    | error 2\n");
+    let after = output(from_cursor);
+    let lines = after.lines().filter_map(|record| {
+        let record: Value = serde_json::from_str(record).unwrap();
+        Some(record["line"].as_str()?.to_owned())
+    });
+    assert_eq!(lines.collect::<Vec<_>>(), ["ok", "error 2"]);
     let records = first_record + &output(json);
     let kinds = records.lines().map(|record| {
         let record: Value = serde_json::from_str(record).unwrap();

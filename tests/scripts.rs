@@ -138,16 +138,20 @@ fn debugging_session_needs_json_commands_only() {
     let port = free_port();
     let procfile = "web: echo \"color is ${COLOR:-unknown}\"; test -n \"$COLOR\" || echo 'ERROR: no COLOR'; \
                     exec $HOSTILE listen $PORT x\nworker: echo working; exec sleep 1000\n";
-    // $ ganger start -D
-    let scenario = Scenario::procfile(procfile).args(&format!("start -D -p {port}"));
+    // $ ganger start -D --json
+    let scenario = Scenario::procfile(procfile).args(&format!("start -D --json -p {port}"));
     let mut running = scenario.start();
+    running.wait_for("\n}\n");
     assert!(running.wait().success());
+    let output = running.output();
+    let started: Value =
+        serde_json::from_str(&output[..=output.find("\n}\n").unwrap() + 1]).unwrap();
     // $ ganger ps --json
     let ps = json(&running, "ps --json");
-    assert_eq!(
-        (&ps["processes"][0]["ready"], &ps["processes"][0]["port"]),
-        (&true.into(), &port.into())
-    );
+    for answer in [started, ps] {
+        let web = &answer["processes"][0];
+        assert_eq!((&web["ready"], &web["port"]), (&true.into(), &port.into()));
+    }
     // $ ganger wait web --log 'color is' --this-run --json
     let found = json(&running, "wait web --log color.is --this-run --json --timeout 30");
     assert_eq!(found["lines"][0]["line"], "color is unknown");
@@ -213,6 +217,11 @@ fn json_of_every_command_has_its_schema() {
             format!("[{text}]")
         };
         std::fs::write(folder.join(format!("{index}.{definition}")), text).unwrap();
+    }
+    // What the page shows is true as well.
+    for (index, block) in blocks("json").into_iter().enumerate() {
+        let lines = format!("[{}]", block.trim_end().replace('\n', ","));
+        std::fs::write(folder.join(format!("page-{index}.logs")), lines).unwrap();
     }
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/output.schema.json");
     let script = "import json, jsonschema, pathlib, sys\n\

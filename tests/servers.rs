@@ -134,9 +134,11 @@ pub struct Systemd {
     running: Running,
     /// The id outside of the namespace of the process that is 1 in it.
     pid: Pid,
-    /// Its control group, in every hierarchy that this machine has.
-    group: String,
+    _group: ControlGroup,
 }
+
+/// The name of a control group, in every hierarchy that this machine has. It is removed at the end.
+struct ControlGroup(String);
 
 impl Systemd {
     /// Enters a group in each hierarchy, which becomes the root of that hierarchy in the namespace.
@@ -163,8 +165,8 @@ impl Systemd {
 
     /// Starts it, and waits until it is asked for work.
     pub fn start() -> Self {
-        let group = tag();
-        let scenario = Scenario::of("sh").args("-euc").arg(Self::ENTER).arg(&group);
+        let group = ControlGroup(tag());
+        let scenario = Scenario::of("sh").args("-euc").arg(Self::ENTER).arg(&group.0);
         let mut scenario = scenario.arg(Self::START);
         for name in ["basic", "default", "shutdown", "sockets", "sysinit"] {
             let wants =
@@ -182,7 +184,7 @@ impl Systemd {
         let find = |running: &Running| children(running.pid()).into_iter().find(is_systemd);
         running.wait_until("systemd", |running| find(running).is_some());
         let pid = find(&running).unwrap();
-        let systemd = Self { running, pid, group };
+        let systemd = Self { running, pid, _group: group };
         let is_up = || systemd.enter("test -S /run/dbus/system_bus_socket").run().status.success();
         wait_until("a bus", is_up);
         systemd
@@ -203,13 +205,19 @@ impl Systemd {
 impl Drop for Systemd {
     fn drop(&mut self) {
         let _ = kill(self.pid, Signal::SIGKILL);
-        let remove = |_| {
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        let remove =
+            "find /sys/fs/cgroup -depth -type d -path \"*/$0*\" -exec rmdir {} + 2> /dev/null";
+        // The kernel may still be ending what was in it.
+        let is_removed = |_| {
             std::thread::sleep(Duration::from_millis(20));
-            let remove =
-                "find /sys/fs/cgroup -depth -type d -path \"*/$0*\" -exec rmdir {} + 2> /dev/null";
-            let removed = Command::new("sh").args(["-c", remove, &self.group]).status();
+            let removed = Command::new("sh").args(["-c", remove, &self.0]).status();
             removed.is_ok_and(|it| it.success())
         };
-        let _ = (0..100).any(remove);
+        let _ = (0..100).any(is_removed);
     }
 }

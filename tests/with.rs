@@ -388,7 +388,9 @@ fn tests_of_a_node_server_run_beside_it() {
     let test = "const test = require('node:test'); const assert = require('node:assert');\n\
                 test('hello', async () => {\n\
                 const answer = await fetch(`http://localhost:${process.env.GANGER_PROCESS_web_PORT}/`);\n\
-                assert.equal(await answer.text(), process.env.EXPECTED);\n});\n";
+                assert.equal(await answer.text(), process.env.EXPECTED);\n\
+                require('fs').writeFileSync('tested', '');\n\
+                if (process.env.HANG) await new Promise(() => setTimeout(() => {}, 1e6));\n});\n";
     let scenario = |expected: &str| {
         let scenario = Scenario::procfile("web: exec node server.js\n").file("server.js", server);
         let scenario = scenario.file("app.test.js", test).env("EXPECTED", expected);
@@ -396,6 +398,13 @@ fn tests_of_a_node_server_run_beside_it() {
     };
     assert!(scenario("hello").run().code(0).stdout().contains("pass 1"));
     assert!(scenario("bye").run().code(1).stdout().contains("fail 1"));
+    // The runner runs the file in a process of its own.
+    let mut hanging = scenario("hello").env("HANG", "1").start();
+    hanging.wait_until("the test", |hanging| hanging.folder().join("tested").exists());
+    let folder = hanging.folder().display().to_string();
+    hanging.signal(Signal::SIGTERM);
+    assert_ne!(hanging.wait().code(), Some(0));
+    assert_eq!(tagged(&format!("{folder}/app.test.js")), []);
 }
 
 #[test]

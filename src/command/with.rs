@@ -289,7 +289,9 @@ async fn beside(
         }
         let Some(status) = exited else { continue };
         // A command that was stopped leaves the rest of the grace period to what it started.
-        quiet_searches = if session.is_alive() { 0 } else { quiet_searches + 1 };
+        if kill_at.is_some() {
+            quiet_searches = if session.is_alive() { 0 } else { quiet_searches + 1 };
+        }
         if kill_at.is_none() || quiet_searches >= QUIET_SEARCHES {
             return Ok((!app_failed).then(|| run::code(status)));
         }

@@ -124,7 +124,8 @@ fn closed_stdout_stops_everything() {
         .args("-c")
         .arg("{ $GANGER start; echo $? >code; } | head -1; cat code")
         .run();
-    assert_eq!(finished.stdout().lines().skip(1).collect::<Vec<_>>(), ["0"]);
+    let code = finished.stdout().lines().skip(1).collect::<String>();
+    assert_eq!(code, "0", "{}", finished.stderr());
     let expected = "ganger | nothing reads the output any more: stopping all\n";
     assert!(finished.stderr().contains(expected), "{}", finished.stderr());
 }

@@ -39,14 +39,18 @@ fn moment(random: &mut Random, micros: u64) -> Duration {
     Duration::from_micros(random.below(micros))
 }
 
-/// Runs one schedule, and returns it if the processes existed at that moment.
-fn once(strike: Strike, random: &mut Random) -> Option<Strike> {
+/// How long a start takes on an idle machine, in microseconds.
+const START: u64 = 6000;
+
+/// Runs one schedule, and returns it if the processes existed at that moment. A strike at the start
+/// comes within `start` microseconds.
+fn once(strike: Strike, start: u64, random: &mut Random) -> Option<Strike> {
     let (phase, victim, fate) = strike;
     let tag = tag();
     let procfile = format!("a: exec $HOSTILE marked {tag}\nb: exec $HOSTILE stubborn {tag}\n");
     let mut running = Scenario::procfile(procfile).args("start -m a=2 -t 0.05").start();
     match phase {
-        Phase::Start => std::thread::sleep(moment(random, 6000)),
+        Phase::Start => std::thread::sleep(moment(random, start)),
         Phase::Run | Phase::Shutdown => {
             running.wait_until("three processes", |running| {
                 running.count_in_output("grown\n") == 2
@@ -136,9 +140,14 @@ const PHASES: [Phase; 3] = [Phase::Start, Phase::Run, Phase::Shutdown];
 fn no_process_survives_sigkill_at_any_moment() {
     let mut random = Random(20);
     let mut hits = BTreeMap::new();
-    for _ in 0..25 {
+    for round in 0..100 {
         for strike in strikes() {
-            if let Some(hit) = once(strike, &mut random) {
+            // On a busy machine a start takes longer, and more rounds hit its moments.
+            let is_rare = hits.get(&strike).is_none_or(|hits| *hits <= 3);
+            if round >= 25 && !is_rare {
+                continue;
+            }
+            if let Some(hit) = once(strike, START << (round / 25), &mut random) {
                 *hits.entry(hit).or_insert(0) += 1;
             }
         }
@@ -163,7 +172,7 @@ fn no_process_survives_a_keeper_frozen_at_any_moment() {
     let one = |(phase, seed)| {
         let mut random = Random(seed);
         // Sometimes there is no process yet.
-        (0..100).find_map(|_| once((phase, Victim::Keeper, Fate::Frozen), &mut random))
+        (0..100).find_map(|_| once((phase, Victim::Keeper, Fate::Frozen), START, &mut random))
     };
     let schedules = PHASES.into_iter().flat_map(|phase| (0..4).map(move |seed| (phase, seed)));
     let hits = std::thread::scope(|scope| {

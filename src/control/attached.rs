@@ -54,13 +54,12 @@ impl Attached {
         let handle = Self(requests.clone());
         tokio::spawn(async move {
             let mut members = Members::default();
+            // A request that comes while ganger ends is of no use to its client.
+            let resize = |name, size| {
+                let _ = engine.set_window(name, size);
+            };
             while let Some(request) = receiver.recv().await {
-                let changed = members.handle(request, &requests);
-                if let Some((name, size)) = changed
-                    && engine.set_window(name, size).is_err()
-                {
-                    return;
-                }
+                members.handle(request, &requests, &resize);
             }
         });
         handle
@@ -105,13 +104,15 @@ struct Members {
 }
 
 impl Members {
-    /// Handles a request. Returns the process whose terminal gets another size, and the size.
+    /// Handles a request. The engine is asked to resize the terminal before clients are answered, so
+    /// that it has done so when it answers what they ask next.
     fn handle(
         &mut self,
         request: Request,
         requests: &mpsc::UnboundedSender<Request>,
-    ) -> Option<(String, Option<WindowSize>)> {
-        let name = match request {
+        resize: &dyn Fn(String, Option<WindowSize>),
+    ) {
+        match request {
             Request::Join { name, window, reply } => {
                 let number = self.next_number;
                 self.next_number += 1;
@@ -120,40 +121,46 @@ impl Members {
                 let requests = requests.clone();
                 let member = Member { number, name: name.clone(), window, events: sender };
                 self.list.push(member);
+                self.update_size(name, resize);
                 // A client that has left already leaves here as well.
                 drop(reply.send(Membership { number, types, events, requests }));
-                name
             }
             Request::Resize { number, window, reply } => {
-                let member = self.list.iter_mut().find(|member| member.number == number);
-                let name = member.map(|member| {
+                let at = self.list.iter().position(|member| member.number == number);
+                if let Some(at) = at {
+                    let member = &mut self.list[at];
                     member.window = member.window.map(|_| window);
-                    let _ = member.events.send(AttachEvent::Redraw);
-                    member.name.clone()
-                });
-                let _ = reply.send(name.is_some());
-                name?
+                    let name = member.name.clone();
+                    self.update_size(name, resize);
+                    let _ = self.list[at].events.send(AttachEvent::Redraw);
+                }
+                let _ = reply.send(at.is_some());
             }
             Request::Leave(number) => {
-                let at = self.list.iter().position(|member| member.number == number)?;
+                let at = self.list.iter().position(|member| member.number == number);
+                let Some(at) = at else { return };
                 let typed = self.typist(&self.list[at].name) == Some(number);
                 let name = self.list.remove(at).name;
+                self.update_size(name.clone(), resize);
                 if typed {
                     let next = self.list.iter().find(|it| it.name == name && it.window.is_some());
                     let _ = next.map(|next| next.events.send(AttachEvent::Types));
                 }
-                name
             }
-        };
+        }
+    }
+
+    /// Has the terminal of this process resized, if it gets another size.
+    fn update_size(&mut self, name: String, resize: &dyn Fn(String, Option<WindowSize>)) {
         let size = self.common_size(&name);
         if self.sizes.get(&name) == size.as_ref() {
-            return None;
+            return;
         }
         match size {
             Some(size) => self.sizes.insert(name.clone(), size),
             None => self.sizes.remove(&name),
         };
-        Some((name, size))
+        resize(name, size);
     }
 
     /// The client that types into this process.
@@ -192,15 +199,22 @@ mod tests {
             Self { members: Members::default(), requests, _receiver: receiver }
         }
 
-        fn join(&mut self, window: Option<WindowSize>) -> (Membership, Option<WindowSize>) {
-            let (reply, mut joined) = oneshot::channel();
-            let request = Request::Join { name: "web.1".to_owned(), window, reply };
-            let size = self.members.handle(request, &self.requests).and_then(|(_, size)| size);
-            (joined.try_recv().unwrap(), size)
+        /// Handles a request, and returns the sizes that the terminal is given.
+        fn handle(&mut self, request: Request) -> Vec<Option<WindowSize>> {
+            let sizes = std::cell::RefCell::new(Vec::new());
+            let resize = |_, size| sizes.borrow_mut().push(size);
+            self.members.handle(request, &self.requests, &resize);
+            sizes.into_inner()
         }
 
-        fn leave(&mut self, member: &Membership) -> Option<(String, Option<WindowSize>)> {
-            self.members.handle(Request::Leave(member.number), &self.requests)
+        fn join(&mut self, window: Option<WindowSize>) -> (Membership, Vec<Option<WindowSize>>) {
+            let (reply, mut joined) = oneshot::channel();
+            let sizes = self.handle(Request::Join { name: "web.1".to_owned(), window, reply });
+            (joined.try_recv().unwrap(), sizes)
+        }
+
+        fn leave(&mut self, member: &Membership) -> Vec<Option<WindowSize>> {
+            self.handle(Request::Leave(member.number))
         }
     }
 
@@ -219,13 +233,32 @@ mod tests {
     #[test]
     fn terminal_fits_in_the_windows_of_all_clients_that_may_type() {
         let mut list = List::new();
-        let (_watcher, size) = list.join(None);
-        assert_eq!(size, None);
-        let (first, size) = list.join(Some(SMALL));
-        assert_eq!(size, Some(SMALL));
-        let (second, size) = list.join(Some(NARROW));
-        assert_eq!(size, Some(WindowSize { rows: 20, columns: 60 }));
-        assert_eq!(list.leave(&first), Some(("web.1".to_owned(), Some(NARROW))));
-        assert_eq!(list.leave(&second), Some(("web.1".to_owned(), None)));
+        let (_watcher, sizes) = list.join(None);
+        assert_eq!(sizes, []);
+        let (first, sizes) = list.join(Some(SMALL));
+        assert_eq!(sizes, [Some(SMALL)]);
+        let (second, sizes) = list.join(Some(NARROW));
+        assert_eq!(sizes, [Some(WindowSize { rows: 20, columns: 60 })]);
+        assert_eq!(list.leave(&first), [Some(NARROW)]);
+        assert_eq!(list.leave(&second), [None]);
+    }
+
+    #[test]
+    fn terminal_is_resized_before_a_client_is_answered() {
+        let (members, requests) = (&mut Members::default(), mpsc::unbounded_channel().0);
+        let (reply, joined) = oneshot::channel();
+        let joined = std::cell::RefCell::new(joined);
+        let request = Request::Join { name: "web.1".to_owned(), window: Some(SMALL), reply };
+        members.handle(request, &requests, &|_, _| {
+            assert!(joined.borrow_mut().try_recv().is_err(), "it was answered");
+        });
+        let mut member = joined.borrow_mut().try_recv().unwrap();
+        let events = std::cell::RefCell::new(&mut member.events);
+        let (reply, _) = oneshot::channel();
+        let request = Request::Resize { number: member.number, window: NARROW, reply };
+        members.handle(request, &requests, &|_, _| {
+            assert!(events.borrow_mut().try_recv().is_err(), "it was told to draw");
+        });
+        assert_eq!(events.borrow_mut().try_recv(), Ok(AttachEvent::Redraw));
     }
 }

@@ -196,6 +196,8 @@ impl Attachment {
 
     /// Has a program that draws by itself do so again: it notices only that the size changes.
     async fn redraw(&self) {
+        // The engine has resized the terminal for this client when it answers.
+        let Ok(Some(_)) = self.app.engine.terminal(self.id).await else { return };
         let Some(pty) = self.pty.as_ref().filter(|pty| !pty.reads_lines()) else { return };
         let size = WindowSize::of(pty).unwrap_or(self.window);
         let other = WindowSize { rows: size.rows.saturating_sub(1).max(1), ..size };

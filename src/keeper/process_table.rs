@@ -4,7 +4,7 @@
 //! child of the nearest subreaper above it, so that every live descendant stays below the
 //! keeper. On other systems only the children that the keeper forked are known.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use nix::unistd::Pid;
 
@@ -61,16 +61,15 @@ pub(super) fn keeper_session(keeper: Pid) -> Option<String> {
 /// `roots` and all of their descendants, each once: parents before children, unless a root descends
 /// from a later one.
 pub(super) fn descendants(roots: impl IntoIterator<Item = Pid>) -> Vec<ProcStat> {
-    let mut seen = HashSet::new();
-    let mut found: Vec<ProcStat> = Vec::new();
-    let mut pids: VecDeque<Pid> = roots.into_iter().collect();
-    while let Some(pid) = pids.pop_front() {
-        if seen.insert(pid)
-            && let Some(stat) = stat(pid)
-        {
-            pids.extend(children(pid));
-            found.push(stat);
-        }
+    let (mut seen, mut found, mut next) = (HashSet::new(), Vec::new(), 0);
+    // A process id is looked up at once: its process may exit, and another one get the number.
+    let mut add = |pids: Vec<Pid>, found: &mut Vec<ProcStat>| {
+        found.extend(pids.into_iter().filter(|pid| seen.insert(*pid)).filter_map(stat));
+    };
+    add(roots.into_iter().collect(), &mut found);
+    while next < found.len() {
+        add(children(found[next].pid), &mut found);
+        next += 1;
     }
     found
 }
